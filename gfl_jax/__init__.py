@@ -1,0 +1,1 @@
+"""gfl_jax: Generalized Focal Loss detectors in JAX and Flax."""

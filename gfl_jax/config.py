@@ -1,0 +1,348 @@
+"""What an experiment is made of: frozen dataclasses, and dotted overrides of their fields.
+
+A file in `configs/` has one function, `get_config() -> Config`. It builds a `Config` or
+takes another file's and changes fields with `override`, which the command line uses too
+(`--config.optimizer.learning_rate=0.02`), so both are checked in the same way.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from gfl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A residual network. Stage k has `stage_sizes[k]` blocks and output stride 4 * 2^k."""
+
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # bottlenecks put out four times as many
+    stem: Literal["conv7", "patch4"] = "conv7"  # 7x7 and max pooling, or 4x4 space-to-depth
+    style: Literal["pytorch", "caffe"] = "pytorch"  # a bottleneck's stride: in its 3x3 or 1x1
+    norm: Literal["frozen", "batch"] = "frozen"  # running statistics, or those of the batch
+    frozen_stages: int = 1  # 0: nothing, 1: stem and first stage, 2: the second as well, ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Pyramid:
+    """The feature pyramid network (FPN) on the last `num_laterals` backbone stages."""
+
+    channels: int = 256
+    num_laterals: int = 3
+    num_levels: int = 5  # more levels than laterals: stride-2 convolutions on the last one
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The dense head: two towers of convolutions with group norm, shared by all levels."""
+
+    channels: int = 256
+    num_convs: int = 4
+    num_groups: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Assigner:
+    """Which locations are positive, and for which box."""
+
+    kind: Literal["atss"] = "atss"
+    topk: int = 9  # candidates of a box on each level
+    anchor_scale: float = 8.0  # side of the square anchor, in strides
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationLoss:
+    """The loss on the class scores."""
+
+    kind: Literal["quality_focal"] = "quality_focal"
+    beta: float = 2.0  # GFL eq. 5
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxRepresentation:
+    """What a box side is, and the losses on it."""
+
+    kind: Literal["general"] = "general"  # a distribution over the distances 0..reg_max
+    reg_max: int = 16  # the paper's n, in strides of the level
+    giou_weight: float = 2.0
+    dfl_weight: float = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """A point of the grid: assigner x quality x classification loss x box representation."""
+
+    num_classes: int = 80
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    assigner: Assigner = Assigner()
+    quality: Literal["joint"] = "joint"  # merged into the class score
+    classification: ClassificationLoss = ClassificationLoss()
+    box: BoxRepresentation = BoxRepresentation()
+    backbone: Backbone = Backbone()
+    pyramid: Pyramid = Pyramid()
+    head: Head = Head()
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Pixels to network inputs, on the device: (value - mean) / std, channels as stated."""
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+    """Keep-ratio resize: the short side to `short_side`, the long one to at most `long_side`.
+
+    In training the short side is drawn evenly from `train_short_sides` (both included).
+    """
+
+    short_side: int = 800
+    long_side: int = 1333
+    train_short_sides: tuple[int, int] = (800, 800)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """Random crops and colours for small data sets, in place of the keep-ratio resize."""
+
+    size: int = 256  # side of the square crop, in pixels
+    scale: tuple[float, float] = (0.75, 1.35)  # drawn log-evenly
+    quarter_turns: bool = True
+    color_jitter: float = 0.2  # strength of brightness, contrast and saturation changes
+    stripes: float = 0.0  # chance of a crop with flat stripes painted behind the boxes
+    min_visible: float = 0.4  # boxes with less of their area inside the crop are dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Where examples come from: a tfds directory, or a COCO JSON with its image folder."""
+
+    tfds_dir: str = ""  # .../NAME/VERSION, prepared as array_record
+    train_split: str = "train"
+    eval_split: str = "validation"
+    train_json: str = ""
+    train_images: str = ""
+    eval_json: str = ""  # with tfds_dir: the original JSON, for the official AP
+    eval_images: str = ""
+    repeats: int = 1  # an epoch shows each training picture this many times
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """How examples become batches of few shapes."""
+
+    batch_size: int = 16  # global: over all devices and hosts
+    eval_batch_size: int = 8
+    buckets: tuple[tuple[int, int], ...] = (
+        (800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800)
+    )  # (height, width) of the padded batches  # fmt: skip
+    flip: bool = True  # horizontal, for every second example
+    workers: int = 8  # Grain processes of each host; 0 reads in the main process
+    cache_images: bool = False  # keep decoded pictures in each worker's memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """SGD with momentum, or AdamW."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01  # for a global batch of `reference_batch_size`
+    reference_batch_size: int | None = 16  # None: do not scale with the batch
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip_norm: float | None = None  # of the global gradient norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How long to train, and the learning rate on the way."""
+
+    epochs: int = 12
+    steps: int | None = None  # if given, the length of the run instead of `epochs`
+    warmup_steps: int = 500
+    warmup_factor: float = 0.001  # of the learning rate, at step 0
+    decay: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[float, ...] = (8 / 12, 11 / 12)  # shares of the run
+    decay_factor: float = 0.1  # at each milestone
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """From head outputs to detections."""
+
+    score_threshold: float = 0.05
+    candidates_per_level: int = 1000
+    iou_threshold: float = 0.6
+    max_detections: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What happens around the training steps."""
+
+    log_every: int = 50  # steps
+    checkpoint_every: int = 1000
+    evaluate_every: int | None = None  # steps; None: after each epoch
+    pictures_every: int | None = None  # steps; None: with each evaluation
+    keep_checkpoints: int = 3  # the best by AP is kept beside them
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    name: str
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic
+    init_from: str = ""  # a checkpoint to start from
+    detector: Detector = Detector()
+    normalization: Normalization = Normalization()
+    resize: Resize = Resize()
+    crops: Crops | None = None
+    dataset: Dataset = Dataset()
+    loader: Loader = Loader()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    inference: Inference = Inference()
+    run: Run = Run()
+
+
+T = TypeVar("T")
+
+
+def override(config: T, changes: Mapping[str, Any], prefix: str = "config") -> T:
+    """Changes fields, named with dots, of nested dataclasses.
+
+    Args:
+      config: a dataclass instance; it is left as it is.
+      changes: dotted names to values, e.g. {"optimizer.learning_rate": 0.02}.
+      prefix: what stands before the names in error messages.
+
+    Returns:
+      A copy with the changes.
+
+    Raises:
+      UserError: an unknown field, or a value of another type than the field's.
+    """
+    for name, value in changes.items():
+        config = _replace(config, name.split("."), value, prefix)
+    return config
+
+
+def parse_overrides(config: Any, texts: Mapping[str, str]) -> Any:
+    """Like `override` with values written as text, as on the command line."""
+    return override(config, {name: _literal(text) for name, text in texts.items()})
+
+
+def load_config(path: str | Path) -> Config:
+    """Runs `get_config()` of a Python file.
+
+    Raises:
+      UserError: there is no such file, or it is not a config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"--config={path}: there is no such file; see configs/ for the ones there are")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: not a Python file; name one like configs/gfl_r50_fpn_1x_coco.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise UserError(f"--config={path}: cannot be read: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={path}: has no function get_config(); give it one that returns a Config")
+    config = module.get_config()
+    if not isinstance(config, Config):
+        raise UserError(
+            f"--config={path}: get_config() returned {type(config).__name__}, not a gfl_jax Config"
+        )
+    return config
+
+
+def to_json(config: Config) -> str:
+    """The config as JSON text, one field a line."""
+    return json.dumps(dataclasses.asdict(config), indent=1)
+
+
+def differences(config: Any, other: Any, prefix: str = "config") -> list[str]:
+    """The dotted names of the fields in which two JSON-like values of configs differ."""
+    if isinstance(config, dict) and isinstance(other, dict):
+        keys = list(config) + [key for key in other if key not in config]
+        return [
+            name for key in keys for name in differences(config.get(key), other.get(key), f"{prefix}.{key}")
+        ]
+    return [] if config == other else [prefix]
+
+
+def _replace(config: Any, names: list[str], value: Any, prefix: str) -> Any:
+    head, rest = names[0], names[1:]
+    hints = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
+    if head not in hints:
+        known = ", ".join(hints) or "none"
+        raise UserError(f"{prefix}.{head}: there is no such field; the fields of {prefix} are: {known}")
+    name = f"{prefix}.{head}"
+    if rest:
+        inner = getattr(config, head)
+        value = _replace(_default(hints[head]) if inner is None else inner, rest, value, name)
+    else:
+        value = _checked(value, hints[head], name)
+    return dataclasses.replace(config, **{head: value})
+
+
+def _default(hint: Any) -> Any:
+    """The dataclass of an optional field, as it is when none of its fields is set."""
+    for option in typing.get_args(hint):
+        if dataclasses.is_dataclass(option):
+            return option()  # type: ignore[operator]
+    return None
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    """Returns `value` as the type `hint` wants it, or raises a UserError that names the field."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        return _checked(value, next(option for option in args if option is not type(None)), name)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise UserError(f"{name}={value!r}: must be one of {', '.join(map(repr, args))}")
+    if origin is tuple and isinstance(value, (tuple, list)):
+        items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(items) == len(value):
+            return tuple(
+                _checked(v, item, f"{name}[{i}]")
+                for i, (v, item) in enumerate(zip(value, items, strict=True))
+            )
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(hint)
+    raise UserError(f"{name}={value!r}: must be {wanted}, not {type(value).__name__}")
+
+
+def _literal(text: str) -> Any:
+    """A Python literal where the text is one, else the text: 0.02, (1, 2), None, True, adamw."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,31 @@
+"""The arrays that pass from one part to the next: batches going in, detections coming out.
+
+Conventions used everywhere: boxes are (x1, y1, x2, y2) in pixels, half-open (no +1 in
+widths), x to the right, y down; sizes are (height, width); labels count from 0.
+"""
+
+import flax.struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+
+@flax.struct.dataclass
+class Batch:
+    """Pictures of one shape with their boxes; numpy on the host, jax on the device."""
+
+    images: UInt8[Array, "batch height width 3"]  # RGB, zeros beyond the image size
+    image_sizes: Int[Array, "batch 2"]  # (height, width) of the resized picture
+    scale_factors: Float[Array, "batch 2"]  # (x, y): resized over original
+    indices: Int[Array, "batch"]  # position in the source; -1 for a filler picture
+    boxes: Float[Array, "batch boxes 4"]  # pixels of the resized picture
+    labels: Int[Array, "batch boxes"]
+    box_mask: Bool[Array, "batch boxes"]  # False for padding
+
+
+@flax.struct.dataclass
+class Detections:
+    """A fixed number of detections of each picture, best first."""
+
+    boxes: Float[Array, "batch detections 4"]
+    scores: Float[Array, "batch detections"]
+    labels: Int[Array, "batch detections"]
+    mask: Bool[Array, "batch detections"]  # False for padding
