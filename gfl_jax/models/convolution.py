@@ -1,0 +1,83 @@
+"""The convolution and the batch norm of every network here, with PyTorch's conventions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Initializer = Callable[..., Any]
+
+# PyTorch's usual start for convolutions before a ReLU (He et al. 2015).
+KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """A square convolution on NHWC, padded by half its kernel on both sides.
+
+    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = KAIMING
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width in"]) -> Float[Array, "batch h w out"]:
+        """Applies the convolution."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel,
+            (self.stride, self.stride),
+            [(self.kernel_size // 2, self.kernel_size // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        if self.use_bias:
+            y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
+        return y
+
+
+class BatchNorm(nn.Module):
+    """Batch norm whose running statistics are PyTorch's.
+
+    Attributes:
+      frozen: use the running statistics in training too, and leave them as they are.
+      momentum: weight of the new value in the running statistics.
+    """
+
+    frozen: bool = False
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch h w c"], train: bool) -> Float[Array, "batch h w c"]:
+        """Normalizes over batch and space."""
+        channels = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        if train and not self.frozen:
+            exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            mean = jnp.mean(exact, axis=(0, 1, 2))
+            var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2))
+            if not self.is_initializing():
+                # The running variance is the unbiased one, what normalizes is the biased one.
+                count = x.size / x.shape[-1]
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (var * count / (count - 1) - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return x * factor.astype(self.dtype) + (bias - mean * factor).astype(self.dtype)

@@ -1,0 +1,47 @@
+"""The feature pyramid network (Lin et al. 2017), with more levels on top as in RetinaNet."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gfl_jax import config
+from gfl_jax.models.convolution import Conv
+
+XAVIER = nn.initializers.xavier_uniform()
+
+
+class FeaturePyramid(nn.Module):
+    """P3 to P7 from C3 to C5: laterals, a nearest-neighbor way down, 3x3 convolutions."""
+
+    pyramid: config.Pyramid
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Sequence[Float[Array, "batch h w c"]]
+    ) -> tuple[Float[Array, "b h w c"], ...]:
+        """Computes the levels, finest first, from backbone features, finest first.
+
+        The last `num_laterals` features are used; each must be twice as large as the next.
+        """
+        pyramid = self.pyramid
+        channels, count = pyramid.channels, pyramid.num_laterals
+
+        def conv(name: str, kernel_size: int, stride: int = 1) -> Conv:
+            return Conv(channels, kernel_size, stride, kernel_init=XAVIER, dtype=self.dtype, name=name)
+
+        laterals = [conv(f"lateral_convs_{i}", 1)(x) for i, x in enumerate(features[-count:])]
+        for i in range(count - 2, -1, -1):
+            laterals[i] += upsample_twice(laterals[i + 1])
+        levels = [conv(f"fpn_convs_{i}", 3)(x) for i, x in enumerate(laterals)]
+        for i in range(count, pyramid.num_levels):
+            levels.append(conv(f"fpn_convs_{i}", 3, stride=2)(levels[-1]))
+        return tuple(levels)
+
+
+def upsample_twice(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c"]:
+    """Nearest-neighbor upsampling by two."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -1,0 +1,88 @@
+"""Residual networks (He et al. 2016), from ResNet-18 to ResNet-101, and small ones like them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gfl_jax import config
+from gfl_jax.models.convolution import BatchNorm, Conv
+
+EXPANSION = {"basic": 1, "bottleneck": 4}
+
+
+class ResidualBlock(nn.Module):
+    """relu(shortcut(x) + branch(x)); the branch is 3x3, 3x3 or 1x1, 3x3, 1x1."""
+
+    backbone: config.Backbone
+    width: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch h w c"], train: bool) -> Float[Array, "batch h2 w2 c2"]:
+        """Applies the block."""
+        out_channels = self.width * EXPANSION[self.backbone.block]
+        stride_in_1x1 = self.backbone.style == "caffe"
+
+        def conv_norm(x: Array, name: str, norm: str, features: int, kernel_size: int, stride: int) -> Array:
+            conv = Conv(features, kernel_size, stride, use_bias=False, dtype=self.dtype, name=name)
+            return BatchNorm(self.backbone.norm == "frozen", dtype=self.dtype, name=norm)(conv(x), train)
+
+        if self.backbone.block == "basic":
+            y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 3, self.stride))
+            y = conv_norm(y, "conv2", "bn2", out_channels, 3, 1)
+        else:
+            first, second = (self.stride, 1) if stride_in_1x1 else (1, self.stride)
+            y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 1, first))
+            y = nn.relu(conv_norm(y, "conv2", "bn2", self.width, 3, second))
+            y = conv_norm(y, "conv3", "bn3", out_channels, 1, 1)
+        if self.stride != 1 or x.shape[-1] != out_channels:
+            x = conv_norm(x, "downsample_conv", "downsample_bn", out_channels, 1, self.stride)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """The features of every stage, C2 to C5, at strides 4, 8, 16, 32."""
+
+    backbone: config.Backbone
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width 3"], train: bool = False
+    ) -> tuple[Float[Array, "batch h w c"], ...]:
+        """Computes the features of normalized pictures."""
+        backbone = self.backbone
+        x = self._stem(x.astype(self.dtype), train)
+        # Below the last frozen stage nothing is trained: cut here, XLA drops the backward pass.
+        x = jax.lax.stop_gradient(x) if backbone.frozen_stages == 1 else x
+        features = []
+        for k, (blocks, width) in enumerate(zip(backbone.stage_sizes, backbone.widths, strict=True), 1):
+            for i in range(blocks):
+                stride = 2 if k > 1 and i == 0 else 1
+                x = ResidualBlock(backbone, width, stride, self.dtype, name=f"layer{k}_{i}")(x, train)
+            x = jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
+            features.append(x)
+        return tuple(features)
+
+    def _stem(self, x: Array, train: bool) -> Array:
+        width = self.backbone.widths[0]
+        if self.backbone.stem == "conv7":
+            conv = Conv(width, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")
+        else:
+            x = space_to_depth(x, 4)
+            conv = Conv(width, 3, use_bias=False, dtype=self.dtype, name="conv1")
+        x = nn.relu(BatchNorm(self.backbone.norm == "frozen", dtype=self.dtype, name="bn1")(conv(x), train))
+        if self.backbone.stem == "conv7":
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        return x
+
+
+def space_to_depth(x: Float[Array, "batch h w c"], size: int) -> Float[Array, "batch h2 w2 c2"]:
+    """Moves each block of size x size pixels into the channels of one."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // size, size, width // size, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, height // size, width // size, size * size * channels)
