@@ -1,11 +1,15 @@
-"""The arrays that pass from one part to the next: batches going in, detections coming out.
+"""The arrays that pass from one part to the next: batches, head outputs, detections.
 
 Conventions used everywhere: boxes are (x1, y1, x2, y2) in pixels, half-open (no +1 in
 widths), x to the right, y down; sizes are (height, width); labels count from 0.
 """
 
+from typing import NamedTuple
+
 import flax.struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
+
+SIZE_DIVISOR = 32  # heights and widths of network inputs are multiples of this
 
 
 @flax.struct.dataclass
@@ -19,6 +23,13 @@ class Batch:
     boxes: Float[Array, "batch boxes 4"]  # pixels of the resized picture
     labels: Int[Array, "batch boxes"]
     box_mask: Bool[Array, "batch boxes"]  # False for padding
+
+
+class HeadOutputs(NamedTuple):
+    """What the network says, level by level, finest first; float32 or wider."""
+
+    class_logits: tuple[Float[Array, "batch h w classes"], ...]
+    box: tuple[Float[Array, "batch h w sides_times_parameters"], ...]  # left, top, right, bottom
 
 
 @flax.struct.dataclass

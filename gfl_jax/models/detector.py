@@ -8,10 +8,9 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.models.fpn import FeaturePyramid
-from gfl_jax.models.head import DenseHead, HeadOutputs
+from gfl_jax.models.head import DenseHead
 from gfl_jax.models.resnet import ResNet
-
-SIZE_DIVISOR = 32  # heights and widths of network inputs are multiples of this
+from gfl_jax.structures import HeadOutputs
 
 
 class DetectorNetwork(nn.Module):

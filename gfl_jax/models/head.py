@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,16 +10,10 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.models.convolution import Conv
+from gfl_jax.structures import HeadOutputs
 
 NORMAL = nn.initializers.normal(0.01)
 PRIOR = 0.01  # every class score at the start (RetinaNet, sec. 4.1)
-
-
-class HeadOutputs(NamedTuple):
-    """What the network says, level by level, finest first; float32 or wider."""
-
-    class_logits: tuple[Float[Array, "batch h w classes"], ...]
-    box: tuple[Float[Array, "batch h w sides_times_parameters"], ...]  # left, top, right, bottom
 
 
 class DenseHead(nn.Module):
@@ -73,12 +67,12 @@ class DenseHead(nn.Module):
             name="class_logits",
         )
         box_conv = Conv(4 * (detector.box.reg_max + 1), 3, kernel_init=NORMAL, dtype=self.dtype, name="box")
-        scales = self.param("scales", nn.initializers.ones, (len(levels),))
 
         class_logits, box = [], []
         for level, x in enumerate(levels):
+            scale = self.param(f"scale_{level}", nn.initializers.ones, ())
             # Losses and decoding are in float32 at least, whatever the network computes in.
             wide = jnp.promote_types(self.dtype, jnp.float32)
             class_logits.append(class_conv(run(class_tower, x)).astype(wide))
-            box.append(box_conv(run(box_tower, x)).astype(wide) * scales[level].astype(wide))
+            box.append(box_conv(run(box_tower, x)).astype(wide) * scale.astype(wide))
         return HeadOutputs(tuple(class_logits), tuple(box))

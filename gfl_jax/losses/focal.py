@@ -1,0 +1,26 @@
+"""Losses on class scores: the focal loss family. All are elementwise, on logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def binary_cross_entropy(logits: Float[Array, "*n"], targets: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Cross-entropy of sigmoid(logits) and targets in [0, 1]."""
+    return jax.nn.softplus(logits) - logits * targets
+
+
+def quality_focal_loss(
+    logits: Float[Array, "*n"], qualities: Float[Array, "*n"], beta: float = 2.0
+) -> Float[Array, "*n"]:
+    """Quality focal loss (GFL eq. 5): |y - sigma|^beta times the cross-entropy.
+
+    Args:
+      logits: class scores before the sigmoid.
+      qualities: the soft labels y: the IoU at the true class of a positive, else 0.
+      beta: how strongly well-estimated scores are left alone.
+    """
+    distance = jnp.abs(qualities - jax.nn.sigmoid(logits))
+    # An integer power is exact and cheap, and its gradient at zero is finite.
+    exponent = int(beta) if float(beta).is_integer() else beta
+    return distance**exponent * binary_cross_entropy(logits, qualities)

@@ -1,0 +1,86 @@
+"""Where the detector looks: the grid of locations on every level of the pyramid."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gfl_jax.structures import SIZE_DIVISOR
+
+GridSizes = tuple[tuple[int, int], ...]  # (rows, columns) of each level, finest first
+
+
+class Locations(NamedTuple):
+    """All locations, level after level, row by row. Constants of the canvas, not of the picture."""
+
+    points: Float[np.ndarray, "locations 2"]  # (x, y) in pixels
+    strides: Float[np.ndarray, "locations"]  # pixels
+    levels: Int[np.ndarray, "locations"]
+    grid_sizes: GridSizes
+
+
+def grid_sizes_of(levels: Sequence[Float[Array, "batch h w c"]]) -> GridSizes:
+    """Rows and columns of each level."""
+    return tuple((x.shape[1], x.shape[2]) for x in levels)
+
+
+def make_locations(grid_sizes: GridSizes, strides: Sequence[int], offset: float = 0.0) -> Locations:
+    """The locations of a pyramid.
+
+    Args:
+      grid_sizes: (rows, columns) of each level.
+      strides: pixels between neighbors, level by level.
+      offset: the first location lies at `offset` strides (0 for ATSS, 0.5 for FCOS).
+    """
+    points, all_strides, levels = [], [], []
+    for level, ((rows, columns), stride) in enumerate(zip(grid_sizes, strides, strict=True)):
+        y, x = np.mgrid[:rows, :columns].reshape(2, -1)
+        points.append((np.stack([x, y], axis=-1) + offset) * stride)
+        all_strides.append(np.full(rows * columns, stride))
+        levels.append(np.full(rows * columns, level))
+    return Locations(
+        np.concatenate(points).astype(np.float32),
+        np.concatenate(all_strides).astype(np.float32),
+        np.concatenate(levels),
+        tuple(grid_sizes),
+    )
+
+
+def valid_grid_sizes(
+    image_sizes: Int[Array, "batch 2"], grid_sizes: GridSizes, strides: Sequence[int]
+) -> Int[Array, "batch levels 2"]:
+    """Rows and columns of each level that lie on a picture padded to SIZE_DIVISOR by itself.
+
+    The rest of the canvas is there only because another picture of the batch is larger: its
+    locations take no part in training.
+    """
+    padded = -(-image_sizes // SIZE_DIVISOR) * SIZE_DIVISOR
+    sizes = [
+        jnp.minimum(-(-padded // s), jnp.asarray(grid)) for s, grid in zip(strides, grid_sizes, strict=True)
+    ]
+    return jnp.stack(sizes, axis=1)
+
+
+def valid_locations(
+    valid_sizes: Int[Array, "batch levels 2"], grid_sizes: GridSizes
+) -> Bool[Array, "batch locations"]:
+    """Which locations lie within the valid rows and columns of their level."""
+    masks = []
+    for level, (rows, columns) in enumerate(grid_sizes):
+        row_valid = jnp.arange(rows) < valid_sizes[:, level, :1]
+        column_valid = jnp.arange(columns) < valid_sizes[:, level, 1:]
+        masks.append((row_valid[:, :, None] & column_valid[:, None, :]).reshape(-1, rows * columns))
+    return jnp.concatenate(masks, axis=1)
+
+
+def flatten_levels(levels: Sequence[Float[Array, "batch h w c"]]) -> Float[Array, "batch locations c"]:
+    """Joins maps of all levels in the order of `make_locations`."""
+    return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in levels], axis=1)
+
+
+def sum_per_level(x: Float[Array, "batch locations"], grid_sizes: GridSizes) -> Float[Array, "levels"]:
+    """Sums over the batch and over the locations of each level."""
+    ends = np.cumsum([rows * columns for rows, columns in grid_sizes])
+    return jnp.stack([jnp.sum(part) for part in jnp.split(x, ends[:-1], axis=1)])
