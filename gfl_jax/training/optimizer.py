@@ -1,0 +1,107 @@
+"""The learning rate of each step, and what turns gradients into updates.
+
+Everything follows PyTorch and mmdetection: linear warm-up times decay, SGD whose weight
+decay is added to the gradient before the momentum, frozen stages without any update.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from gfl_jax import config
+
+Params = Any  # a nested dict of arrays, as Flax makes it
+
+
+def scaled_learning_rate(optimizer: config.Optimizer, batch_size: int) -> float:
+    """The learning rate for a global batch of this size: linear in it (Goyal et al. 2017)."""
+    if optimizer.reference_batch_size is None:
+        return optimizer.learning_rate
+    return optimizer.learning_rate * batch_size / optimizer.reference_batch_size
+
+
+def make_schedule(schedule: config.Schedule, learning_rate: float, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of steps done before.
+
+    The warm-up is mmengine's `LinearLR`: from `warmup_factor` at step 0 it reaches the full
+    rate at step `warmup_steps - 1`. The decay multiplies it: `decay_factor` at each milestone,
+    which is a share of `total_steps` (8/12 of 12 epochs is the end of the eighth), or half a
+    cosine from the end of the warm-up to zero at the end of the run.
+    """
+
+    def rate(step: Int[Array, ""] | int) -> Float[Array, ""]:
+        done = jnp.asarray(step, float)
+        return learning_rate * warmup(done) * (cosine(done) if schedule.decay == "cosine" else drops(done))
+
+    def warmup(done: Array) -> Array:
+        if not schedule.warmup_steps:
+            return jnp.ones_like(done)
+        share = done / max(schedule.warmup_steps - 1, 1)
+        return jnp.minimum(schedule.warmup_factor + (1 - schedule.warmup_factor) * share, 1)
+
+    def drops(done: Array) -> Array:
+        steps = jnp.array([round(share * total_steps) for share in schedule.milestones], float)
+        return schedule.decay_factor ** jnp.sum(done >= steps)
+
+    def cosine(done: Array) -> Array:
+        share = (done - schedule.warmup_steps) / max(total_steps - schedule.warmup_steps, 1)
+        return (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1))) / 2
+
+    return rate
+
+
+def make_optimizer(
+    optimizer: config.Optimizer, learning_rate: optax.Schedule, frozen_stages: int = 0
+) -> optax.GradientTransformation:
+    """SGD with momentum or AdamW on the trained parameters; the frozen ones get zeros.
+
+    SGD decays every trained parameter, AdamW only those with more than one axis. Clipping is
+    by the global norm of the trained parameters' gradients, before the decay is added.
+    """
+    clip = optax.identity() if optimizer.clip_norm is None else optax.clip_by_global_norm(optimizer.clip_norm)
+    if optimizer.kind == "sgd":
+        rule = optax.chain(
+            optax.add_decayed_weights(optimizer.weight_decay),
+            optax.trace(optimizer.momentum),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    else:
+        rule = optax.adamw(
+            learning_rate,
+            b1=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        )
+
+    def label(params: Params) -> Params:
+        return jax.tree.map(
+            lambda keep: "trained" if keep else "frozen", trainable_mask(params, frozen_stages)
+        )
+
+    return optax.partition({"trained": optax.chain(clip, rule), "frozen": optax.set_to_zero()}, label)
+
+
+def trainable_mask(params: Params, frozen_stages: int) -> Params:
+    """A tree like `params` that is False for the stem and the first stages of the backbone.
+
+    Args:
+      params: with the stem under backbone/conv1 and backbone/bn1, and block i of stage k
+        (from 1) under backbone/layer{k}_{i}.
+      frozen_stages: 0: nothing is frozen, 1: stem and stage 1, 2: stage 2 as well, ...
+    """
+    frozen = tuple(f"layer{k}_" for k in range(1, frozen_stages + 1))
+    frozen += ("conv1", "bn1") if frozen_stages else ()
+
+    def trained(path: tuple[Any, ...], _: Array) -> bool:
+        part, name = path[0].key, path[1].key
+        return not (part == "backbone" and name.startswith(frozen))
+
+    return jax.tree_util.tree_map_with_path(trained, params)
+
+
+def trained_only(tree: Params, mask: Params) -> Params:
+    """The leaves of `tree` whose mask is True; the others become None (an empty subtree)."""
+    return jax.tree.map(lambda leaf, keep: leaf if keep else None, tree, mask)
