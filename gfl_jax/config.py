@@ -108,7 +108,7 @@ class Resize:
     In training the short side is drawn evenly from `train_short_sides` (both included).
     """
 
-    short_side: int = 800
+    short_side: int | None = 800  # None: pictures keep their size, in training too
     long_side: int = 1333
     train_short_sides: tuple[int, int] = (800, 800)
 
