@@ -1,0 +1,67 @@
+"""Encoded pictures to arrays, and their sizes from the header alone.
+
+One rule for both: an EXIF orientation is applied, as OpenCV does by default (and with it
+the reference), so that sizes known beforehand are those of the decoded pictures.
+"""
+
+import io
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from gfl_jax.errors import UserError
+
+_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
+_REMEDY = "replace the file, or take it out of the data set"
+
+
+def decode_image(
+    encoded: bytes, name: str, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes a JPEG, PNG or other picture; grayscale and CMYK ones become RGB too.
+
+    Args:
+      encoded: the content of the file.
+      name: what to call the picture in an error message.
+      size: the (height, width) that its annotations speak of. A picture that has this
+        size only without its EXIF orientation is decoded without.
+
+    Raises:
+      UserError: it cannot be decoded, or is of another size.
+    """
+    image = _decode(encoded, cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise UserError(f"{name}: cannot be decoded as a picture; {_REMEDY}")
+    if size is not None and image.shape[:2] != size:
+        found = image.shape[:2]
+        image = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None or image.shape[:2] != size:
+            raise UserError(
+                f"{name}: is {found[0]} x {found[1]} pixels (height x width), but its annotations say "
+                f"{size[0]} x {size[1]}; correct the annotations or the file"
+            )
+    return image
+
+
+def image_size(encoded: bytes, name: str) -> tuple[int, int]:
+    """(height, width) of an encoded picture as `decode_image` gives it, read from its header.
+
+    Raises:
+      UserError: it is not a picture.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"{name}: cannot be decoded as a picture; {_REMEDY}") from error
+    return (width, height) if turned else (height, width)
+
+
+def _decode(encoded: bytes, flags: int) -> UInt8[np.ndarray, "height width 3"] | None:
+    try:
+        return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error:  # an empty file, or one larger than OpenCV allows
+        return None

@@ -1,0 +1,230 @@
+"""Batches for training and evaluation, read by Grain worker processes.
+
+The datum that Grain hands to its workers is a step: one worker makes one whole batch, so
+what a batch holds cannot depend on how many workers there are.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, SupportsIndex
+
+import grain
+import numpy as np
+from absl import flags
+
+from gfl_jax.config import Config
+from gfl_jax.data import plan
+from gfl_jax.data.assemble import assemble
+from gfl_jax.data.coco_json import coco_json_source, load_coco_json, read_categories
+from gfl_jax.data.crops import most_boxes
+from gfl_jax.data.source import Example, Source
+from gfl_jax.data.tfds_source import tfds_source
+from gfl_jax.errors import UserError
+from gfl_jax.structures import Batch
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches whose workers end with `close`, or with the `with` block around it."""
+
+    def __init__(self, steps: "_Steps", workers: int) -> None:
+        if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which only an absl app parses
+            flags.FLAGS.mark_as_parsed()
+        # One batch at a time in a worker; without workers, a thread works two batches ahead.
+        reading = grain.ReadOptions(*((0, 0) if workers else (1, 2)))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        data = grain.MapDataset.source(steps).to_iter_dataset(reading)
+        self._batches = iter(data.mp_prefetch(options, worker_init_fn=_start_worker))
+
+    def __next__(self) -> Batch:
+        """The next batch, of numpy arrays.
+
+        Raises:
+          UserError: a picture cannot be read.
+        """
+        return Batch(**next(self._batches))
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._batches.close()
+
+
+def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
+    """The data set that `config.dataset` names for training or evaluation.
+
+    Raises:
+      UserError: it names none, or one that is missing or broken, or has another number of
+        categories than the detector.
+    """
+    data = config.dataset
+    json_field, images_field = f"{split}_json", f"{split}_images"
+    if data.tfds_dir:
+        source = tfds_source(data.tfds_dir, data.train_split if split == "train" else data.eval_split)
+        if split == "eval" and data.eval_json:
+            source = _with_ids_of(source, data.eval_json)
+    elif getattr(data, json_field) and getattr(data, images_field):
+        source = coco_json_source(getattr(data, json_field), getattr(data, images_field))
+    else:
+        raise UserError(
+            f"config.dataset: names no data for {split}; set tfds_dir, or {json_field} and {images_field}"
+        )
+    if len(source.categories) != config.detector.num_classes:
+        raise UserError(
+            f"config.detector.num_classes={config.detector.num_classes}: {source.name} has "
+            f"{len(source.categories)} categories; set it to that"
+        )
+    return source
+
+
+def steps_per_epoch(source: Source, config: Config) -> int:
+    """The number of training steps in which each picture is shown `config.dataset.repeats` times."""
+    return plan.steps_per_epoch(source.sizes, config)
+
+
+def train_batches(
+    source: Source, config: Config, start_step: int = 0, process_index: int = 0, process_count: int = 1
+) -> Batches:
+    """Batches without end, from step `start_step` on; what they hold depends on seed and step alone.
+
+    Args:
+      source: the training data.
+      config: its seed, crops, resize, dataset.repeats and loader are used.
+      start_step: the step of the first batch; the ones before are not read.
+      process_index: of this host: it gets its own columns of each global batch.
+      process_count: number of hosts.
+
+    Raises:
+      UserError: a picture fits in no bucket, or the hosts cannot share a batch evenly.
+    """
+    columns = _columns("batch_size", config.loader.batch_size, process_index, process_count)
+    most = source.max_boxes if config.crops is None else most_boxes(source.annotations, config.crops)
+    steps = _TrainSteps(source, config, columns, _round_up(most), start_step)
+    steps.plan(start_step // steps.steps_per_epoch)  # so that an error comes here, not from a worker
+    return Batches(steps, config.loader.workers)
+
+
+def eval_batches(source: Source, config: Config, process_index: int = 0, process_count: int = 1) -> Batches:
+    """Batches in which each picture comes exactly once; fillers have `indices` -1 and size 1 x 1.
+
+    Args:
+      source: the evaluation data.
+      config: its resize and loader are used; there are no crops.
+      process_index: of this host: it gets its own columns of each global batch.
+      process_count: number of hosts; each gets equally many batches.
+
+    Raises:
+      UserError: a picture fits in no bucket, or the hosts cannot share a batch evenly.
+    """
+    columns = _columns("eval_batch_size", config.loader.eval_batch_size, process_index, process_count)
+    batches = plan.evaluation_plan(source.sizes, source.file_names, config)
+    steps = _EvalSteps(source, batches, columns, _round_up(source.max_boxes))
+    return Batches(steps, min(config.loader.workers, len(steps)))
+
+
+class _Steps(Protocol):
+    """Random access to batches by their number: what Grain takes for a data source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]: ...
+
+
+class _TrainSteps:
+    """The batches from `start_step` on. A worker's copy keeps the plan of the epoch it is in."""
+
+    def __init__(
+        self, source: Source, config: Config, columns: range, max_boxes: int, start_step: int
+    ) -> None:
+        self.source, self.config, self.columns = source, config, columns
+        self.max_boxes, self.start_step = max_boxes, start_step
+        self.steps_per_epoch = steps_per_epoch(source, config)
+        self._epoch, self._plan = -1, list[plan.PlannedBatch]()
+        self._examples: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]:
+        step = self.start_step + i.__index__()
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        seed = (self.config.seed, step)
+        planned = self.plan(epoch)[batch]
+        return assemble(planned, self.columns, self._example, self.max_boxes, self.config.crops, seed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_epoch": -1, "_plan": [], "_examples": {}}
+
+    def plan(self, epoch: int) -> list[plan.PlannedBatch]:
+        """The plan of an epoch; the last one asked for is kept."""
+        if epoch != self._epoch:
+            self._plan = plan.train_plan(self.source.sizes, self.source.file_names, self.config, epoch)
+            self._epoch = epoch
+        return self._plan
+
+    def _example(self, position: int) -> Example:
+        if not self.config.loader.cache_images:
+            return self.source.example(position)
+        if position not in self._examples:
+            self._examples[position] = self.source.example(position)
+        return self._examples[position]
+
+
+class _EvalSteps:
+    """The batches of one evaluation."""
+
+    def __init__(
+        self, source: Source, batches: list[plan.PlannedBatch], columns: range, max_boxes: int
+    ) -> None:
+        self.source, self.batches, self.columns, self.max_boxes = source, batches, columns, max_boxes
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]:
+        return assemble(self.batches[i], self.columns, self.source.example, self.max_boxes)
+
+
+def _columns(field: str, batch_size: int, process_index: int, process_count: int) -> range:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"config.loader.{field}={batch_size}: must be a positive multiple of the {process_count} hosts"
+        )
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def _round_up(boxes: int) -> int:
+    """Rows for boxes: a multiple of 8, at least 8."""
+    return max(8, -(-boxes // 8) * 8)
+
+
+def _with_ids_of(source: Source, json_path: str) -> Source:
+    """The source with the category ids of a COCO file that names the same categories."""
+    names, ids = read_categories(json_path, load_coco_json(json_path))
+    if set(names) != set(source.categories):
+        raise UserError(f"{json_path}: its categories are not those of {source.name}; name the matching file")
+    by_name = dict(zip(names, ids, strict=True))
+    return source.with_category_ids(tuple(by_name[name] for name in source.categories))
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Makes a worker leave interrupts to its parent, and end if the parent is gone."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,44 @@
+"""The layout of the official tfds `coco/2017`, for builders that run without TensorFlow."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+def detection_features(
+    encoding: Literal["jpeg", "png"], num_classes: int, names: Sequence[str] | None = None
+) -> tfds.features.FeaturesDict:
+    """The features of a detection data set: names and dtypes of `coco/2017`.
+
+    Args:
+      encoding: of the pictures that the builder encodes itself; files are stored as they are.
+      num_classes: number of categories.
+      names: of the categories, if they are known before the data are read.
+    """
+    label = tfds.features.ClassLabel(num_classes=num_classes)
+    if names is not None:
+        label.names = list(names)
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format=encoding),
+            "image/filename": tfds.features.Text(),
+            "image/id": np.int64,
+            "objects": tfds.features.Sequence(
+                {
+                    "id": np.int64,
+                    "area": np.int64,
+                    "bbox": tfds.features.BBoxFeature(),
+                    "label": label,
+                    "is_crowd": np.bool_,
+                }
+            ),
+        }
+    )
+
+
+def relative_box(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int]) -> tfds.features.BBox:
+    """A box in pixels as shares of the picture's (height, width), the way tfds stores it."""
+    height, width = size
+    return tfds.features.BBox(ymin=y1 / height, xmin=x1 / width, ymax=y2 / height, xmax=x2 / width)

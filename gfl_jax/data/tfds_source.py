@@ -1,0 +1,172 @@
+"""A data set prepared by tfds as `array_record`, in the layout of the official `coco/2017`.
+
+tfds stores boxes divided by the size of the picture, so the sizes must be known to get them
+back; they are read from the headers of the pictures, in one pass over the records that is
+kept beside the data set (or in the user's cache folder where that cannot be written to).
+"""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.progress
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from gfl_jax.data.annotations import build_annotations
+from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
+from gfl_jax.data.images import decode_image, image_size
+from gfl_jax.data.source import Source
+from gfl_jax.errors import UserError
+
+_INDEX_VERSION = "1"
+
+
+def tfds_source(directory: str | Path, split: str) -> Source:
+    """Opens one split of a prepared tfds data set.
+
+    Category ids are the official ones (1..90) for COCO's 80 categories, else 1..n.
+
+    Args:
+      directory: .../NAME/VERSION or .../NAME/CONFIG/VERSION, with `dataset_info.json`.
+      split: a name such as "train", or a slice such as "train[:100]".
+
+    Raises:
+      UserError: there is no such data set or split, or it is not for object detection.
+    """
+    directory = Path(directory)
+    if not (directory / "dataset_info.json").is_file():
+        raise UserError(
+            f"{directory}: there is no prepared data set; make it with: {_preparing_command(directory)}"
+        )
+    builder = tfds.builder_from_directory(directory)
+    name = f"{directory} ({split})"
+    try:
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        records = builder.as_data_source(split, decoders=decoders)
+        length = len(records)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(builder.info.splits)
+        raise UserError(f"{name}: there is no such split; there are: {known}") from error
+    except NotImplementedError as error:
+        raise UserError(
+            f"{directory}: is not stored as array_record; prepare it again with file_format='array_record'"
+        ) from error
+    categories = _category_names(builder.info.features, directory)
+    official = dict(zip(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS, strict=True))
+    own = set(categories) == set(official)
+    ids = tuple(official[c] for c in categories) if own else tuple(range(1, len(categories) + 1))
+    key = f"{_INDEX_VERSION} {split} {length} {(directory / 'dataset_info.json').read_text()}"
+    index = _cached_index(directory, split, key, name, records)
+    sizes = index["sizes"].astype(np.float64)
+    low, high = index["boxes"][:, 1::-1].astype(np.float64), index["boxes"][:, :1:-1].astype(np.float64)
+    scale = sizes[index["image_index"]][:, ::-1]
+    # float32 shares of the size, times the size, are exact to the two decimals of COCO's files
+    boxes_xywh = np.round(np.concatenate([low * scale, (high - low) * scale], axis=1), 2)
+    table = build_annotations(
+        name=name,
+        sizes=index["sizes"],
+        image_ids=index["image_ids"],
+        file_names=tuple(index["file_names"].tolist()),
+        image_index=index["image_index"],
+        boxes_xywh=boxes_xywh,
+        labels=index["labels"],
+        is_crowd=index["is_crowd"],
+        # tfds cuts areas to whole numbers: 0 is that of an object of less than one pixel
+        area=np.where(index["area"] == 0, 0.5, index["area"]),
+    )
+    return Source(name, categories, ids, table, _RecordImages(records, table.file_names))
+
+
+class _RecordImages:
+    """Reads pictures of tfds records by position."""
+
+    def __init__(self, records: Any, file_names: tuple[str, ...]) -> None:
+        self.records, self.file_names = records, file_names
+
+    def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
+        return decode_image(self.records[i]["image"], self.file_names[i])
+
+
+def _category_names(features: Any, directory: Path) -> tuple[str, ...]:
+    try:
+        return tuple(features["objects"].feature["label"].names)
+    except (KeyError, AttributeError) as error:
+        raise UserError(
+            f"{directory}: has no 'objects' with 'label'; a detection data set in the layout of "
+            "coco/2017 is needed"
+        ) from error
+
+
+def _preparing_command(directory: Path) -> str:
+    command = "python scripts/prepare_dataset.py"
+    if "aerial_trees" in directory.parts:
+        return f"{command} trees"
+    return f"{command} coco2017 --coco-dir DIR" if "coco" in directory.parts else f"{command} --help"
+
+
+def _cached_index(directory: Path, split: str, key: str, name: str, records: Any) -> dict[str, np.ndarray]:
+    """The index of a split: read from where it was kept, or made and kept."""
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    file_name = f"gfl_jax_index_{digest}.npz"
+    places = [directory / file_name, Path(caches) / "gfl_jax" / file_name]
+    for place in places:
+        try:
+            with np.load(place) as stored:
+                return dict(stored)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            continue  # not there, or not whole
+    index = _make_index(name, records)
+    for place in places:
+        try:
+            _save(place, index)
+            break
+        except OSError:
+            continue  # not writable
+    return index
+
+
+def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
+    """Reads sizes, names and boxes of all records; boxes as stored: [ymin, xmin, ymax, xmax] / size."""
+    sizes, ids, file_names, counts = [], [], [], []
+    columns: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "is_crowd": [], "area": []}
+    for i in rich.progress.track(range(len(records)), f"Reading sizes of {name}", transient=True):
+        record = records[i]
+        file_names.append(_text(record.get("image/filename", f"record {i}")))
+        ids.append(int(record.get("image/id", i + 1)))
+        sizes.append(image_size(record["image"], f"{name}: {file_names[-1]}"))
+        objects = record["objects"]
+        count = len(objects["label"])
+        counts.append(count)
+        columns["boxes"].append(np.asarray(objects["bbox"], np.float32).reshape(count, 4))
+        columns["labels"].append(np.asarray(objects["label"], np.int32))
+        columns["is_crowd"].append(np.asarray(objects.get("is_crowd", [False] * count), bool))
+        columns["area"].append(np.asarray(objects.get("area", [np.nan] * count), np.float64))
+    return {
+        "sizes": np.array(sizes, np.int32).reshape(-1, 2),
+        "image_ids": np.array(ids, np.int64),
+        "file_names": np.array(file_names),
+        "image_index": np.repeat(np.arange(len(counts)), counts),
+        **{key: np.concatenate(parts) for key, parts in columns.items() if parts},
+    }
+
+
+def _save(place: Path, index: dict[str, np.ndarray]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
+        try:
+            np.savez(file, allow_pickle=False, **index)
+            file.close()
+            os.replace(file.name, place)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

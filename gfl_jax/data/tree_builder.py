@@ -1,0 +1,121 @@
+"""The small data set of the demo: trees on aerial photographs, as tfds `array_record`.
+
+The photographs (of the National Ecological Observatory Network) and their boxes come with
+the Python wheel `deepforest` (MIT licence); it is read as a zip and never installed.
+"""
+
+import io
+import xml.etree.ElementTree
+import zipfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, UInt8
+
+from gfl_jax.data.images import decode_image
+from gfl_jax.data.tfds_features import detection_features, relative_box
+
+WHEEL = "deepforest-2.1.0-py3-none-any.whl"
+WHEEL_SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
+
+_TRAIN = "2019_YELL_2_528000_4978000_image_crop2"
+_HELD_OUT = "2019_YELL_2_541000_4977000_image_crop"
+_FAR = "OSBS_029"
+
+
+class View(NamedTuple):
+    """A photograph, or the columns of it from share `left` to share `right` of the width."""
+
+    photograph: str
+    left: float = 0.0
+    right: float = 1.0
+
+
+# The tune splits cut the training photograph in two, so that a recipe can be chosen
+# without a look at the held-out one.
+SPLITS = {
+    "train": View(_TRAIN),
+    "validation": View(_HELD_OUT),
+    "far": View(_FAR),
+    "tune_train": View(_TRAIN, 0.0, 0.75),
+    "tune_validation": View(_TRAIN, 0.75, 1.0),
+}
+
+
+class AerialTrees(tfds.core.GeneratorBasedBuilder):
+    """Reads the wheel from the manual download folder; each split is one picture."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "pip download --no-deps deepforest==2.1.0"
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Tree crowns on aerial photographs, in the layout of coco/2017.",
+            features=detection_features("png", 1, ["Tree"]),
+            homepage="https://github.com/weecology/DeepForest",
+            license="MIT",
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        wheel = dl_manager.manual_dir / WHEEL
+        return {
+            split: self._generate_examples(wheel, view, image_id)
+            for image_id, (split, view) in enumerate(SPLITS.items(), start=1)
+        }
+
+    def _generate_examples(self, wheel: Any, view: View, image_id: int) -> Iterator[tuple[str, Any]]:
+        with zipfile.ZipFile(wheel) as archive:
+            encoded = archive.read(f"deepforest/data/{view.photograph}.png")
+            boxes = _read_boxes(archive.read(f"deepforest/data/{view.photograph}.xml"))
+        name = f"{view.photograph}.png"
+        image = decode_image(encoded, name)
+        if (view.left, view.right) != (0.0, 1.0):
+            left, right = round(view.left * image.shape[1]), round(view.right * image.shape[1])
+            image, boxes = _cut(image, boxes, left, right)
+            encoded, name = _encode(image), f"{view.photograph}_columns_{left}_{right}.png"
+        yield (
+            name,
+            {
+                "image": io.BytesIO(encoded),
+                "image/filename": name,
+                "image/id": image_id,
+                "objects": [
+                    {
+                        "id": number,
+                        "area": int((x2 - x1) * (y2 - y1)),
+                        "bbox": relative_box(x1, y1, x2, y2, image.shape[:2]),
+                        "label": "Tree",
+                        "is_crowd": False,
+                    }
+                    for number, (x1, y1, x2, y2) in enumerate(boxes.tolist(), start=1)
+                ],
+            },
+        )
+
+
+def _read_boxes(annotation: bytes) -> Float[np.ndarray, "n 4"]:
+    """The boxes of a Pascal VOC file, xyxy; every object is a tree, whatever its name."""
+    root = xml.etree.ElementTree.fromstring(annotation)
+    corners = [
+        [float(box.findtext(side, "nan")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        for box in root.iter("bndbox")
+    ]
+    return np.array(corners, np.float64).reshape(-1, 4)
+
+
+def _cut(
+    image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "n 4"], left: int, right: int
+) -> tuple[UInt8[np.ndarray, "height new_width 3"], Float[np.ndarray, "m 4"]]:
+    """The columns from `left` to `right`, and the boxes of which at least half is inside, clipped."""
+    clipped = boxes.copy()
+    clipped[:, ::2] = np.clip(boxes[:, ::2], left, right)
+    share = (clipped[:, 2] - clipped[:, 0]) / (boxes[:, 2] - boxes[:, 0])
+    return image[:, left:right], (clipped - [left, 0, left, 0])[share >= 0.5]
+
+
+def _encode(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,0 +1,149 @@
+"""Prepares data sets for gfl_jax as tfds `array_record`, without TensorFlow.
+
+python scripts/prepare_dataset.py trees
+python scripts/prepare_dataset.py coco2017 --coco-dir=DIR
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import tensorflow_datasets as tfds  # noqa: E402
+
+from gfl_jax.data.coco_builder import Coco2017  # noqa: E402
+from gfl_jax.data.tree_builder import WHEEL, WHEEL_SHA256, AerialTrees  # noqa: E402
+from gfl_jax.errors import UserError  # noqa: E402
+
+TREES = """\
+The demo's data set: trees on aerial photographs, with boxes, from the Python wheel
+deepforest 2.1.0 (20 MB, MIT licence; checked by its hash, never installed).
+Splits: train (one photograph, 574 boxes), validation (another one, 279 boxes),
+far (of another forest, 61 boxes), and tune_train and tune_validation: the training
+photograph cut in two, for choosing a recipe without a look at the validation one."""
+
+COCO = """\
+COCO 2017 from its unzipped files, in the layout of the official tfds builder.
+DIR holds annotations/instances_train2017.json, annotations/instances_val2017.json,
+train2017/ and val2017/; test2017/ with annotations/image_info_test2017.json may be there.
+Needs about 25 GB of free disk and half an hour."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status: 2 after bad input."""
+    args = _parser().parse_args(arguments)
+    try:
+        if args.command == "trees":
+            prepare_trees(args.data_dir, args.wheel)
+        else:
+            prepare_coco2017(args.data_dir, args.coco_dir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def prepare_trees(data_dir: Path, wheel: Path | None = None) -> None:
+    """Prepares `aerial_trees` in `data_dir`; fetches the wheel unless one is given."""
+    builder = AerialTrees(data_dir=data_dir, file_format="array_record")
+    if _is_prepared(builder):
+        return
+    if wheel is None:
+        wheel = data_dir / "downloads" / WHEEL
+        if not wheel.is_file() or _sha256(wheel) != WHEEL_SHA256:
+            _fetch_wheel(wheel)
+    if not wheel.is_file():
+        raise UserError(f"--wheel={wheel}: there is no such file; leave it out to fetch {WHEEL}")
+    if _sha256(wheel) != WHEEL_SHA256:
+        raise UserError(f"{wheel}: is not {WHEEL}: its sha256 must be {WHEEL_SHA256}; fetch it again")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(wheel, Path(folder) / WHEEL)  # whatever it was called
+        _prepare(builder, Path(folder))
+
+
+def prepare_coco2017(data_dir: Path, coco_dir: Path) -> None:
+    """Prepares `coco/2017` in `data_dir` from the unzipped tree `coco_dir`."""
+    builder = Coco2017(data_dir=data_dir, config="2017", file_format="array_record")
+    if _is_prepared(builder):
+        return
+    for part in ("train2017", "val2017"):
+        for path in (coco_dir / "annotations" / f"instances_{part}.json", coco_dir / part):
+            if not path.exists():
+                raise UserError(f"{path}: is missing; unzip COCO's files into --coco-dir={coco_dir}")
+    _prepare(builder, coco_dir.resolve())
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{trees,coco2017}")
+    trees = commands.add_parser("trees", help="the demo's", description=TREES, formatter_class=raw)
+    trees.add_argument("--wheel", type=Path, metavar="FILE", help="the wheel, if it is here already")
+    coco = commands.add_parser("coco2017", help="COCO 2017", description=COCO, formatter_class=raw)
+    coco.add_argument("--coco-dir", type=Path, metavar="DIR", required=True, help="COCO's unzipped files")
+    for command in (trees, coco):
+        command.add_argument(
+            "--data-dir",
+            type=Path,
+            default=Path("data"),
+            metavar="DIR",
+            help="where to put it (default: data)",
+        )
+    return parser
+
+
+def _is_prepared(builder: Any) -> bool:
+    # tfds writes to a temporary folder and renames it when all is there.
+    done = (Path(builder.data_dir) / "dataset_info.json").is_file()
+    if done:
+        print(f"{builder.data_dir}: is there already; nothing to do")
+    return done
+
+
+def _prepare(builder: Any, manual_dir: Path) -> None:
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    )
+    counts = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
+    print(f"{builder.data_dir}: prepared; pictures: {counts}")
+
+
+def _fetch_wheel(wheel: Path) -> None:
+    """Downloads the wheel with pip; it has its name only once it is whole."""
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--dest",
+            folder,
+            "deepforest==2.1.0",
+        ]
+        print(" ".join(command), flush=True)
+        result = subprocess.run(command, capture_output=True, text=True)
+        fetched = Path(folder) / WHEEL
+        if result.returncode or not fetched.is_file():
+            reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
+            raise UserError(
+                f"pip could not fetch {WHEEL} ({reason}); get it elsewhere and name it with --wheel"
+            )
+        fetched.replace(wheel)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
