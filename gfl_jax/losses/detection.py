@@ -27,7 +27,7 @@ def detection_losses(
       detector: the point of the grid.
 
     Returns:
-      class: quality focal loss; box: GIoU loss; dfl: distribution focal loss.
+      loss_cls: quality focal loss; loss_bbox: GIoU loss; loss_dfl: distribution focal loss.
     """
     locations = make_locations(grid_sizes_of(outputs.class_logits), detector.strides)
     targets = assign_targets(batch, locations, detector)
@@ -60,7 +60,7 @@ def detection_losses(
         return sum_per_level(x, locations.grid_sizes) * weight / normalizer
 
     return {
-        "class": total(class_loss, detector.classification.weight, class_normalizer),
-        "box": total(box_loss, detector.box.giou_weight, box_normalizer),
-        "dfl": total(dfl, detector.box.dfl_weight, box_normalizer),
+        "loss_cls": total(class_loss, detector.classification.weight, class_normalizer),
+        "loss_bbox": total(box_loss, detector.box.giou_weight, box_normalizer),
+        "loss_dfl": total(dfl, detector.box.dfl_weight, box_normalizer),
     }

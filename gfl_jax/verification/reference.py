@@ -1,0 +1,84 @@
+"""Files of reference figures, and how far our figures are from them.
+
+A file holds arrays under CASE/PART keys. An array too long was stored as every n-th value of
+its flat form, with n under KEY@stride and the full shape under KEY@shape.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gfl_jax.errors import UserError
+
+
+class Row(NamedTuple):
+    """One line of the verdict: how far a part is from the reference."""
+
+    part: str
+    deviation: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the deviation is a number within the tolerance."""
+        return bool(self.deviation <= self.tolerance)
+
+
+class Reference:
+    """Reads a file of reference figures.
+
+    Raises:
+      UserError: the file is missing or is not of this format.
+    """
+
+    def __init__(self, path: str | Path):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                self.arrays = {key: archive[key] for key in archive.files}
+        except FileNotFoundError as error:
+            raise UserError(f"--reference={path}: there is no such file") from error
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"--reference={path}: is not a readable .npz file ({error})") from error
+        self.path = Path(path)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.arrays
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The array as stored.
+
+        Raises:
+          UserError: the file does not have it.
+        """
+        if key not in self.arrays:
+            raise UserError(f"{self.path}: has no entry {key!r}; is it a file of reference figures?")
+        return self.arrays[key]
+
+    def keys(self, prefix: str) -> list[str]:
+        """What follows `prefix` in every key that starts with it."""
+        starting = (key for key in self.arrays if key.startswith(prefix) and "@" not in key)
+        return [key[len(prefix) :] for key in starting]
+
+    def deviation(self, key: str, ours: np.ndarray) -> float:
+        """Largest difference, relative to the largest magnitude of the reference; inf for another shape."""
+        theirs = self[key]
+        ours = np.asarray(ours)
+        if f"{key}@stride" in self:
+            if tuple(self[f"{key}@shape"]) != ours.shape:
+                return np.inf
+            ours = ours.reshape(-1)[:: int(self[f"{key}@stride"])]
+        return deviation(ours, theirs)
+
+
+def deviation(ours: np.ndarray, theirs: np.ndarray, scale: float | None = None) -> float:
+    """max |ours - theirs| / max |theirs|, or over `scale`; inf for another shape or for NaN."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        return np.inf
+    if not ours.size:
+        return 0.0
+    largest = np.max(np.abs(theirs)) if scale is None else scale
+    difference = np.max(np.abs(ours - theirs))
+    return float(difference / largest if largest > 0 else difference) if np.isfinite(difference) else np.inf
