@@ -1,0 +1,124 @@
+"""Detections in the COCO results format: a JSON list with one entry for each box.
+
+An entry is {"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.87},
+in pixels of the original picture. Numbers are kept as they are: rounding them could change AP.
+"""
+
+import json
+import math
+import os
+from collections.abc import Collection, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gfl_jax.errors import UserError
+
+Result = dict[str, Any]
+
+
+def to_coco_results(
+    boxes: Float[np.ndarray, "n 4"],
+    scores: Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    image_id: int,
+    category_ids: Sequence[int],
+) -> list[Result]:
+    """The detections of one picture as COCO results.
+
+    Args:
+      boxes: (x1, y1, x2, y2) in pixels of the original picture.
+      scores: of the boxes.
+      labels: of the boxes, counted from 0.
+      image_id: of the picture in the ground truth.
+      category_ids: the category id of each label.
+
+    Returns:
+      One entry for each box, in the given order, of plain Python numbers.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return [
+        {"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": bbox, "score": score}
+        for bbox, score, label in zip(
+            sides.tolist(), np.asarray(scores, np.float64).tolist(), np.asarray(labels).tolist(), strict=True
+        )
+    ]
+
+
+def write_results(path: str | Path, results: Sequence[Result]) -> None:
+    """Writes results as JSON; the file is either the old one or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(list(results), allow_nan=False))
+    os.replace(temporary, path)
+
+
+def read_results(path: str | Path) -> list[Result]:
+    """Reads what `write_results` or another detector wrote.
+
+    Raises:
+      UserError: there is no such file, it is no JSON, or no list of results.
+    """
+    try:
+        results = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; name a COCO results file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}); write it again") from error
+    check_results(results, str(path))
+    return results
+
+
+def check_results(
+    results: Any,
+    name: str = "results",
+    image_ids: Collection[int] | None = None,
+    category_ids: Collection[int] | None = None,
+) -> None:
+    """Checks that `results` are COCO results, and of known pictures and categories.
+
+    Args:
+      results: what should be a list of results.
+      name: what to call it in an error, such as the file.
+      image_ids: those of the ground truth; None: any.
+      category_ids: those of the ground truth; None: any.
+
+    Raises:
+      UserError: names the first entry that is wrong, and what is wrong with it.
+    """
+    if not isinstance(results, list):
+        raise UserError(f"{name}: must be a list of COCO results, not {type(results).__name__}")
+    for i, result in enumerate(results):
+        where = f"{name}[{i}]"
+        if not isinstance(result, dict):
+            raise UserError(f"{where}: must be an object, not {type(result).__name__}")
+        for key in ("image_id", "category_id", "bbox", "score"):
+            if key not in result:
+                raise UserError(f"{where}: has no key '{key}'; each result needs it")
+        if not is_box(result["bbox"]) or not all(map(math.isfinite, result["bbox"])):
+            raise UserError(f"{where}.bbox={result['bbox']!r}: must be four numbers: x, y, width, height")
+        if not is_number(result["score"]) or not math.isfinite(result["score"]):
+            raise UserError(f"{where}.score={result['score']!r}: must be a number")
+        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
+            if not isinstance(result[key], Integral):
+                raise UserError(f"{where}.{key}={result[key]!r}: must be a whole number")
+            if known is not None and result[key] not in known:
+                raise UserError(
+                    f"{where}.{key}={result[key]!r}: is not in the ground truth; "
+                    "evaluate against the annotations of the same data set"
+                )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number, be it NaN or infinite."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_box(value: Any) -> bool:
+    """Whether a JSON value is a list of four numbers."""
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(is_number, value))
