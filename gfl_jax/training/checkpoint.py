@@ -1,0 +1,243 @@
+"""Checkpoints on disk, the only module that knows Orbax.
+
+A work directory holds `checkpoints/STEP` (the newest few, for going on), `best/STEP` (the
+variables with the highest AP) and `config.json`. A step has the items `variables` (what the
+network needs) and, in `checkpoints`, `training` (the rest of the state); `best` has `score`.
+Orbax writes under a temporary name and renames, so that a killed process leaves no half step;
+just before that the checksums of all files are written, so that later damage is found.
+"""
+
+import itertools
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding, SingleDeviceSharding
+
+from gfl_jax.config import Config, differences, to_json
+from gfl_jax.errors import UserError
+from gfl_jax.training.checksums import find_damage, write_checksums
+from gfl_jax.training.state import TrainState
+
+# What may change between the runs of a work directory: nothing here moves a trained bit.
+FREE_FIELDS = (
+    "config.run.",
+    "config.inference.",
+    "config.loader.workers",
+    "config.loader.cache_images",
+    "config.loader.eval_batch_size",
+)
+
+
+def claim_workdir(workdir: Path, config: Config) -> None:
+    """Makes the work directory if need be, and writes `config.json` into it.
+
+    Raises:
+      UserError: it has checkpoints of another configuration.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / "config.json"
+    text = to_json(config)
+    if steps_in(workdir / "checkpoints"):
+        try:
+            saved = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
+                f"configuration ({error}); give another --workdir"
+            ) from error
+        names = [n for n in differences(json.loads(text), saved) if not n.startswith(FREE_FIELDS)]
+        if names:
+            raise UserError(
+                f"{workdir}: has checkpoints of another configuration, different in {', '.join(names)}; "
+                f"give another --workdir, or the configuration in {file}"
+            )
+    temporary = file.with_name(f"config.json.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, file)
+
+
+class Checkpoints:
+    """The checkpoints of a training run. Saving goes on in the background until `close`."""
+
+    def __init__(self, workdir: Path, keep: int):
+        self._folder = workdir / "checkpoints"
+        self._latest = _manager(self._folder, keep)
+        self._best = _manager(workdir / "best", 1)
+        self._spoiled = workdir / "broken_checkpoints"
+
+    def save(self, state: TrainState) -> None:
+        """Saves the state under its step and deletes the oldest beyond those to keep."""
+        step = int(state.step)
+        if step not in self._latest.all_steps():
+            self._latest.save(step, args=_save_args(_items(state)))
+
+    def save_best(self, state: TrainState, average_precision: float) -> bool:
+        """Saves the variables if there are none with at least this AP; says whether it did."""
+        self._best.wait_until_finished()
+        best = self._best.latest_step()
+        damage = None if best is None else find_damage(Path(self._best.directory) / str(best))
+        if best is not None and damage is not None:
+            self._set_aside(self._best, best, damage)
+        elif best is not None:
+            kept = self._best.restore(best, args=ocp.args.Composite(score=ocp.args.JsonRestore()))
+            if kept.score["average_precision"] >= average_precision:
+                return False
+        score = ocp.args.JsonSave({"average_precision": average_precision})
+        arrays = ocp.args.StandardSave(state.variables)
+        self._best.save(int(state.step), args=ocp.args.Composite(variables=arrays, score=score))
+        return True
+
+    def restore_latest(self, shapes: TrainState, sharding: Sharding) -> TrainState | None:
+        """The newest state that can be read.
+
+        One that cannot be read is passed over with a warning that names it, and moved to
+        `broken_checkpoints`, once an older one has been read.
+
+        Args:
+          shapes: the expected state, as arrays or `jax.ShapeDtypeStruct`s.
+          sharding: where to put it; the devices need not be those that it was saved from.
+
+        Returns:
+          None if there is no checkpoint.
+
+        Raises:
+          UserError: a checkpoint of other shapes, or none that can be read.
+        """
+        target = _placed(shapes, sharding)
+        broken: dict[int, str] = {}
+        for step in sorted(self._latest.all_steps(), reverse=True):
+            damage = find_damage(self._folder / str(step))
+            if damage is None:
+                restored = self._restore(step, target)
+                for bad in broken:
+                    self._set_aside(self._latest, bad, broken[bad])
+                return restored
+            broken[step] = damage
+        if broken:
+            raise UserError(
+                f"{self._folder}: no checkpoint in it can be read ({broken[max(broken)]}); "
+                "restore one from a copy, or give another --workdir to start from the beginning"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._latest.close()
+        self._best.close()
+
+    def _restore(self, step: int, target: TrainState) -> TrainState:
+        items = _items(target)
+        _check_shapes(items, self._latest.item_metadata(step), self._folder / str(step))
+        restored = self._latest.restore(step, args=_restore_args(items))
+        return TrainState(**restored.variables, **restored.training)
+
+    def _set_aside(self, manager: ocp.CheckpointManager, step: int, damage: str) -> None:
+        if jax.process_index() == 0:
+            folder = Path(manager.directory) / str(step)
+            place = _unused(self._spoiled / f"{folder.parent.name}_{step}")
+            place.parent.mkdir(exist_ok=True)
+            os.replace(folder, place)
+            logging.warning("%s: cannot be read (%s); moved to %s", folder, damage, place)
+        multihost_utils.sync_global_devices(f"set aside {step}")
+        manager.reload()
+
+
+def load_variables(path: str | Path) -> dict[str, Any]:
+    """Reads {"params", "batch_stats"} as numpy arrays.
+
+    Args:
+      path: a work directory (its best checkpoint, or else the latest), a directory of steps,
+        or one step.
+
+    Raises:
+      UserError: there is no checkpoint, or it cannot be read.
+    """
+    folder = _find_step(Path(path))
+    damage = find_damage(folder)
+    if damage:
+        raise UserError(f"{folder}: this checkpoint cannot be read ({damage}); name another one")
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(folder.parent, options=options, item_handlers=_handlers()) as manager:
+        step = int(folder.name)
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        target = _placed(manager.item_metadata(step)["variables"].tree, here)
+        restored = manager.restore(step, args=_restore_args({"variables": target})).variables
+    return jax.device_get(restored)
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps with a checkpoint in a directory, in order; none if there is no directory."""
+    return sorted(int(child.name) for child in folder.glob("*") if child.is_dir() and child.name.isdigit())
+
+
+def _find_step(path: Path) -> Path:
+    path = path.absolute()
+    if (path / "variables").is_dir() and path.name.isdigit():
+        return path
+    for folder in (path / "best", path / "checkpoints", path):
+        steps = steps_in(folder)
+        if steps:
+            return folder / str(steps[-1])
+    raise UserError(f"{path}: no checkpoint there; name a work directory of `main.py train`, or a checkpoint")
+
+
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    def before_renaming() -> None:
+        if jax.process_index() == 0:
+            for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+                write_checksums(unfinished)
+
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=before_renaming),
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=_handlers())
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    arrays = ("variables", "training")
+    return {name: ocp.StandardCheckpointHandler() for name in arrays} | {"score": ocp.JsonCheckpointHandler()}
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    return {"variables": state.variables, "training": {"step": state.step, "opt_state": state.opt_state}}
+
+
+def _save_args(items: dict[str, Any]) -> ocp.args.Composite:
+    return ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
+
+
+def _restore_args(items: dict[str, Any]) -> ocp.args.Composite:
+    return ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in items.items()})
+
+
+def _placed(shapes: Any, sharding: Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def _check_shapes(items: dict[str, Any], metadata: Any, folder: Path) -> None:
+    for name, tree in items.items():
+        wanted, found = _leaf_shapes(tree), _leaf_shapes(metadata[name].tree)
+        for leaf in [*wanted, *found]:
+            if wanted.get(leaf) != found.get(leaf):
+                raise UserError(
+                    f"{folder}: this checkpoint is of another network or optimizer ({name}/{leaf} has shape "
+                    f"{found.get(leaf, 'none')}, not {wanted.get(leaf, 'none')}); give another --workdir"
+                )
+
+
+def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape) for path, x in leaves}
+
+
+def _unused(path: Path) -> Path:
+    names = itertools.chain([path.name], (f"{path.name}_{i}" for i in itertools.count(1)))
+    return next(path.with_name(name) for name in names if not path.with_name(name).exists())

@@ -1,0 +1,193 @@
+import dataclasses
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gfl_jax import config
+from gfl_jax.errors import UserError
+from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
+from gfl_jax.training.mesh import make_mesh, put_everywhere
+from gfl_jax.training.optimizer import make_optimizer
+from gfl_jax.training.state import TrainState, with_variables
+
+CONFIG = config.Config(name="a")
+
+
+def make_state(step, width=3, devices=8):
+    rng = np.random.default_rng(step)
+    arrays = {"kernel": rng.normal(size=(16, width)).astype(np.float32), "bias": np.ones(width, np.float32)}
+    variables = {"params": {"backbone": {"conv1": arrays}, "head": {"box": arrays}}}
+    variables["batch_stats"] = {"backbone": {"bn1": {"mean": np.full(width, step, np.float32)}}}
+    optimizer = make_optimizer(config.Optimizer(), lambda step: 0.1, frozen_stages=1)
+    state = with_variables(variables, optimizer)
+    mesh = make_mesh(jax.devices()[:devices])
+    return put_everywhere(dataclasses.replace(state, step=jnp.asarray(step, jnp.int32)), mesh)
+
+
+def assert_same(a: TrainState, b: TrainState):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def save(workdir, steps, keep=3):
+    checkpoints = Checkpoints(workdir, keep)
+    for step in steps:
+        checkpoints.save(make_state(step))
+    checkpoints.close()
+
+
+def restore(workdir, like):
+    checkpoints = Checkpoints(workdir, 3)
+    state = checkpoints.restore_latest(like, like.step.sharding)
+    checkpoints.close()
+    return state
+
+
+def halve(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_last_few_are_kept_and_the_newest_comes_back(tmp_path):
+    save(tmp_path, [10, 20, 30, 40], keep=2)
+    assert steps_in(tmp_path / "checkpoints") == [30, 40]
+    assert_same(restore(tmp_path, make_state(0)), make_state(40))
+
+
+def test_nothing_to_restore_in_a_new_work_directory(tmp_path):
+    assert restore(tmp_path, make_state(0)) is None
+
+
+def test_a_step_is_not_saved_twice(tmp_path):
+    save(tmp_path, [10, 10])
+    save(tmp_path, [10])
+    assert steps_in(tmp_path / "checkpoints") == [10]
+
+
+def test_restoring_on_another_mesh(tmp_path):
+    save(tmp_path, [7])
+    state = restore(tmp_path, make_state(0, devices=2))
+    assert_same(state, make_state(7, devices=2))
+    assert len(state.params["head"]["box"]["kernel"].sharding.device_set) == 2
+
+
+def test_the_best_is_kept_whatever_comes_after(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 3)
+    kept = [
+        checkpoints.save_best(make_state(step), ap) for step, ap in [(1, 0.1), (2, 0.3), (3, 0.3), (4, 0.2)]
+    ]
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, 3)
+    assert not checkpoints.save_best(make_state(5), 0.3)
+    checkpoints.close()
+    assert kept == [True, True, False, False]
+    assert steps_in(tmp_path / "best") == [2]
+    assert load_variables(tmp_path)["batch_stats"]["backbone"]["bn1"]["mean"][0] == 2
+
+
+def test_a_damaged_best_is_set_aside_and_replaced(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path, 3)
+    checkpoints.save_best(make_state(5), 0.3)
+    checkpoints.close()
+    halve(tmp_path / "best/5/score/metadata")
+    checkpoints = Checkpoints(tmp_path, 3)
+    assert checkpoints.save_best(make_state(5), 0.2)
+    checkpoints.close()
+    assert "best/5: cannot be read" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, load_variables(tmp_path), make_state(5).variables)
+    assert (tmp_path / "broken_checkpoints/best_5").is_dir()
+
+
+def test_variables_are_found_in_a_workdir_a_folder_or_a_step(tmp_path):
+    save(tmp_path, [10, 20])
+    for path, step in [("", 20), ("checkpoints", 20), ("checkpoints/10", 10)]:
+        variables = load_variables(tmp_path / path)
+        jax.tree.map(np.testing.assert_array_equal, variables, make_state(step).variables)
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
+    with pytest.raises(UserError, match="no checkpoint there"):
+        load_variables(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", [halve, flip_a_byte, pathlib.Path.unlink])
+def test_damage_to_any_file_is_survived(tmp_path, caplog, damage):
+    """It gives the newest step unharmed or the one before, and a single line about it."""
+    save(tmp_path / "whole", [10, 20])
+    newest = tmp_path / "whole/checkpoints/20"
+    fallen_back = 0
+    for file in sorted(f.relative_to(newest) for f in newest.rglob("*") if f.is_file()):
+        if (newest / file).stat().st_size < 2:
+            continue
+        workdir = tmp_path / "broken"
+        shutil.copytree(tmp_path / "whole", workdir)
+        damage(workdir / "checkpoints/20" / file)
+        caplog.clear()
+        state = restore(workdir, make_state(0))
+        messages = [message for message in caplog.messages if "cannot be read" in message]
+        assert_same(state, make_state(20 - 10 * len(messages)))
+        if messages:
+            fallen_back += 1
+            assert len(messages) == 1
+            assert str(workdir / "checkpoints/20") in messages[0]
+            assert "\n" not in messages[0]
+            assert steps_in(workdir / "checkpoints") == [10]
+            assert (workdir / "broken_checkpoints/checkpoints_20").is_dir()
+        shutil.rmtree(workdir)
+    assert fallen_back >= 10
+
+
+def test_a_step_can_be_saved_again_after_its_broken_copy_was_set_aside(tmp_path, caplog):
+    save(tmp_path, [10, 20])
+    halve(tmp_path / "checkpoints/20/variables/_METADATA")
+    checkpoints = Checkpoints(tmp_path, 3)
+    checkpoints.restore_latest(make_state(0), make_state(0).step.sharding)
+    assert "checkpoints/20: cannot be read (variables/_METADATA is damaged)" in caplog.text
+    checkpoints.save(make_state(20))
+    checkpoints.close()
+    assert_same(restore(tmp_path, make_state(0)), make_state(20))
+
+
+def test_nothing_is_moved_if_no_checkpoint_can_be_read(tmp_path):
+    save(tmp_path, [10, 20])
+    for step in [10, 20]:
+        halve(tmp_path / f"checkpoints/{step}/variables/_METADATA")
+    with pytest.raises(UserError, match="no checkpoint in it can be read"):
+        restore(tmp_path, make_state(0))
+    with pytest.raises(UserError, match="checkpoints/20: this checkpoint cannot be read"):
+        load_variables(tmp_path)
+    assert steps_in(tmp_path / "checkpoints") == [10, 20]
+
+
+def test_other_shapes_are_an_error_that_names_the_leaf(tmp_path):
+    save(tmp_path, [10])
+    with pytest.raises(UserError, match=r"variables/.*/bn1/mean has shape \(3,\), not \(4,\)"):
+        restore(tmp_path, make_state(0, width=4))
+    assert_same(restore(tmp_path, make_state(0)), make_state(10))
+
+
+def test_a_work_directory_belongs_to_one_configuration(tmp_path):
+    claim_workdir(tmp_path, CONFIG)
+    other = config.override(CONFIG, {"seed": 3, "optimizer.momentum": 0.5})
+    claim_workdir(tmp_path, other)  # nothing to lose yet
+    claim_workdir(tmp_path, CONFIG)
+    save(tmp_path, [10])
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"different in config\.seed, config\.optimizer\.momentum;"):
+        claim_workdir(tmp_path, other)
+    assert (tmp_path / "config.json").read_text() == before
+    harmless = {"run.log_every": 1, "loader.workers": 0, "loader.cache_images": True}
+    claim_workdir(tmp_path, config.override(CONFIG, harmless | {"inference.max_detections": 7}))
+
+
+def test_a_lost_config_is_an_error_that_names_it(tmp_path):
+    save(tmp_path, [10])
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+        claim_workdir(tmp_path, CONFIG)

@@ -1,0 +1,55 @@
+"""A detector that compiles in seconds, and batches for it."""
+
+import dataclasses
+
+import numpy as np
+
+from gfl_jax import config
+from gfl_jax.structures import Batch
+
+DETECTOR = config.Detector(
+    num_classes=3,
+    strides=(8, 16),
+    assigner=config.Assigner(anchor_scale=2.0),
+    box=config.BoxRepresentation(reg_max=4),
+    backbone=config.Backbone(
+        block="basic",
+        stage_sizes=(1, 1, 1),
+        widths=(4, 4, 8),
+        stem="patch4",
+        norm="batch",
+        frozen_stages=0,
+    ),
+    pyramid=config.Pyramid(channels=8, num_laterals=2, num_levels=2),
+    head=config.Head(channels=8, num_convs=1, num_groups=2),
+)
+
+CONFIG = config.Config(
+    name="tiny",
+    detector=DETECTOR,
+    loader=config.Loader(batch_size=8, workers=0, buckets=((64, 64), (64, 96))),
+    optimizer=config.Optimizer(learning_rate=0.05, reference_batch_size=None),
+    schedule=config.Schedule(steps=12, warmup_steps=3),
+)
+
+
+def change(value, **changes):
+    """`dataclasses.replace` under a shorter name."""
+    return dataclasses.replace(value, **changes)
+
+
+def make_batch(seed, size=(64, 64), batch_size=8, boxes=3):
+    """Noise pictures with up to `boxes` random boxes each; a whole row may be without."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    corners = rng.uniform(0, [width - 20, height - 20], (batch_size, boxes, 2))
+    sides = rng.uniform(8, 20, (batch_size, boxes, 2))
+    return Batch(
+        images=rng.integers(0, 255, (batch_size, height, width, 3)).astype(np.uint8),
+        image_sizes=np.tile(np.array(size, np.int32), (batch_size, 1)),
+        scale_factors=np.ones((batch_size, 2), np.float32),
+        indices=np.arange(batch_size, dtype=np.int32),
+        boxes=np.concatenate([corners, corners + sides], -1).astype(np.float32),
+        labels=rng.integers(0, 3, (batch_size, boxes)).astype(np.int32),
+        box_mask=rng.random((batch_size, boxes)) < 0.7,
+    )
