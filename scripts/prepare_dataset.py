@@ -63,6 +63,7 @@ def prepare_trees(data_dir: Path, wheel: Path | None = None) -> None:
         raise UserError(f"--wheel={wheel}: there is no such file; leave it out to fetch {WHEEL}")
     if _sha256(wheel) != WHEEL_SHA256:
         raise UserError(f"{wheel}: is not {WHEEL}: its sha256 must be {WHEEL_SHA256}; fetch it again")
+    tfds.disable_progress_bar()  # it takes two seconds
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(wheel, Path(folder) / WHEEL)  # whatever it was called
         _prepare(builder, Path(folder))
@@ -89,13 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     coco = commands.add_parser("coco2017", help="COCO 2017", description=COCO, formatter_class=raw)
     coco.add_argument("--coco-dir", type=Path, metavar="DIR", required=True, help="COCO's unzipped files")
     for command in (trees, coco):
-        command.add_argument(
-            "--data-dir",
-            type=Path,
-            default=Path("data"),
-            metavar="DIR",
-            help="where to put it (default: data)",
-        )
+        text = "where to put it (default: data)"
+        command.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
     return parser
 
 
@@ -119,24 +115,14 @@ def _fetch_wheel(wheel: Path) -> None:
     """Downloads the wheel with pip; it has its name only once it is whole."""
     wheel.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--dest",
-            folder,
-            "deepforest==2.1.0",
-        ]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "deepforest==2.1.0"]
+        command += ["--dest", folder]
         print(" ".join(command), flush=True)
         result = subprocess.run(command, capture_output=True, text=True)
         fetched = Path(folder) / WHEEL
         if result.returncode or not fetched.is_file():
             reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
-            raise UserError(
-                f"pip could not fetch {WHEEL} ({reason}); get it elsewhere and name it with --wheel"
-            )
+            raise UserError(f"pip could not fetch {WHEEL} ({reason}); get it elsewhere and give --wheel=FILE")
         fetched.replace(wheel)
 
 

@@ -4,14 +4,17 @@ The datum that Grain hands to its workers is a step: one worker makes one whole 
 what a batch holds cannot depend on how many workers there are.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol, SupportsIndex
 
+import cv2
 import grain
 import numpy as np
 from absl import flags
@@ -26,6 +29,8 @@ from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
 from gfl_jax.structures import Batch
 
+_SHARED_BYTES = 1 << 20  # arrays from this size on reach the main process in shared memory
+
 
 class Batches(Iterator[Batch]):
     """An iterator of batches whose workers end with `close`, or with the `with` block around it."""
@@ -36,16 +41,28 @@ class Batches(Iterator[Batch]):
         # One batch at a time in a worker; without workers, a thread works two batches ahead.
         reading = grain.ReadOptions(*((0, 0) if workers else (1, 2)))
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_BYTES)
         data = grain.MapDataset.source(steps).to_iter_dataset(reading)
+        data = grain.experimental.WithOptionsIterDataset(data, shared)
         self._batches = iter(data.mp_prefetch(options, worker_init_fn=_start_worker))
+        if workers:
+            atexit.register(time.sleep, 0.2)  # in which a thread of Grain's frees shared memory
 
     def __next__(self) -> Batch:
         """The next batch, of numpy arrays.
 
         Raises:
-          UserError: a picture cannot be read.
+          UserError: a picture cannot be read, or a worker was killed.
         """
-        return Batch(**next(self._batches))
+        try:
+            return Batch(**next(self._batches))
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                "a data worker was killed, as happens where memory or /dev/shm is short; "
+                "lower config.loader.workers, or set it to 0"
+            ) from error
 
     def __enter__(self) -> "Batches":
         return self
@@ -217,9 +234,10 @@ def _with_ids_of(source: Source, json_path: str) -> Source:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Makes a worker leave interrupts to its parent, and end if the parent is gone."""
+    """Makes a worker use one core, leave interrupts to its parent, and end if the parent is gone."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)  # the workers share the cores already
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
