@@ -8,20 +8,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 EPSILON = 1e-6  # least union and least enclosing area, as in mmdetection
+MAX_LOG_RATIO = 4.135166556742356  # |log(16 / 1000)|: boxes at most 62.5 times their anchor
 
 
 def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
-    """Areas in square pixels; zero for inverted boxes."""
-    width = jnp.maximum(boxes[..., 2] - boxes[..., 0], 0)
-    height = jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)
-    return width * height
+    """Width times height in square pixels: negative if one side is inverted, as in mmdetection."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def intersection(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
     """Areas of the common parts of boxes, with broadcasting over the leading axes."""
-    corner = jnp.maximum(a[..., :2], b[..., :2])
-    opposite = jnp.minimum(a[..., 2:], b[..., 2:])
-    return area(jnp.concatenate([corner, opposite], axis=-1))
+    return _extent(jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:]))
+
+
+def _extent(corner: Float[Array, "*n 2"], opposite: Float[Array, "*n 2"]) -> Float[Array, "*n"]:
+    sides = jnp.maximum(opposite - corner, 0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def iou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -37,9 +39,8 @@ def giou(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]
     """Generalized IoU, in (-1, 1] (Rezatofighi et al. 2019), broadcasting like `iou`."""
     common = intersection(a, b)
     union = jnp.maximum(area(a) + area(b) - common, EPSILON)
-    corner = jnp.minimum(a[..., :2], b[..., :2])
-    opposite = jnp.maximum(a[..., 2:], b[..., 2:])
-    enclosing = jnp.maximum(area(jnp.concatenate([corner, opposite], axis=-1)), EPSILON)
+    enclosing = _extent(jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:]))
+    enclosing = jnp.maximum(enclosing, EPSILON)
     return common / union - (enclosing - union) / enclosing
 
 
@@ -62,3 +63,31 @@ def clip_boxes(boxes: Float[Array, "*n 4"], sizes: Float[Array, "*n 2"]) -> Floa
     """Clips boxes to pictures of `sizes` (height, width)."""
     limits = jnp.flip(sizes, axis=-1).astype(boxes.dtype)
     return jnp.clip(boxes, 0, jnp.concatenate([limits, limits], axis=-1))
+
+
+def deltas_to_boxes(
+    anchors: Float[Array, "*n 4"],
+    deltas: Float[Array, "*n 4"],
+    stds: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2),
+) -> Float[Array, "*n 4"]:
+    """Boxes at (dx, dy, dw, dh) from anchors (R-CNN, Girshick et al. 2014).
+
+    Shifts are in anchor sides, sizes are logarithms of ratios; both come divided by `stds`.
+    """
+    shift, log_ratio = jnp.split(deltas * jnp.asarray(stds, deltas.dtype), 2, axis=-1)
+    size = anchors[..., 2:] - anchors[..., :2]
+    middle = center(anchors) + shift * size
+    half = size * jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)) / 2
+    return jnp.concatenate([middle - half, middle + half], axis=-1)
+
+
+def boxes_to_deltas(
+    anchors: Float[Array, "*n 4"],
+    boxes: Float[Array, "*n 4"],
+    stds: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2),
+) -> Float[Array, "*n 4"]:
+    """The deltas that `deltas_to_boxes` turns into `boxes`."""
+    size, anchor_size = boxes[..., 2:] - boxes[..., :2], anchors[..., 2:] - anchors[..., :2]
+    shift = (center(boxes) - center(anchors)) / anchor_size
+    deltas = jnp.concatenate([shift, jnp.log(size / anchor_size)], axis=-1)
+    return deltas / jnp.asarray(stds, deltas.dtype)

@@ -48,7 +48,7 @@ def torch_name(path: str) -> str:
 
 
 def to_torch(collection: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays of one collection (params, their gradients, or batch_stats) under PyTorch's names and layouts."""
+    """One collection (params, their gradients, or batch_stats) under PyTorch's names and layouts."""
     flat = flatten_dict(collection, sep="/")
     return {torch_name(path): _transposed(np.asarray(value), (3, 2, 0, 1)) for path, value in flat.items()}
 

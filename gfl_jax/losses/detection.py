@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gfl_jax import config
-from gfl_jax.boxes import boxes_to_distances, distances_to_boxes, giou, iou
+from gfl_jax.boxes import boxes_to_distances, distances_to_boxes, iou
+from gfl_jax.losses.box import giou_loss
 from gfl_jax.losses.distribution import distribution_focal_loss, integral
 from gfl_jax.losses.focal import quality_focal_loss
 from gfl_jax.structures import Batch, HeadOutputs
@@ -52,7 +53,7 @@ def detection_losses(
     # Boxes count as much as their location's detached best class score.
     weights = jax.nn.sigmoid(jnp.max(jax.lax.stop_gradient(class_logits), axis=-1)) * positive
     box_normalizer = jnp.maximum(jnp.sum(weights), 1)
-    box_loss = (1 - giou(boxes, true_boxes)) * weights
+    box_loss = giou_loss(boxes, true_boxes) * weights
     distances = jnp.clip(boxes_to_distances(points, true_boxes), 0, detector.box.reg_max - 0.1)
     dfl = jnp.mean(distribution_focal_loss(side_logits, distances), axis=-1) * weights
 

@@ -24,3 +24,18 @@ def quality_focal_loss(
     # An integer power is exact and cheap, and its gradient at zero is finite.
     exponent = int(beta) if float(beta).is_integer() else beta
     return distance**exponent * binary_cross_entropy(logits, qualities)
+
+
+def focal_loss(
+    logits: Float[Array, "*n"], targets: Float[Array, "*n"], alpha: float = 0.25, gamma: float = 2.0
+) -> Float[Array, "*n"]:
+    """Focal loss on hard labels (Lin et al. 2017).
+
+    Args:
+      logits: class scores before the sigmoid.
+      targets: 1 at the true class of a positive, else 0.
+      alpha: weight of the ones; the zeros have 1 - alpha.
+      gamma: how strongly well-classified scores are left alone.
+    """
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return weight * quality_focal_loss(logits, targets, gamma)

@@ -21,7 +21,7 @@ from gfl_jax.targets.assign import assign_targets
 from gfl_jax.targets.locations import grid_sizes_of, make_locations
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.verification.deterministic import image, projection, weight
-from gfl_jax.verification.reference import Reference, Row, deviation
+from gfl_jax.verification.reference import Reference, Row, relative_deviation
 
 GRADIENT_STRIDE = 97  # large gradients were stored as every 97th value
 
@@ -32,15 +32,18 @@ class Tolerances(NamedTuple):
     outputs: float
     losses: float
     gradients: float
+    projections: float
     training: float
+    unmatched: float  # share of detections that have no counterpart within `outputs`
 
 
 TOLERANCES = {
-    "float64": Tolerances(1e-6, 1e-6, 1e-6, 1e-6),
-    # In float32 a ReLU input within rounding of zero flips and changes single gradients.
-    "float32": Tolerances(1e-5, 1e-5, 2e-2, 2e-2),
-    # Eight bits of mantissa, fifty layers.
-    "bfloat16": Tolerances(1e-1, 1e-1, 1.0, 1.0),
+    "float64": Tolerances(1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 0.0),
+    # In float32 a ReLU input within rounding of zero flips and changes single gradients. The
+    # projection of an error on unit normals is normal, with its norm as deviation: three of them.
+    "float32": Tolerances(1e-5, 1e-5, 2e-2, 6e-2, 1e-3, 0.0),
+    # Eight bits of mantissa through fifty layers: a check against blunders, not of exactness.
+    "bfloat16": Tolerances(1e-1, 1e-1, 5e-1, 1.5, 1e-2, 0.5),
 }
 
 
@@ -82,8 +85,8 @@ def deterministic_variables(model: DetectorNetwork, dtype: Any) -> dict[str, Any
 
 def make_batch(reference: Reference, case: str, precision: str) -> Batch:
     """The pictures and boxes of a case, padded as the reference pads them."""
-    count = len([key for key in reference.keys(f"{case}/gt_bboxes")])
-    pictures = [image(*reference[f"{case}/image{i}_seed_height_width"])[..., ::-1] for i in range(count)]
+    count = len(reference.keys(f"{case}/gt_bboxes"))
+    pictures = [_picture(reference[f"{case}/image{i}_seed_height_width"]) for i in range(count)]
     sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
     canvas = -(-sizes.max(axis=0) // SIZE_DIVISOR) * SIZE_DIVISOR
     max_boxes = max(len(reference[f"{c}/gt_bboxes{i}"]) for c in reference["cases"] for i in range(count))
@@ -98,7 +101,13 @@ def make_batch(reference: Reference, case: str, precision: str) -> Batch:
         labels[i, : len(truth)] = reference[f"{case}/gt_labels{i}"]
         box_mask[i, : len(truth)] = True
     scale_factors = np.stack([reference[f"{case}/scale_factor{i}_wh"] for i in range(count)])
-    return Batch(images, sizes, scale_factors, np.arange(count, dtype=np.int32), boxes, labels, box_mask)
+    arrays = (images, sizes, scale_factors, np.arange(count, dtype=np.int32), boxes, labels, box_mask)
+    return Batch(*map(jnp.asarray, arrays))
+
+
+def _picture(seed_height_width: np.ndarray) -> np.ndarray:
+    seed, height, width = (int(x) for x in seed_height_width)
+    return image(seed, height, width)[..., ::-1]  # RGB
 
 
 class _Results(NamedTuple):
@@ -121,8 +130,10 @@ def _run(model: DetectorNetwork, experiment: config.Config, variables: Any, batc
         levels = network.pyramid(features)
         return features, levels, network.head(levels)
 
-    features, levels, outputs = model.apply(variables, method=forward)
-    (_, losses), gradients = jax.value_and_grad(_loss, has_aux=True)(
+    run_parts: Any = model.apply(variables, method=forward)
+    features, levels, outputs = run_parts
+    differentiate = jax.value_and_grad(_loss, has_aux=True)
+    (_, losses), gradients = differentiate(
         variables["params"], variables["batch_stats"], model, experiment, batch
     )
     locations = make_locations(grid_sizes_of(levels), experiment.detector.strides)
@@ -175,20 +186,28 @@ def _compare_case(
             reference.deviation(f"{case}/loss/{name}", np.sum(values)),
         ]
         yield name, max(found), tolerances.losses
-    yield from _compare_gradients(reference, case, ours.gradients, tolerances.gradients)
+    yield from _compare_gradients(reference, case, ours.gradients, tolerances)
     for rescale, name in ((0, "detections"), (1, "detections in original pixels")):
-        found = [
-            _compare_detections(reference, case, batch, ours.detections, i, rescale)
+        shares = [
+            _unmatched(
+                reference,
+                f"{case}/pred_rescale{rescale}/img{i}_",
+                batch,
+                ours.detections,
+                i,
+                rescale,
+                outputs,
+            )
             for i in range(len(batch.images))
         ]
-        yield name, max(found), outputs
+        yield f"{name}, share without a counterpart", max(shares), tolerances.unmatched
 
 
 def _compare_targets(reference: Reference, case: str, ours: _Results, experiment: config.Config) -> float:
     """Share of locations whose assignment, class, weight or box is not the reference's."""
     targets, num_classes = ours.targets, experiment.detector.num_classes
     ends = np.cumsum([x.shape[1] * x.shape[2] for x in ours.levels])[:-1]
-    wrong = [
+    wrong: list[float] = [
         np.max(
             np.abs(targets.box_index[i][targets.valid[i]] + 1 - reference[f"{case}/assign/img{i}_gt_inds"])
         )
@@ -202,12 +221,12 @@ def _compare_targets(reference: Reference, case: str, ours: _Results, experiment
         wrong.append(reference.deviation(f"{case}/targets/label_weights{level}", valid))
         wrong.append(reference.deviation(f"{case}/targets/bbox_targets{level}", box))
     normalizer = np.sum(np.maximum(np.sum(targets.positive, axis=1), 1))
-    wrong.append(deviation(normalizer, reference[f"{case}/targets/avg_factor"]))
+    wrong.append(relative_deviation(normalizer, reference[f"{case}/targets/avg_factor"]))
     return float(max(wrong))
 
 
 def _compare_gradients(
-    reference: Reference, case: str, gradients: Any, tolerance: float
+    reference: Reference, case: str, gradients: Any, tolerances: Tolerances
 ) -> Iterator[tuple[str, float, float]]:
     named = to_torch(gradients)
     norms, projections, samples = [], [], []
@@ -215,9 +234,9 @@ def _compare_gradients(
     frozen = {str(name) for name in reference[f"{case}/grad_none_names"]}
     for name in trained:
         theirs = float(reference[f"{case}/gradnorm/{name}"])
-        norms.append(deviation(np.linalg.norm(named[name]), theirs))
+        norms.append(relative_deviation(np.linalg.norm(named[name]), theirs))
         projected = np.sum(named[name] * projection(name, named[name].shape))
-        projections.append(deviation(projected, reference[f"{case}/gradproj/{name}"], scale=theirs))
+        projections.append(relative_deviation(projected, reference[f"{case}/gradproj/{name}"], scale=theirs))
     for name in reference.keys(f"{case}/grad/"):
         key, ours = f"{case}/grad/{name}", named[name]
         ours = ours.reshape(-1)[::GRADIENT_STRIDE] if ours.ndim == 4 else ours
@@ -225,30 +244,26 @@ def _compare_gradients(
     largest_frozen = max((float(np.max(np.abs(named[name]))) for name in frozen), default=0.0)
     complete = set(trained) | frozen == set(named)
     yield "parameters with a gradient", largest_frozen if complete else np.inf, 0.0
-    yield f"gradient norms of {len(norms)} parameters", max(norms), tolerance
-    yield f"gradient projections of {len(norms)} parameters", max(projections), tolerance
-    yield f"gradients of {len(samples)} parameters, elementwise", max(samples), tolerance
+    yield f"gradient norms of {len(norms)} parameters", max(norms), tolerances.gradients
+    yield f"gradient projections of {len(norms)} parameters", max(projections), tolerances.projections
+    yield f"gradients of {len(samples)} parameters, elementwise", max(samples), tolerances.gradients
 
 
-def _compare_detections(
-    reference: Reference, case: str, batch: Batch, detections: Any, i: int, rescale: int
+def _unmatched(
+    reference: Reference, prefix: str, batch: Batch, detections: Any, i: int, rescale: int, tolerance: float
 ) -> float:
-    """Distance of two sets: of each detection to the nearest of its class in the other set."""
-    prefix = f"{case}/pred_rescale{rescale}/img{i}_"
+    """Share of the detections of either set without one like it in the other: class, score and box."""
     found = detections.mask[i]
     boxes = detections.boxes[i][found] / (np.tile(batch.scale_factors[i], 2) if rescale else 1)
-    their_boxes = reference[prefix + "bboxes"]
-    if len(boxes) != len(their_boxes):
-        return np.inf
-    distance = np.max(np.abs(boxes[:, None] - their_boxes[None]), axis=-1) / np.max(
-        np.abs(their_boxes), initial=1
-    )
-    distance = np.maximum(
-        distance, np.abs(detections.scores[i][found][:, None] - reference[prefix + "scores"][None])
-    )
-    same_label = detections.labels[i][found][:, None] == reference[prefix + "labels"][None]
-    distance = np.where(same_label, distance, np.inf)
-    return float(max(distance.min(axis=0).max(initial=0), distance.min(axis=1).max(initial=0)))
+    scores, labels = detections.scores[i][found], detections.labels[i][found]
+    their_boxes, their_scores = reference[prefix + "bboxes"], reference[prefix + "scores"]
+    if not len(boxes) or not len(their_boxes):
+        return float(len(boxes) != len(their_boxes))
+    distance = np.max(np.abs(boxes[:, None] - their_boxes[None]), axis=-1) / np.max(np.abs(their_boxes))
+    distance = np.maximum(distance, np.abs(scores[:, None] - their_scores[None]))
+    alike = (distance <= tolerance) & (labels[:, None] == reference[prefix + "labels"][None])
+    lonely = max(np.sum(~alike.any(axis=0)), np.sum(~alike.any(axis=1)), abs(len(boxes) - len(their_boxes)))
+    return float(lonely / len(their_boxes))
 
 
 def _compare_training(
@@ -280,7 +295,9 @@ def _compare_training(
     )
     after = to_torch(params) | to_torch(batch_stats)
     found = [
-        deviation(after[name].reshape(reference[f"traj/after/{name}"].shape), reference[f"traj/after/{name}"])
+        relative_deviation(
+            after[name].reshape(reference[f"traj/after/{name}"].shape), reference[f"traj/after/{name}"]
+        )
         for name in reference.keys("traj/after/")
     ]
     yield Row(f"training: {len(found)} parameters afterwards", max(found), tolerances.training)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gfl_jax.errors import UserError
 
@@ -61,7 +62,7 @@ class Reference:
         starting = (key for key in self.arrays if key.startswith(prefix) and "@" not in key)
         return [key[len(prefix) :] for key in starting]
 
-    def deviation(self, key: str, ours: np.ndarray) -> float:
+    def deviation(self, key: str, ours: ArrayLike) -> float:
         """Largest difference, relative to the largest magnitude of the reference; inf for another shape."""
         theirs = self[key]
         ours = np.asarray(ours)
@@ -69,10 +70,10 @@ class Reference:
             if tuple(self[f"{key}@shape"]) != ours.shape:
                 return np.inf
             ours = ours.reshape(-1)[:: int(self[f"{key}@stride"])]
-        return deviation(ours, theirs)
+        return relative_deviation(ours, theirs)
 
 
-def deviation(ours: np.ndarray, theirs: np.ndarray, scale: float | None = None) -> float:
+def relative_deviation(ours: ArrayLike, theirs: ArrayLike, scale: float | None = None) -> float:
     """max |ours - theirs| / max |theirs|, or over `scale`; inf for another shape or for NaN."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
