@@ -136,10 +136,9 @@ def metrics_table(metrics: CocoMetrics, title: str = "COCO metrics") -> Table:
     for heading in ("", "all", "IoU 0.50", "IoU 0.75", "small", "medium", "large"):
         table.add_column(heading, justify="right" if heading else "left")
     m = metrics
-    recall_limits = f"1: {_percent(m.AR1)}  10: {_percent(m.AR10)}"
     table.add_row("AP", *map(_percent, (m.AP, m.AP50, m.AP75, m.APs, m.APm, m.APl)))
     table.add_row("AR", _percent(m.ARmax), "", "", *map(_percent, (m.ARs, m.ARm, m.ARl)))
-    table.caption = f"up to {m.max_detections} detections; AR with fewer: {recall_limits}"
+    table.caption = f"up to {m.max_detections} detections; AR1 {_percent(m.AR1)}, AR10 {_percent(m.AR10)}"
     return table
 
 

@@ -60,7 +60,7 @@ def header(canvas: Image, title: str, legend: Sequence[tuple[Color, str]]) -> Im
     """
     height, width = canvas.shape[:2]
     for share in (1000, 1300, 1700, 2300):  # smaller letters until all of it fits
-        style = Style(0, *_font(min(width, 1.6 * height) / share))
+        style = Style(0, *_font(max(0.3, min(width, 1.6 * height) / share)))
         widths = [text_width(text, style) for text in (title, *(text for _, text in legend))]
         if sum(widths) + (4 * len(legend) + 1) * style.text_height <= width:
             break

@@ -10,9 +10,7 @@ from gfl_jax.pictures.canvas import Image
 
 def save_png(path: str | Path, image: Image) -> None:
     """Writes an RGB picture; the file is either the old one or the whole new one."""
-    encoded, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise ValueError(f"{path}: OpenCV cannot encode a picture of shape {image.shape}")
+    _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     write_bytes(path, data.tobytes())
 
 
