@@ -278,6 +278,31 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=1)
 
 
+def config_from_json(path: Path) -> Config:
+    """Reads what `to_json` gave.
+
+    Raises:
+      UserError: the file is no JSON, or has fields that a config does not have.
+    """
+    try:
+        content = json.loads(path.read_text())
+        name = content["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no config that can be read ({error!r}); give --config") from error
+    return override(Config(name=name), _flat(content), str(path))
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested fields as one mapping from dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def differences(config: Any, other: Any, prefix: str = "config") -> list[str]:
     """The dotted names of the fields in which two JSON-like values of configs differ."""
     if isinstance(config, dict) and isinstance(other, dict):

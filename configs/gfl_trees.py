@@ -1,0 +1,59 @@
+"""A small GFL on the aerial trees, from scratch on a CPU: what `make demo` trains."""
+
+from gfl_jax.config import (
+    Backbone,
+    BoxRepresentation,
+    Config,
+    Crops,
+    Dataset,
+    Detector,
+    Head,
+    Inference,
+    Loader,
+    Optimizer,
+    Pyramid,
+    Resize,
+    Run,
+    Schedule,
+)
+
+
+def get_config() -> Config:
+    return Config(
+        name="gfl_trees",
+        detector=Detector(
+            num_classes=1,
+            strides=(8, 16, 32),
+            box=BoxRepresentation(reg_max=8),
+            backbone=Backbone(
+                block="basic",
+                stage_sizes=(1, 2, 2, 1),
+                widths=(32, 64, 128, 128),
+                stem="patch4",
+                norm="batch",
+                frozen_stages=0,
+            ),
+            pyramid=Pyramid(channels=64, num_laterals=3, num_levels=3),
+            head=Head(channels=64, num_convs=2, num_groups=16),
+        ),
+        resize=Resize(short_side=None),
+        crops=Crops(stripes=0.6),
+        dataset=Dataset(tfds_dir="data/aerial_trees/1.0.0", repeats=800),
+        loader=Loader(
+            batch_size=8,
+            eval_batch_size=1,
+            buckets=((416, 416), (1056, 1280), (2304, 2496)),
+            workers=1,
+            cache_images=True,
+        ),
+        optimizer=Optimizer(
+            kind="adamw",
+            learning_rate=4e-3,
+            reference_batch_size=None,
+            weight_decay=0.05,
+            clip_norm=10.0,
+        ),
+        schedule=Schedule(steps=900, warmup_steps=60, decay="cosine"),
+        inference=Inference(max_detections=300),
+        run=Run(log_every=20, checkpoint_every=200, evaluate_every=450),
+    )

@@ -1,0 +1,238 @@
+"""The command line: what it takes, what it prints, and its exit status.
+
+Commands import what they need when they run, so that `--help` answers at once.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gfl_jax.config import Config, config_from_json, load_config, parse_overrides
+from gfl_jax.errors import UserError
+
+CONFIG_HELP = """\
+Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
+--config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py lists them all with
+their meaning; configs/ holds the experiments."""
+
+TRAIN = """\
+Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
+Ctrl-C and SIGTERM save the state and stop; the same command goes on, to the same bits.
+
+  python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50
+
+The work directory gets config.json, checkpoints/ (the last ones), best/ (the best by AP),
+metrics.jsonl, tensorboard/ and pictures/."""
+
+EVALUATE = """\
+Computes the COCO metrics of a trained detector on its evaluation split.
+
+  python main.py evaluate --workdir=runs/gfl_r50
+  python main.py evaluate --workdir=runs/gfl_trees --config.dataset.eval_split=far
+
+Prints the twelve numbers and the AP of each class, and writes the detections as a COCO
+results JSON. Without --config, the config is the one that the work directory holds."""
+
+PREDICT = """\
+Detects in pictures: draws the boxes and writes them as a COCO results JSON.
+
+  python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions"""
+
+VERIFY = """\
+Recomputes figures of an independent PyTorch implementation (mmdetection) on this machine:
+features, outputs, targets, losses, gradients, detections and a few steps of training.
+Exit status 1 if any deviates by more than its tolerance.
+
+  python main.py verify --dtype=float64
+  python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status: 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C)."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.captureWarnings(True)
+    try:
+        return int(args.run(args, _overrides(rest, parser)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="main.py", description="Generalized Focal Loss detectors in JAX.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, run: object) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=text.split("\n")[0],
+            description=f"{text}\n\n{CONFIG_HELP}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    train = command("train", TRAIN, _train)
+    train.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run lives")
+
+    evaluate = command("evaluate", EVALUATE, _evaluate)
+    predict = command("predict", PREDICT, _predict)
+    for added in (evaluate, predict):
+        added.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="a run of `train`")
+        added.add_argument("--config", metavar="FILE", help="instead of the work directory's config.json")
+        added.add_argument(
+            "--checkpoint", type=Path, metavar="DIR", help="default: the best by AP, else the latest"
+        )
+        added.add_argument(
+            "--output", type=Path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
+        )
+    evaluate.add_argument(
+        "--backend",
+        choices=["pycocotools", "faster"],
+        default="pycocotools",
+        help="faster: faster-coco-eval, the same numbers in a fifth of the time",
+    )
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
+    predict.add_argument(
+        "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
+    )
+
+    verify = command("verify", VERIFY, _verify)
+    verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
+    verify.add_argument("--reference", type=Path, metavar="FILE", help="default: the set in tests/data")
+    verify.add_argument("--config", metavar="FILE", help="of the reference's detector")
+    return parser
+
+
+def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+    """--config.NAME=VALUE or --config.NAME VALUE, as names and values."""
+    overrides: dict[str, str] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--config."):
+            parser.error(f"unrecognized argument: {word}")
+        name, equals, value = word.removeprefix("--config.").partition("=")
+        if not equals:
+            if not words:
+                parser.error(f"{word}: needs a value: {word}=VALUE")
+            value = words.pop(0)
+        overrides[name] = value
+    return overrides
+
+
+def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
+    """The config of --config, or that of the work directory, with the overrides."""
+    if args.config:
+        config = load_config(args.config)
+    else:
+        path = args.workdir / "config.json"
+        if not path.is_file():
+            raise UserError(
+                f"{path}: there is no such file; name a work directory of `train`, or give --config"
+            )
+        config = config_from_json(path)
+    return parse_overrides(config, overrides)
+
+
+def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from gfl_jax.training.loop import train
+
+    train(_config(args, overrides), args.workdir)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rich.console import Console
+
+    from gfl_jax.data.loader import make_source
+    from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
+    from gfl_jax.evaluation.evaluate import evaluate_source
+    from gfl_jax.evaluation.results import write_results
+    from gfl_jax.inference.detect import make_detect
+    from gfl_jax.models.detector import build_detector
+    from gfl_jax.training.checkpoint import load_variables
+    from gfl_jax.training.mesh import make_mesh, put_everywhere
+
+    config = _config(args, overrides)
+    source = make_source(config, "eval")
+    mesh = make_mesh()
+    variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
+    model = build_detector(config.detector, config.precision)
+    detect = make_detect(model, config.normalization, config.inference)
+    metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
+    path = (args.output or args.workdir / "evaluate") / f"results_{source.name.replace('/', '_')}.json"
+    write_results(path, results)
+    console = Console()
+    if len(metrics.classes) > 1:
+        console.print(class_table(metrics))
+    console.print(metrics_table(metrics))
+    print(f"{len(results)} detections in {len(source)} pictures: {path}")
+    return 0
+
+
+def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rich.progress import track
+
+    from gfl_jax.data.categories import read_categories
+    from gfl_jax.evaluation.results import to_coco_results, write_results
+    from gfl_jax.pictures import draw_boxes, save_png
+    from gfl_jax.predict import predict
+    from gfl_jax.training.checkpoint import load_variables
+
+    config = _config(args, overrides)
+    variables = load_variables(args.checkpoint or args.workdir)
+    names, category_ids = read_categories(args.workdir)
+    output = args.output or args.workdir / "predict"
+    results = []
+    predictions = predict(config, variables, args.images)
+    for number, found in enumerate(
+        track(predictions, "predicting", total=len(args.images), transient=True), 1
+    ):
+        image_id = int(found.path.stem) if found.path.stem.isdigit() else number
+        for result in to_coco_results(found.boxes, found.scores, found.labels, image_id, category_ids):
+            results.append({**result, "file_name": found.path.name})
+        shown = found.scores >= args.min_score
+        picture = draw_boxes(found.image, found.boxes[shown], found.labels[shown], found.scores[shown], names)
+        path = output / f"{found.path.stem}.png"
+        save_png(path, picture)
+        print(f"{found.path}: {len(found.boxes)} detections, {shown.sum()} drawn: {path}")
+    write_results(output / "results.json", results)
+    print(f"all detections: {output / 'results.json'}")
+    return 0
+
+
+def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gfl_jax.verification.verify import DEFAULT_CONFIG, verify_default, verify_file
+
+    if args.reference:
+        config = parse_overrides(load_config(args.config or DEFAULT_CONFIG), overrides)
+        rows = verify_file(args.reference, config, args.dtype)
+    else:
+        rows = verify_default(args.dtype)
+    console = Console()
+    table = Table("part", "largest relative deviation", "tolerance", "verdict")
+    failed = 0
+    with console.status("compiling and computing") as status:
+        for row in rows:
+            status.update(row.part)
+            failed += not row.passed
+            verdict = "passed" if row.passed else "[red]FAILED[/red]"
+            table.add_row(row.part, f"{row.deviation:.1e}", f"{row.tolerance:.0e}", verdict)
+    console.print(table)
+    print(f"{table.row_count - failed} passed, {failed} failed in {args.dtype}")
+    return int(failed > 0)

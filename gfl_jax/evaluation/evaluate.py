@@ -1,0 +1,84 @@
+"""Detections of a whole data set, and their COCO metrics."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.progress import track
+
+from gfl_jax.config import Config
+from gfl_jax.data.ground_truth import coco_ground_truth
+from gfl_jax.data.loader import eval_batches
+from gfl_jax.data.plan import evaluation_plan
+from gfl_jax.data.source import Source
+from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
+from gfl_jax.evaluation.results import Result, to_coco_results
+from gfl_jax.structures import Batch, Detections
+from gfl_jax.training.mesh import check_batch_size, put_batch
+
+Detect = Callable[[Any, Batch], Detections]
+
+
+def evaluate_source(
+    detect: Detect,
+    variables: Any,
+    source: Source,
+    config: Config,
+    mesh: Mesh,
+    backend: Backend = "pycocotools",
+) -> tuple[CocoMetrics, list[Result]]:
+    """Detects in every picture once and compares with the ground truth.
+
+    Args:
+      detect: from `make_detect`.
+      variables: of the network, on the devices of `mesh`.
+      source: the evaluation data; `config.dataset.eval_json` is its ground truth if given.
+      config: the experiment.
+      mesh: batches are split over its devices.
+      backend: what computes the metrics.
+
+    Returns:
+      The metrics and the detections as COCO results.
+    """
+    results = detect_source(detect, variables, source, config, mesh)
+    truth = config.dataset.eval_json or coco_ground_truth(source)
+    return evaluate_coco(truth, results, config.inference.max_detections, backend), results
+
+
+def detect_source(detect: Detect, variables: Any, source: Source, config: Config, mesh: Mesh) -> list[Result]:
+    """The detections of every picture, as COCO results, in the order of the evaluation plan."""
+    check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
+    results: list[Result] = []
+    steps = len(evaluation_plan(source.sizes, source.file_names, config))
+    with eval_batches(source, config) as batches:
+        detected = _one_ahead((batch.indices, detect(variables, put_batch(batch, mesh))) for batch in batches)
+        for indices, detections in track(detected, "evaluating", total=steps, transient=True):
+            results += _to_results(indices, jax.device_get(detections), source)
+    return results
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each drawn before the one before it is given: the device always has work."""
+    waiting = next(items, None)
+    while waiting is not None:
+        following = next(items, None)
+        yield waiting
+        waiting = following
+
+
+def _to_results(indices: np.ndarray, detections: Detections, source: Source) -> list[Result]:
+    results = []
+    for row, index in enumerate(indices):
+        if index < 0:  # a filler that completes the batch
+            continue
+        found = np.asarray(detections.mask[row])
+        results += to_coco_results(
+            np.asarray(detections.boxes[row])[found],
+            np.asarray(detections.scores[row])[found],
+            np.asarray(detections.labels[row])[found],
+            int(source.image_ids[index]),
+            source.category_ids,
+        )
+    return results

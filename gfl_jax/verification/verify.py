@@ -1,0 +1,35 @@
+"""Reference figures recomputed on the user's own machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from gfl_jax.config import Config, load_config
+from gfl_jax.verification.detector import verify_detector
+from gfl_jax.verification.reference import Reference, Row
+from gfl_jax.verification.units import verify_units
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = ROOT / "tests/data/reference/units.npz"
+DEFAULT = ROOT / "tests/data/reference/gfl.npz"
+DEFAULT_CONFIG = ROOT / "configs/gfl_r50_fpn_1x_coco.py"
+
+
+def verify_default(precision: str) -> Iterator[Row]:
+    """The single functions (in float32, like their figures), and GFL with ResNet-50."""
+    yield from verify_units(Reference(UNITS))
+    yield from verify_file(DEFAULT, load_config(DEFAULT_CONFIG), precision)
+
+
+def verify_file(path: str | Path, config: Config, precision: str) -> Iterator[Row]:
+    """A file of reference figures of the detector that `config` describes.
+
+    Args:
+      path: an .npz file.
+      config: the same detector.
+      precision: "float64", "float32" or "bfloat16".
+    """
+    reference = Reference(path)
+    with jax.enable_x64(precision == "float64"):
+        yield from verify_detector(reference, config, precision)

@@ -1,0 +1,8 @@
+"""gfl_jax on the command line: `python main.py --help`."""
+
+import sys
+
+from gfl_jax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
