@@ -32,8 +32,8 @@ def make_train_step(
     """Makes the jit-compiled train step, compiled once for each shape of a batch.
 
     The step takes a state that is whole on every device (its memory is given over to the new
-    one) and a global batch split over them, and returns the new state and scalars: "loss/NAME"
-    of each loss, "loss/total", "gradient_norm" of the trained parameters before clipping,
+    one) and a global batch split over them, and returns the new state and scalars: each loss
+    by its name, their sum "loss", "gradient_norm" of the trained parameters before clipping,
     "learning_rate", and "finite". Where "finite" is False, because the loss or the norm is
     NaN or infinite, the new state is the old one.
     """
@@ -52,10 +52,8 @@ def make_train_step(
         new = TrainState(state.step + 1, params, batch_stats, opt_state)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
 
-        metrics = {f"loss/{name}": loss for name, loss in losses.items()}
-        metrics |= {"loss/total": total, "gradient_norm": norm}
-        metrics |= {"learning_rate": learning_rate(state.step), "finite": finite}
-        return new, metrics
+        metrics = {**losses, "loss": total, "gradient_norm": norm}
+        return new, metrics | {"learning_rate": learning_rate(state.step), "finite": finite}
 
     whole = replicated(mesh)
     return jax.jit(

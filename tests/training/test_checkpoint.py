@@ -1,4 +1,3 @@
-import dataclasses
 import pathlib
 import shutil
 
@@ -12,7 +11,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
 from gfl_jax.training.mesh import make_mesh, put_everywhere
 from gfl_jax.training.optimizer import make_optimizer
-from gfl_jax.training.state import TrainState, with_variables
+from gfl_jax.training.state import TrainState
 
 CONFIG = config.Config(name="a")
 
@@ -20,12 +19,11 @@ CONFIG = config.Config(name="a")
 def make_state(step, width=3, devices=8):
     rng = np.random.default_rng(step)
     arrays = {"kernel": rng.normal(size=(16, width)).astype(np.float32), "bias": np.ones(width, np.float32)}
-    variables = {"params": {"backbone": {"conv1": arrays}, "head": {"box": arrays}}}
-    variables["batch_stats"] = {"backbone": {"bn1": {"mean": np.full(width, step, np.float32)}}}
+    params = {"backbone": {"conv1": arrays}, "head": {"box": arrays}}
+    batch_stats = {"backbone": {"bn1": {"mean": np.full(width, step, np.float32)}}}
     optimizer = make_optimizer(config.Optimizer(), lambda step: 0.1, frozen_stages=1)
-    state = with_variables(variables, optimizer)
-    mesh = make_mesh(jax.devices()[:devices])
-    return put_everywhere(dataclasses.replace(state, step=jnp.asarray(step, jnp.int32)), mesh)
+    state = TrainState(jnp.asarray(step, jnp.int32), params, batch_stats, optimizer.init(params))
+    return put_everywhere(state, make_mesh(jax.devices()[:devices]))
 
 
 def assert_same(a: TrainState, b: TrainState):

@@ -1,7 +1,10 @@
-"""A detector that compiles in seconds, and batches for it."""
+"""A detector that compiles in seconds, and batches and a data set for it."""
 
 import dataclasses
+import json
+from pathlib import Path
 
+import cv2
 import numpy as np
 
 from gfl_jax import config
@@ -30,6 +33,8 @@ CONFIG = config.Config(
     loader=config.Loader(batch_size=8, workers=0, buckets=((64, 64), (64, 96))),
     optimizer=config.Optimizer(learning_rate=0.05, reference_batch_size=None),
     schedule=config.Schedule(steps=12, warmup_steps=3),
+    resize=config.Resize(short_side=None),
+    run=config.Run(log_every=1, checkpoint_every=4, evaluate_every=6),
 )
 
 
@@ -53,3 +58,35 @@ def make_batch(seed, size=(64, 64), batch_size=8, boxes=3):
         labels=rng.integers(0, 3, (batch_size, boxes)).astype(np.int32),
         box_mask=rng.random((batch_size, boxes)) < 0.7,
     )
+
+
+def write_dataset(folder, seed=0, count=12):
+    """Writes coloured rectangles on gray as PNGs, and their COCO JSON; returns its `Dataset`."""
+    rng = np.random.default_rng(seed)
+    images, annotations = [], []
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(1, count + 1):
+        height, width = (64, 64) if i % 2 else (64, 96)
+        image = np.full((height, width, 3), 90, np.uint8) + rng.integers(0, 20, (height, width, 1), np.uint8)
+        for _ in range(2):
+            x, y = rng.integers(0, [width - 30, height - 30])
+            w, h = rng.integers(16, 30, 2)
+            label = int(rng.integers(0, 3))
+            image[y : y + h, x : x + w] = np.eye(3, dtype=np.uint8)[label] * 200
+            box = [int(x), int(y), int(w), int(h)]
+            annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": label + 1})
+            annotations[-1] |= {"bbox": box, "area": int(w * h), "iscrowd": 0}
+        name = f"picture_{i}.png"
+        cv2.imwrite(str(folder / name), image)
+        images.append({"id": i, "file_name": name, "height": height, "width": width})
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(["red", "green", "blue"])]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    file = folder / "annotations.json"
+    file.write_text(json.dumps(data))
+    paths = {
+        f"{split}_{kind}": str(file if kind == "json" else folder)
+        for split in ("train", "eval")
+        for kind in ("json", "images")
+    }
+    return config.Dataset(**paths)

@@ -1,0 +1,142 @@
+"""The training run: one loop that starts or goes on, logs, evaluates, saves and stops."""
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Int
+
+from gfl_jax.config import Config
+from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
+from gfl_jax.data.source import Source, require_same_categories
+from gfl_jax.errors import UserError
+from gfl_jax.evaluation.evaluate import evaluate_source
+from gfl_jax.inference.detect import make_detect
+from gfl_jax.models.detector import build_detector
+from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
+from gfl_jax.training.log import RunLog
+from gfl_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
+from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
+from gfl_jax.training.snapshots import save_snapshots
+from gfl_jax.training.state import create_state, start_from
+from gfl_jax.training.step import Metrics, make_train_step
+from gfl_jax.training.stop import StopRequest
+
+
+class NonFiniteLossError(UserError):
+    """The loss or its gradient became NaN or infinite, and the run stopped."""
+
+
+class DoneStep(NamedTuple):
+    """A training step whose numbers are still on the device, or on their way there."""
+
+    step: int
+    metrics: Metrics
+    indices: Int[Array, "batch"]  # of its pictures, in the source
+
+
+def train(config: Config, workdir: str | Path) -> dict[str, float]:
+    """Trains a detector, going on from the latest checkpoint in `workdir` if there is one.
+
+    What a step does depends on the config and the number of the step alone, so that a run that
+    was stopped or killed, and started again, ends with the same bits as one that was not.
+
+    Args:
+      config: the experiment.
+      workdir: gets checkpoints/, best/, metrics.jsonl, tensorboard/, pictures/ and config.json.
+
+    Returns:
+      The COCO metrics after the last step; none if the run was asked to stop before.
+
+    Raises:
+      UserError: the config does not fit the data, the devices or the work directory.
+      NonFiniteLossError: names the step and its pictures; the checkpoints are all good.
+    """
+    workdir, run = Path(workdir), config.run
+    mesh = make_mesh()
+    check_batch_size(config.loader.batch_size, mesh)
+    check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
+    source, eval_source = make_source(config, "train"), make_source(config, "eval")
+    require_same_categories(source, eval_source)
+    epoch_steps = steps_per_epoch(source, config)
+    total_steps = config.schedule.steps or config.schedule.epochs * epoch_steps
+
+    model = build_detector(config.detector, config.precision)
+    learning_rate = scaled_learning_rate(config.optimizer, config.loader.batch_size)
+    schedule = make_schedule(config.schedule, learning_rate, total_steps)
+    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone.frozen_stages)
+    train_step = make_train_step(model, optimizer, schedule, config, mesh)
+    detect = make_detect(model, config.normalization, config.inference)
+
+    def is_due(every: int) -> bool:
+        return step > 0 and (step % every == 0 or step == total_steps)
+
+    claim_workdir(workdir, config)
+    with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, StopRequest() as stop:
+        new_state = functools.partial(create_state, model, optimizer, config.seed)
+        state = checkpoints.restore_latest(jax.eval_shape(new_state), replicated(mesh))
+        if state is None:
+            state = new_state()
+            if config.init_from:
+                state = start_from(state, load_variables(config.init_from), config.init_from)
+            state = put_everywhere(state, mesh)
+        step = int(state.step)
+
+        with (
+            RunLog(workdir, step, total_steps, config.loader.batch_size, run.log_every) as log,
+            train_batches(source, config, step, jax.process_index(), jax.process_count()) as batches,
+        ):
+            check_and_log = functools.partial(_check_and_log, log=log, source=source, workdir=workdir)
+            # The numbers of a step are fetched while the next one runs, so that the device never waits.
+            previous: DoneStep | None = None
+            while True:
+                stopping = bool(stop)
+                evaluating = not stopping and is_due(run.evaluate_every or epoch_steps)
+                evaluating = evaluating and log.evaluation_at(step) is None
+                saving = stopping or is_due(run.checkpoint_every)
+                if evaluating or saving:
+                    check_and_log(previous)
+                    previous = None
+                if evaluating:
+                    metrics, results = evaluate_source(detect, state.variables, eval_source, config, mesh)
+                    checkpoints.save_best(state, metrics.AP)
+                    log.evaluation(step, metrics.scalars())
+                    if step % (run.pictures_every or 1) == 0 and jax.process_index() == 0:
+                        save_snapshots(workdir / "pictures", step, eval_source, results)
+                if saving:
+                    checkpoints.save(state)
+                if evaluating or saving:
+                    log.restart_clock(step)
+                if stopping or step == total_steps:
+                    break
+
+                batch = next(batches)
+                state, step_metrics = train_step(state, put_batch(batch, mesh))
+                step += 1
+                check_and_log(previous)
+                previous = DoneStep(step, step_metrics, batch.indices)
+            if step < total_steps:
+                log.say(step, "stopped and saved; the same command goes on from here")
+            return log.evaluation_at(total_steps) or {}
+
+
+def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, workdir: Path) -> None:
+    """Waits for the numbers of a step and logs them; raises if they are not finite."""
+    if done is None:
+        return
+    numbers = jax.device_get(done.metrics)
+    if numbers.pop("finite"):
+        log.training(done.step, numbers)
+        return
+    values = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
+    names = ", ".join(dict.fromkeys(source.file_names[i] for i in done.indices))
+    saved = steps_in(workdir / "checkpoints")
+    kept = (
+        f"the last good checkpoint is {workdir}/checkpoints/{saved[-1]}" if saved else "nothing was saved yet"
+    )
+    raise NonFiniteLossError(
+        f"step {done.step}: the loss or its gradient is not finite ({values}) on the pictures {names}; "
+        f"{kept}; look at them, lower config.optimizer.learning_rate or set config.optimizer.clip_norm"
+    )

@@ -1,0 +1,42 @@
+"""Pictures of ground truth and detections while a run goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gfl_jax.data.source import Source
+from gfl_jax.pictures import draw_comparison, save_png
+
+
+def save_snapshots(
+    folder: Path, step: int, source: Source, results: list[dict[str, Any]], count: int = 4
+) -> list[Path]:
+    """Draws the first pictures of a source with their true boxes and detections.
+
+    Args:
+      folder: gets files named after the step and the picture.
+      step: the number of steps done.
+      source: what was evaluated.
+      results: its detections in the COCO results format.
+      count: how many pictures.
+    """
+    label_of = {category_id: label for label, category_id in enumerate(source.category_ids)}
+    paths = []
+    for i in range(min(count, len(source))):
+        example = source.example(i)
+        found = [result for result in results if result["image_id"] == source.image_ids[i]]
+        boxes = np.array([result["bbox"] for result in found], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        picture = draw_comparison(
+            example.image,
+            example.boxes,
+            boxes,
+            np.array([result["score"] for result in found]),
+            example.labels,
+            np.array([label_of[result["category_id"]] for result in found], int),
+            source.categories,
+        )
+        paths.append(folder / f"step_{step:07d}_{Path(source.file_names[i]).stem}.png")
+        save_png(paths[-1], picture)
+    return paths
