@@ -4,6 +4,7 @@ Commands import what they need when they run, so that `--help` answers at once.
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from gfl_jax.config import Config, config_from_json, load_config, parse_overrides
 from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
 
 CONFIG_HELP = """\
 Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
@@ -103,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         default="pycocotools",
         help="faster: faster-coco-eval, the same numbers in a fifth of the time",
     )
+    evaluate.add_argument(
+        "--pictures", type=int, default=4, metavar="N", help="draw the first N pictures with their boxes (4)"
+    )
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
     predict.add_argument(
         "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
@@ -164,6 +169,7 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.models.detector import build_detector
     from gfl_jax.training.checkpoint import load_variables
     from gfl_jax.training.mesh import make_mesh, put_everywhere
+    from gfl_jax.training.snapshots import save_snapshots
 
     config = _config(args, overrides)
     source = make_source(config, "eval")
@@ -172,13 +178,18 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     model = build_detector(config.detector, config.precision)
     detect = make_detect(model, config.normalization, config.inference)
     metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
-    path = (args.output or args.workdir / "evaluate") / f"results_{source.name.replace('/', '_')}.json"
-    write_results(path, results)
+    output = args.output or args.workdir / "evaluate" / (
+        config.dataset.eval_split if config.dataset.tfds_dir else ""
+    )
+    write_results(output / "results.json", results)
+    write_file(output / "metrics.json", json.dumps(metrics.scalars(), indent=1))
+    pictures = save_snapshots(output, "", source, results, args.pictures)
     console = Console()
     if len(metrics.classes) > 1:
         console.print(class_table(metrics))
     console.print(metrics_table(metrics))
-    print(f"{len(results)} detections in {len(source)} pictures: {path}")
+    print(f"{len(results)} detections in {len(source)} pictures: {output}/results.json")
+    print(f"{len(pictures)} pictures with the true boxes and the detected ones: {output}/*.png")
     return 0
 
 

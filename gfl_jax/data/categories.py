@@ -1,11 +1,11 @@
 """The categories of a trained detector, kept in its work directory."""
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
 
 FILE = "categories.json"
 
@@ -20,9 +20,7 @@ class Categories(NamedTuple):
 def write_categories(workdir: Path, categories: Categories) -> None:
     """Writes them into a work directory."""
     entries = [{"id": id, "name": name} for name, id in zip(*categories, strict=True)]
-    temporary = workdir / f"{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(entries, indent=1))
-    os.replace(temporary, workdir / FILE)
+    write_file(workdir / FILE, json.dumps(entries, indent=1))
 
 
 def read_categories(workdir: Path) -> Categories:

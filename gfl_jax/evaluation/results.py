@@ -6,7 +6,6 @@ in pixels of the original picture. Numbers are kept as they are: rounding them c
 
 import json
 import math
-import os
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
 
 Result = dict[str, Any]
 
@@ -51,11 +51,7 @@ def to_coco_results(
 
 def write_results(path: str | Path, results: Sequence[Result]) -> None:
     """Writes results as JSON; the file is either the old one or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(list(results), allow_nan=False))
-    os.replace(temporary, path)
+    write_file(path, json.dumps(list(results), allow_nan=False))
 
 
 def read_results(path: str | Path) -> list[Result]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gfl_jax.errors import UserError
-from gfl_jax.pictures.files import write_bytes
+from gfl_jax.files import write_file
 
 Series = dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]  # steps and values by key
 # Okabe and Ito's colours, which differ for colour-blind readers too.
@@ -55,7 +55,7 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
 
     data = io.BytesIO()
     figure.savefig(data, format=Path(path).suffix.lstrip(".") or "png")
-    write_bytes(path, data.getvalue())
+    write_file(path, data.getvalue())
 
 
 def _series(rows: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) -> Series:

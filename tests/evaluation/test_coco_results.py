@@ -54,12 +54,12 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "results.json"
     write_results(path, [RESULT])
 
-    def out_of_space(self: Path, text: str) -> int:
-        with open(self, "w") as file:
-            file.write(text[:10])
+    def out_of_space(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[:10])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", out_of_space)
+    monkeypatch.setattr(Path, "write_bytes", out_of_space)
     with pytest.raises(OSError, match="No space"):
         write_results(path, [RESULT, RESULT])
     assert read_results(path) == [RESULT]
