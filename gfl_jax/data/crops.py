@@ -120,9 +120,10 @@ def _cut(
 ) -> tuple[Image, Boxes, Float[np.ndarray, "2"]]:
     """Cuts out a random window and scales it to at most `size`; boxes move along, unclipped."""
     shape = np.array(image.shape[:2])
-    window = np.minimum(np.maximum(np.rint(size / scale), 1), shape).astype(int)
+    side = max(round(size / scale), 1)  # of the window, if the picture is large enough
+    window = np.minimum(side, shape)
     y, x = rng.integers(0, shape - window, endpoint=True).tolist()
-    height, width = np.clip(np.rint(window * scale), 1, size).astype(int).tolist()
+    height, width = np.maximum(np.rint(window * size / side), 1).astype(int).tolist()
     part = image[y : y + window[0], x : x + window[1]]
     view = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)
     factors = np.array([width / window[1], height / window[0]])

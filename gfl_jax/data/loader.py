@@ -29,7 +29,9 @@ from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
 from gfl_jax.structures import Batch
 
-_SHARED_BYTES = 1 << 20  # arrays from this size on reach the main process in shared memory
+# Arrays from this size on reach the main process in shared memory. What is left of a batch
+# must fit in the buffer of a pipe (64 KiB), or a worker may hang when it is closed.
+_SHARED_BYTES = 4096
 
 
 class Batches(Iterator[Batch]):
@@ -44,7 +46,7 @@ class Batches(Iterator[Batch]):
         shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_BYTES)
         data = grain.MapDataset.source(steps).to_iter_dataset(reading)
         data = grain.experimental.WithOptionsIterDataset(data, shared)
-        self._batches = iter(data.mp_prefetch(options, worker_init_fn=_start_worker))
+        self._batches: Any = iter(data.mp_prefetch(options, worker_init_fn=_start_worker))
         if workers:
             atexit.register(time.sleep, 0.2)  # in which a thread of Grain's frees shared memory
 
@@ -54,6 +56,8 @@ class Batches(Iterator[Batch]):
         Raises:
           UserError: a picture cannot be read, or a worker was killed.
         """
+        if self._batches is None:
+            raise StopIteration
         try:
             return Batch(**next(self._batches))
         except RuntimeError as error:
@@ -71,8 +75,10 @@ class Batches(Iterator[Batch]):
         self.close()
 
     def close(self) -> None:
-        """Ends the workers."""
-        self._batches.close()
+        """Ends the workers; there are no more batches then."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
 
 def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
@@ -104,7 +110,7 @@ def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
 
 def steps_per_epoch(source: Source, config: Config) -> int:
     """The number of training steps in which each picture is shown `config.dataset.repeats` times."""
-    return plan.steps_per_epoch(source.sizes, config)
+    return plan.steps_per_epoch(source.sizes, source.file_names, config)
 
 
 def train_batches(

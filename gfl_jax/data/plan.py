@@ -4,7 +4,6 @@ Every host computes the same plan and loads its own columns of each batch, so th
 examples depends on the seed and the step alone, not on workers, hosts or devices.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,22 +26,31 @@ class PlannedBatch(NamedTuple):
     flips: Bool[np.ndarray, "batch"]  # mirrored left to right
 
 
-def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], config: Config) -> int:
+def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], names: tuple[str, ...], config: Config) -> int:
     """The number of batches in every epoch.
 
-    The sizes that are drawn in multi-scale training make the number of incomplete batches
-    vary by a few; this is the most there can be, and `train_plan` fills up to it.
+    The sizes that multi-scale training draws make the number of incomplete batches vary by
+    one or two; then it is the most there can be, and `train_plan` fills up to it.
+
+    Raises:
+      UserError: a picture fits in no bucket.
     """
     batch, count = config.loader.batch_size, len(sizes) * config.dataset.repeats
-    kinds = 1
-    if config.crops is None:
-        shortest = resized_sizes(sizes, _short_sides(config)[0], config.resize.long_side)
-        kinds = int(fits(shortest, outermost(by_area(config.loader.buckets))).any(axis=0).sum())
-    return (count + max(kinds, 1) * (batch - 1)) // batch
+    if config.crops is not None:
+        return -(-count // batch)
+    low, high = _short_sides(config)
+    shortest = resized_sizes(sizes, low, config.resize.long_side)
+    if low == high:
+        repeats = config.dataset.repeats
+        return len(
+            group_by_bucket(np.tile(shortest, (repeats, 1)), config.loader.buckets, batch, names * repeats)
+        )
+    kinds = fits(shortest, outermost(by_area(config.loader.buckets))).any(axis=0).sum()
+    return int(count + max(kinds, 1) * (batch - 1)) // batch
 
 
 def train_plan(
-    sizes: Int[np.ndarray, "images 2"], names: Sequence[str], config: Config, epoch: int
+    sizes: Int[np.ndarray, "images 2"], names: tuple[str, ...], config: Config, epoch: int
 ) -> list[PlannedBatch]:
     """The batches of one epoch, in shuffled order.
 
@@ -59,7 +67,7 @@ def train_plan(
       UserError: a picture fits in no bucket.
     """
     rng = np.random.default_rng([config.seed, epoch])
-    batch, steps = config.loader.batch_size, steps_per_epoch(sizes, config)
+    batch, steps = config.loader.batch_size, steps_per_epoch(sizes, names, config)
     positions = rng.permutation(len(sizes) * config.dataset.repeats) % len(sizes)
     if config.crops is not None:
         filled = np.concatenate([positions, rng.choice(positions, steps * batch - len(positions))])
@@ -85,7 +93,7 @@ def train_plan(
 
 
 def evaluation_plan(
-    sizes: Int[np.ndarray, "images 2"], names: Sequence[str], config: Config
+    sizes: Int[np.ndarray, "images 2"], names: tuple[str, ...], config: Config
 ) -> list[PlannedBatch]:
     """Batches in which each picture is shown exactly once; incomplete ones end with fillers.
 

@@ -117,7 +117,7 @@ def _cached_index(directory: Path, split: str, key: str, name: str, records: Any
     places = [directory / file_name, Path(caches) / "gfl_jax" / file_name]
     for place in places:
         try:
-            with np.load(place) as stored:
+            with open(place, "rb") as file, np.load(file) as stored:
                 return dict(stored)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             continue  # not there, or not whole

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gfl_jax.config import Config, Crops, Dataset, Loader, Resize
+from gfl_jax.data.buckets import group_by_bucket, outermost
+from gfl_jax.data.plan import FILLER, evaluation_plan, steps_per_epoch, train_plan
+from gfl_jax.errors import UserError
+
+BUCKETS = ((80, 112), (112, 80), (80, 144), (144, 80))
+SIZES = st.lists(st.tuples(st.integers(20, 60), st.integers(20, 60)), min_size=1, max_size=40)
+
+
+def make_config(batch=4, short_sides=(40, 80), **changes):
+    return Config(
+        name="test",
+        resize=Resize(short_side=80, long_side=144, train_short_sides=short_sides),
+        loader=Loader(batch_size=batch, eval_batch_size=batch, buckets=BUCKETS),
+        **changes,
+    )
+
+
+def names(sizes):
+    return tuple(f"{i}.jpg" for i in range(len(sizes)))
+
+
+@given(SIZES, st.integers(1, 7))
+def test_each_picture_is_in_one_group_that_it_fits_in(sizes, group_size):
+    sizes = np.array(sizes)
+    groups = group_by_bucket(sizes, BUCKETS, group_size, names(sizes))
+    assert sorted(np.concatenate([g.members for g in groups]).tolist()) == list(range(len(sizes)))
+    for bucket, members in groups:
+        assert 0 < len(members) <= group_size
+        assert (sizes[members] <= bucket).all()
+    incomplete = [g.bucket for g in groups if len(g.members) < group_size]
+    assert len(set(incomplete)) == len(incomplete)
+    assert set(incomplete) <= set(outermost(BUCKETS))
+
+
+def test_a_picture_goes_to_the_smallest_bucket():
+    sizes = np.array([[80, 112], [80, 113], [112, 80], [10, 10]])
+    groups = group_by_bucket(sizes, BUCKETS, 1, names(sizes))
+    found = {int(g.members[0]): g.bucket for g in groups}
+    assert found == {0: (80, 112), 1: (80, 144), 2: (112, 80), 3: (80, 112)}
+
+
+def test_a_picture_that_fits_nowhere_is_named():
+    with pytest.raises(UserError, match=r"^1\.jpg: is 80 x 145 .*config\.loader\.buckets"):
+        group_by_bucket(np.array([[80, 80], [80, 145]]), BUCKETS, 2, ["0.jpg", "1.jpg"])
+
+
+@given(SIZES, st.integers(1, 6), st.integers(1, 2), st.integers(0, 3), st.booleans())
+def test_an_epoch_shows_every_picture_in_a_fixed_number_of_steps(sizes, batch, repeats, epoch, multi_scale):
+    sizes = np.array(sizes)
+    config = make_config(batch, (40, 80) if multi_scale else (80, 80), dataset=Dataset(repeats=repeats))
+    plan = train_plan(sizes, names(sizes), config, epoch)
+    assert len(plan) == steps_per_epoch(sizes, names(sizes), config)
+    shown = np.bincount(np.concatenate([b.positions for b in plan]), minlength=len(sizes))
+    assert (shown >= repeats).all()
+    assert shown.sum() < repeats * len(sizes) + batch * len(outermost(BUCKETS))
+    for planned in plan:
+        assert len(planned.positions) == len(planned.sizes) == len(planned.flips) == batch
+        assert (planned.sizes <= planned.canvas).all()
+
+
+def test_sizes_that_fill_their_batches_are_shown_exactly_once():
+    sizes = np.array([[40, 56]] * 8 + [[56, 40]] * 4)
+    plan = train_plan(sizes, names(sizes), make_config(4, (80, 80)), epoch=0)
+    assert sorted(np.concatenate([b.positions for b in plan]).tolist()) == list(range(12))
+    assert {b.canvas for b in plan} == {(80, 112), (112, 80)}
+
+
+def test_epochs_and_seeds_differ_and_repeat_exactly():
+    sizes = np.array([[40, 56], [56, 40], [40, 60]] * 8)
+
+    def shown(seed, epoch):
+        plan = train_plan(sizes, names(sizes), make_config(seed=seed), epoch)
+        return [(b.canvas, b.positions.tolist(), b.sizes.tolist(), b.flips.tolist()) for b in plan]
+
+    assert shown(0, 0) == shown(0, 0)
+    assert shown(0, 0) != shown(0, 1)
+    assert shown(0, 0) != shown(1, 0)
+
+
+def test_short_sides_are_drawn_from_the_whole_range():
+    sizes = np.array([[40, 56]] * 400)
+    plan = train_plan(sizes, names(sizes), make_config(4, (40, 44)), epoch=0)
+    drawn = np.concatenate([b.sizes[:, 0] for b in plan])
+    assert set(drawn.tolist()) == {40, 41, 42, 43, 44}
+
+
+def test_flips_are_half_of_them_or_none():
+    sizes = np.array([[40, 56]] * 400)
+    config = make_config(4)
+    share = np.mean([b.flips for b in train_plan(sizes, names(sizes), config, 0)])
+    assert 0.4 < share < 0.6
+    unflipped = Config(
+        name="t", loader=Loader(batch_size=4, flip=False, buckets=BUCKETS), resize=config.resize
+    )
+    assert not any(b.flips.any() for b in train_plan(sizes, names(sizes), unflipped, 0))
+
+
+def test_crops_have_one_bucket_and_pictures_of_any_size():
+    config = make_config(4, crops=Crops(size=64), dataset=Dataset(repeats=5))
+    plan = train_plan(np.array([[5000, 7000], [10, 10]]), ("a", "b"), config, 0)
+    assert [b.canvas for b in plan] == [(64, 64)] * 3
+    assert np.bincount(np.concatenate([b.positions for b in plan])).min() >= 5
+
+
+def test_impossible_short_sides_are_an_error():
+    with pytest.raises(UserError, match=r"config\.resize\.train_short_sides=\(80, 40\)"):
+        train_plan(np.array([[40, 40]]), ("a",), make_config(4, (80, 40)), 0)
+
+
+@given(SIZES, st.integers(1, 6))
+def test_evaluation_shows_every_picture_exactly_once(sizes, batch):
+    sizes = np.array(sizes)
+    plan = evaluation_plan(sizes, names(sizes), make_config(batch))
+    positions = np.concatenate([b.positions for b in plan])
+    assert sorted(positions[positions != FILLER].tolist()) == list(range(len(sizes)))
+    for planned in plan:
+        assert (planned.sizes <= planned.canvas).all()
+        assert not planned.flips.any()
+        assert len(planned.positions) == batch
