@@ -6,8 +6,8 @@ kept beside the data set (or in the user's cache folder where that cannot be wri
 """
 
 import hashlib
+import io
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 from gfl_jax.data.images import decode_image, image_size
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
 
 _INDEX_VERSION = "1"
 
@@ -157,15 +158,9 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
 
 
 def _save(place: Path, index: dict[str, np.ndarray]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
-        try:
-            np.savez(file, allow_pickle=False, **index)
-            file.close()
-            os.replace(file.name, place)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **index)
+    write_file(place, content.getvalue())
 
 
 def _text(value: bytes | str) -> str:
