@@ -136,7 +136,10 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
     """Reads sizes, names and boxes of all records; boxes as stored: [ymin, xmin, ymax, xmax] / size."""
     sizes, ids, file_names, counts = [], [], [], []
     columns: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "is_crowd": [], "area": []}
-    for i in rich.progress.track(range(len(records)), f"Reading sizes of {name}", transient=True):
+    steps = rich.progress.track(
+        range(len(records)), f"Reading sizes of {name}", transient=True, disable=len(records) < 1000
+    )
+    for i in steps:
         record = records[i]
         file_names.append(_text(record.get("image/filename", f"record {i}")))
         ids.append(int(record.get("image/id", i + 1)))
