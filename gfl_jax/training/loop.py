@@ -15,12 +15,12 @@ from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.models.detector import build_detector
-from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
+from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.snapshots import save_snapshots
-from gfl_jax.training.state import create_state, start_from
+from gfl_jax.training.state import create_state, start_from, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
 from gfl_jax.training.stop import StopRequest
 
@@ -75,10 +75,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
 
     claim_workdir(workdir, config)
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, StopRequest() as stop:
-        new_state = functools.partial(create_state, model, optimizer, config.seed)
-        state = checkpoints.restore_latest(jax.eval_shape(new_state), replicated(mesh))
+        state = checkpoints.restore_latest(state_shapes(model, optimizer), replicated(mesh))
         if state is None:
-            state = new_state()
+            state = create_state(model, optimizer, config.seed)
             if config.init_from:
                 state = start_from(state, load_variables(config.init_from), config.init_from)
             state = put_everywhere(state, mesh)
@@ -88,7 +87,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             RunLog(workdir, step, total_steps, config.loader.batch_size, run.log_every) as log,
             train_batches(source, config, step, jax.process_index(), jax.process_count()) as batches,
         ):
-            check_and_log = functools.partial(_check_and_log, log=log, source=source, workdir=workdir)
+            check_and_log = functools.partial(_check_and_log, log=log, source=source, checkpoints=checkpoints)
             # The numbers of a step are fetched while the next one runs, so that the device never waits.
             previous: DoneStep | None = None
             while True:
@@ -122,7 +121,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             return log.evaluation_at(total_steps) or {}
 
 
-def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, workdir: Path) -> None:
+def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, checkpoints: Checkpoints) -> None:
     """Waits for the numbers of a step and logs them; raises if they are not finite."""
     if done is None:
         return
