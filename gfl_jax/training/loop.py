@@ -116,7 +116,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 step += 1
                 check_and_log(previous)
                 previous = DoneStep(step, step_metrics, batch.indices)
-            if step < total_steps:
+            if stopping:
                 log.say(step, "stopped and saved; the same command goes on from here")
             return log.evaluation_at(total_steps) or {}
 
@@ -131,11 +131,9 @@ def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, checkpoin
         return
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
     names = ", ".join(dict.fromkeys(source.file_names[i] for i in done.indices))
-    saved = steps_in(workdir / "checkpoints")
-    kept = (
-        f"the last good checkpoint is {workdir}/checkpoints/{saved[-1]}" if saved else "nothing was saved yet"
-    )
+    good = checkpoints.latest() or "not there yet"
     raise NonFiniteLossError(
         f"step {done.step}: the loss or its gradient is not finite ({values}) on the pictures {names}; "
-        f"{kept}; look at them, lower config.optimizer.learning_rate or set config.optimizer.clip_norm"
+        f"the last good checkpoint is {good}; look at them, lower config.optimizer.learning_rate, "
+        "or set config.optimizer.clip_norm"
     )
