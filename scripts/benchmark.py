@@ -28,8 +28,8 @@ DESCRIPTION = """\
 Measures this machine and prints one table. The two sides of a comparison take turns, round by
 round, and the table gives their ratio.
 
-  input      training batches from JPEG pictures of 640x480, with 0, 1, 2, 4 and 8 worker
-             processes as far as there are cores: images/s, in all and for each worker
+  input      training batches from JPEG pictures of 480x640 (height x width), with 0, 1, 2, 4 and 8
+             worker processes as far as there are cores: images/s, in all and for each worker
   atss       the targets of 100 boxes a picture from a window around each box, against the full
              matrix of boxes and locations, for 1 and 2 pictures
   inference  uint8 pictures to detections, against the network's forward pass
@@ -69,11 +69,13 @@ def run(args: argparse.Namespace, command: str) -> None:
     from benchmarks.assignment import assignment_rows
     from benchmarks.detector import detector_rows
     from benchmarks.input_pipeline import input_rows
+    from benchmarks.measure import Row
     from benchmarks.report import LEGEND, available_cores, describe_machine, make_table
 
     on_cpu = jax.default_backend() == "cpu"
-    groups = []
-    with Console(stderr=True).status("starting") as status:
+    groups: list[list[Row]] = []
+    too_large = None
+    with Console(stderr=True).status("starting", refresh_per_second=2) as status:
         if "input" in parts:
             workers = [n for n in (0, 1, 2, 4, 8) if n <= available_cores()]
             groups.append(input_rows(config, args.batch or 16, workers, args.repeats, status.update))
@@ -87,9 +89,7 @@ def run(args: argparse.Namespace, command: str) -> None:
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-                raise UserError(
-                    f"--batch={batch_size}: the device's memory is too small; lower it"
-                ) from error
+                too_large = UserError(f"--batch={batch_size}: too large for the device's memory; lower it")
 
     # What goes to a file or a pipe is not folded.
     console = Console() if sys.stdout.isatty() and not args.markdown else Console(width=300)
@@ -100,6 +100,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     lines = [line.rstrip() for line in capture.get().splitlines()]
     print("\n".join(line for line in lines if line or not args.markdown))
     print(f"\n{LEGEND}")
+    if too_large:
+        raise too_large
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -48,16 +48,15 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
     assert f"    python scripts/benchmark.py {' '.join(arguments)}\n" in printed
     assert "- Versions: Python 3." in printed
     rows = rows_of(printed)
-    forward = "2 x 64x96 float32, forward"
-    assert [(row["part"], row["case"], row["to"]) for row in rows] == [
-        ("input", "2 x 480x640 JPEG, no worker (a thread)", ""),
-        ("atss", "1 x 64x96, window", ""),
-        ("atss", "1 x 64x96, full matrix", "1 x 64x96, window"),
-        ("atss", "2 x 64x96, window", ""),
-        ("atss", "2 x 64x96, full matrix", "2 x 64x96, window"),
-        ("forward", forward, ""),
-        ("inference", "2 x 64x96 float32, inference", forward),
-        ("train", "2 x 64x96 float32, train step", forward),
+    assert [(row["part"], row["batch"], row["case"], row["to"]) for row in rows] == [
+        ("input", "2 x 480x640", "from JPEG, no worker (a thread)", ""),
+        ("atss", "1 x 64x96", "window", ""),
+        ("atss", "1 x 64x96", "full matrix", "window"),
+        ("atss", "2 x 64x96", "window", ""),
+        ("atss", "2 x 64x96", "full matrix", "window"),
+        ("forward", "2 x 64x96", "forward, float32", ""),
+        ("inference", "2 x 64x96", "inference, float32", "forward, float32"),
+        ("train", "2 x 64x96", "train step, float32", "forward, float32"),
     ]
     for row in rows:
         assert float(row["images/s"]) > 0
@@ -71,7 +70,9 @@ def test_cases_take_turns(benchmark):
     done = []
 
     def case(name, calls):
-        return Case("part", name, lambda: done.append(name), 1, calls=calls, prepare=lambda: done.append("-"))
+        return Case(
+            "part", name, (8, 8), 1, lambda: done.append(name), calls=calls, prepare=lambda: done.append("-")
+        )
 
     said = []
     rows = measure([case("a", 1), case("b", 2)], 2, said.append)
@@ -85,12 +86,13 @@ def test_ratios_are_taken_round_by_round(benchmark):
     from benchmarks.measure import Case, Row
     from benchmarks.report import make_table
 
-    one = Row(Case("part", "one", lambda: None, 4), (1.0, 2.0, 4.0), None)
-    other = Row(Case("part", "other", lambda: None, 4, against="one"), (2.0, 6.0, 16.0), None)
+    one = Row(Case("part", "one", (8, 9), 4, lambda: None), (1.0, 2.0, 4.0), None)
+    other = Row(Case("part", "other", (8, 9), 4, lambda: None, against="one"), (2.0, 6.0, 16.0), None)
     table = make_table([[one, other]], markdown=True)
     cells = {column.header: list(column.cells) for column in table.columns}
     assert cells == {
         "part": ["part", "part"],
+        "batch": ["4 x 8x9", "4 x 8x9"],
         "case": ["one", "other"],
         "ms": ["2000 (1000..4000)", "6000 (2000..16000)"],
         "images/s": ["2.00", "0.667"],

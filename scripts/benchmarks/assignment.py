@@ -25,7 +25,7 @@ def assignment_rows(detector: Detector, size: tuple[int, int], repeats: int, say
 
 
 def _case(
-    what: str,
+    name: str,
     assign: Callable[..., Array],
     detector: Detector,
     batch_size: int,
@@ -43,5 +43,4 @@ def _case(
         return assign(boxes, box_mask, valid_sizes, grid_sizes, detector.strides)
 
     compiled = jax.jit(jax.vmap(assign_one)).lower(*arguments).compile()
-    name = f"{batch_size} x {size[0]}x{size[1]}, {what}"
-    return Case("atss", name, lambda: compiled(*arguments), batch_size, against, compiled)
+    return Case("atss", name, size, batch_size, lambda: compiled(*arguments), against, compiled)

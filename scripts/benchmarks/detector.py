@@ -42,17 +42,14 @@ def detector_rows(
     on_cpu = jax.default_backend() == "cpu"
     cases: list[Case] = []
 
-    def name(precision: Precision, what: str) -> str:
-        return f"{batch_size} x {size[0]}x{size[1]} {precision}, {what}"
-
     def add(part: str, precision: Precision, what: str, function: Any, inputs: Any) -> None:
-        own = name(precision, what)
-        other = name("float32", "forward" if precision == "float32" else what)
-        say(f"{part}: compiling {own}")
+        name = f"{what}, {precision}"
+        other = "forward, float32" if precision == "float32" else f"{what}, float32"
+        say(f"{part}: compiling {name}")
         trains = part == "train"
         compiled = function.lower(training.state if trains else training.state.variables, inputs).compile()
         run = functools.partial(training.step if trains else training.evaluate, compiled, inputs)
-        cases.append(Case(part, own, run, batch_size, None if other == own else other, compiled))
+        cases.append(Case(part, name, size, batch_size, run, other if other != name else None, compiled))
 
     # The smaller one first: the device's peak tells something only as long as it rises.
     precisions: tuple[Precision, ...] = ("float32",) if on_cpu else ("bfloat16", "float32")

@@ -36,9 +36,10 @@ def input_rows(
             cases.append(
                 Case(
                     part="input",
-                    name=f"{batch_size} x {PICTURE_SIZE[0]}x{PICTURE_SIZE[1]} JPEG, {_described(workers)}",
-                    run=functools.partial(next, batches),
+                    name=f"from JPEG, {_described(workers)}",
+                    size=PICTURE_SIZE,
                     images=batch_size,
+                    run=functools.partial(next, batches),
                     against=cases[0].name if cases else None,
                     prepare=functools.partial(_read, batches, 2 + 2 * workers),
                     calls=TIMED_BATCHES,

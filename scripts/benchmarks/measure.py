@@ -20,8 +20,9 @@ class Case:
 
     part: str  # of the benchmark
     name: str
-    run: Callable[[], Any]  # one call; the arrays that it returns are waited for
+    size: tuple[int, int]  # (height, width) of the pictures
     images: int  # that a call works on
+    run: Callable[[], Any]  # one call; the arrays that it returns are waited for
     against: str | None = None  # the name of the case that this one is compared with
     compiled: jax.stages.Compiled | None = None  # what `run` calls, for its FLOPs and memory
     prepare: Callable[[], Any] | None = None  # before each round, not timed

@@ -31,6 +31,7 @@ def make_table(groups: Sequence[Sequence[Row]], markdown: bool) -> Table:
     """
     columns: dict[str, Column] = {
         "part": lambda row, _: row.case.part,
+        "batch": lambda row, _: f"{row.case.images} x {row.case.size[0]}x{row.case.size[1]}",
         "case": lambda row, _: row.case.name,
         "ms": lambda row, _: _spread([1e3 * x for x in row.seconds]),
         "images/s": lambda row, _: _number(row.images_per_second),
@@ -57,7 +58,7 @@ def make_table(groups: Sequence[Sequence[Row]], markdown: bool) -> Table:
     }
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     for header in used:
-        table.add_column(header, justify="left" if header in ("part", "case", "to") else "right")
+        table.add_column(header, justify="left" if header in ("part", "batch", "case", "to") else "right")
     for group in pairs:
         for pair in group:
             table.add_row(*(cell(*pair) for cell in used.values()))
