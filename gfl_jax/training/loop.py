@@ -9,17 +9,19 @@ import jax
 from jaxtyping import Array, Int
 
 from gfl_jax.config import Config
+from gfl_jax.data.categories import Categories, write_categories
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
 from gfl_jax.data.source import Source, require_same_categories
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
+from gfl_jax.evaluation.snapshots import save_snapshots
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.models.detector import build_detector
+from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
-from gfl_jax.training.snapshots import save_snapshots
 from gfl_jax.training.state import create_state, start_from, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
 from gfl_jax.training.stop import StopRequest
@@ -74,6 +76,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         return step > 0 and (step % every == 0 or step == total_steps)
 
     claim_workdir(workdir, config)
+    write_categories(workdir, Categories(source.categories, source.category_ids))
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, StopRequest() as stop:
         state = checkpoints.restore_latest(state_shapes(model, optimizer), replicated(mesh))
         if state is None:
@@ -103,7 +106,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                     checkpoints.save_best(state, metrics.AP)
                     log.evaluation(step, metrics.scalars())
                     if step % (run.pictures_every or 1) == 0 and jax.process_index() == 0:
-                        save_snapshots(workdir / "pictures", step, eval_source, results)
+                        save_snapshots(workdir / "pictures", f"step_{step:07d}_", eval_source, results)
+                        plot_losses(log.rows, workdir / "curves.png", config.name)
                 if saving:
                     checkpoints.save(state)
                 if evaluating or saving:
