@@ -30,7 +30,7 @@ def compilation_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
     """Twelve steps on a data set of two shapes; evaluations after 6 and 12, checkpoints after 4, 8, 12."""
-    return change(CONFIG, dataset=write_dataset(tmp_path_factory.mktemp("dataset")))
+    return change(CONFIG, dataset=change(write_dataset(tmp_path_factory.mktemp("dataset")), repeats=4))
 
 
 @pytest.fixture(scope="session")

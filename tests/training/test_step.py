@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import CONFIG, DETECTOR, change, make_batch, write_dataset
+from tiny_training import CONFIG, DETECTOR, change, make_batch
 
 from gfl_jax import config
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
@@ -55,13 +55,12 @@ def test_eight_devices_do_what_one_does():
     assert_close(results[3], results[1])
 
 
-def test_an_epoch_of_mixed_shapes_compiles_once_per_bucket(tmp_path):
-    settings = change(CONFIG, dataset=change(write_dataset(tmp_path), repeats=4))
-    source = make_source(settings, "train")
-    epoch = steps_per_epoch(source, settings)
-    step, state, mesh = make_step(settings, 8)
+def test_an_epoch_of_mixed_shapes_compiles_once_per_bucket(tiny_config):
+    source = make_source(tiny_config, "train")
+    epoch = steps_per_epoch(source, tiny_config)
+    step, state, mesh = make_step(tiny_config, 8)
     shapes = set()
-    with train_batches(source, settings) as batches:
+    with train_batches(source, tiny_config) as batches:
         for _ in range(2 * epoch):
             batch = next(batches)
             shapes.add(batch.images.shape)
