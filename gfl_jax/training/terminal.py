@@ -26,7 +26,7 @@ class Terminal:
             self._bar.update(self._task, completed=step)
 
     def show(
-        self, step: int, numbers: dict[str, float], images_per_second: float, seconds_left: float
+        self, step: int, numbers: dict[str, float], images_per_second: float, seconds_left: float | None
     ) -> None:
         """Shows the numbers of a training step."""
         parts = [f"{name[5:]} {value:.4f}" for name, value in numbers.items() if name.startswith("loss_")]
