@@ -19,7 +19,7 @@ class Candidates(NamedTuple):
     boxes: Float[Array, "batch candidates 4"]  # pixels of the network's input
     scores: Float[Array, "batch candidates"]
     labels: Int[Array, "batch candidates"]
-    mask: Bool[Array, "batch candidates"]  # False where the score is not above the threshold
+    mask: Bool[Array, "batch candidates"]  # False: score not above the threshold, or no size
 
 
 def decode(
@@ -48,7 +48,9 @@ def decode(
         boxes = distances_to_boxes(jnp.asarray(locations.points, box.dtype)[index], distances)
         levels.append((clip_boxes(boxes, image_sizes[:, None]), scores, labels))
     boxes, scores, labels = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
-    return Candidates(boxes, scores, labels, scores > inference.score_threshold)
+    # A location beside the picture can have a box that clipping leaves without width or height.
+    has_size = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+    return Candidates(boxes, scores, labels, (scores > inference.score_threshold) & has_size)
 
 
 def top_pairs(
