@@ -170,6 +170,7 @@ def test_a_missing_or_foreign_reference_file(capsys, reference_dir, tmp_path):
 
 @pytest.mark.parametrize(("deviation", "status"), [(1e-9, 0), (1e-3, 1), (float("nan"), 1)])
 def test_verify_fails_if_a_row_does(capsys, monkeypatch, deviation, status):
+    monkeypatch.setenv("COLUMNS", "100")
     rows = [Row("good part", 0.0, 0.0), Row("other part", deviation, 1e-6)]
     monkeypatch.setattr(verify, "verify_default", lambda dtype: iter(rows))
     assert main(["verify", "--dtype=float64"]) == status

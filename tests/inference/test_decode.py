@@ -84,6 +84,14 @@ def test_boxes_are_clipped_to_the_picture_not_the_canvas(candidates, small_detec
     assert found == [[(0, 0, 40, 32, 0)], [(0, 0, 30, 20, 0)]]
 
 
+def test_boxes_that_clipping_leaves_without_width_or_height_are_none(candidates, small_detector):
+    """At (40, 8) and (8, 24), beside pictures of 20 x 30: the boxes reach to the border and no further."""
+    beside = {(0, 0, 1, 5, 0): (1.0, (1, 1, 0, 1)), (0, 0, 3, 1, 0): (1.0, (1, 0, 1, 0))}
+    inside = {(1, 0, 1, 5, 0): (1.0, (2, 1, 0, 1)), (1, 0, 1, 1, 0): (0.5, (0, 0, 0, 1))}
+    found = candidates(outputs_with(small_detector, beside | inside), image_sizes=((20, 30), (20, 30)))
+    assert found == [[], [(24, 0, 30, 16, 0)]]
+
+
 def test_a_score_must_be_above_the_threshold(candidates, small_detector):
     """A logit of 0 is a score of exactly 0.5."""
     places = {(0, 0, 0, 0, 0): (0.0, (0, 0, 1, 1)), (1, 0, 0, 0, 0): (1e-3, (0, 0, 1, 1))}

@@ -147,6 +147,7 @@ def test_one_tampered_unit_fails_its_row_and_the_command(reference_dir, tmp_path
     path = write_tampered_units(reference_dir, tmp_path / "units.npz", ["giou/grad_weighted_sum"])
     monkeypatch.setattr(verify, "UNITS", path)
     monkeypatch.setattr(verify, "verify_file", lambda *_: iter(()))
+    monkeypatch.setenv("COLUMNS", "100")
     assert main(["verify", "--dtype=float64"]) == 1
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if "FAILED" in line]
