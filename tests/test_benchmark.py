@@ -57,6 +57,7 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
         ("forward", "2 x 64x96", "forward, float32", ""),
         ("inference", "2 x 64x96", "inference, float32", "forward, float32"),
         ("train", "2 x 64x96", "train step, float32", "forward, float32"),
+        ("train", "2 x 64x96", "train step with XLA's kernel gradients, float32", "forward, float32"),
     ]
     for row in rows:
         assert float(row["images/s"]) > 0

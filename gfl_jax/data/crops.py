@@ -59,11 +59,13 @@ def turn(image: Image, boxes: Boxes, quarters: int, mirror: bool) -> tuple[Image
 def jitter_colors(rng: np.random.Generator, image: Image, strength: float) -> Image:
     """Changes contrast, brightness, tint and saturation, each by a factor or shift of up to `strength`.
 
-    The tint, a factor for each channel, varies by a quarter of that: the colour of the light.
+    The tint, a factor for each channel, varies by half of that: the color of the light. Colors
+    are made paler three times as far as brighter: another camera or season may have none.
     """
-    contrast, saturation = 1 + rng.uniform(-strength, strength, 2)
+    contrast = 1 + rng.uniform(-strength, strength)
+    saturation = max(1 + rng.uniform(-3 * strength, strength), 0)
     brightness = 128 * rng.uniform(-strength, strength)
-    tint = 1 + rng.uniform(-strength, strength, 3) / 4
+    tint = 1 + rng.uniform(-strength, strength, 3) / 2
     levels = np.arange(256)[:, None]
     curves = ((levels - 128) * contrast + 128 + brightness) * tint
     image = cv2.LUT(image, np.clip(np.rint(curves), 0, 255).astype(np.uint8)[None])

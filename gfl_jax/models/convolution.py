@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gfl_jax.models.conv_gradient import conv2d
+
 Initializer = Callable[..., Any]
 
 # PyTorch's usual start for convolutions before a ReLU (He et al. 2015).
@@ -15,10 +17,7 @@ KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
-    """A square convolution on NHWC, padded by half its kernel on both sides.
-
-    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top.
-    """
+    """A square convolution on NHWC, padded by half its kernel on both sides."""
 
     features: int
     kernel_size: int = 1
@@ -34,14 +33,7 @@ class Conv(nn.Module):
         """Applies the convolution."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel,
-            (self.stride, self.stride),
-            [(self.kernel_size // 2, self.kernel_size // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        y = conv2d(x.astype(self.dtype), kernel, self.stride, self.groups)
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return y

@@ -12,6 +12,7 @@ from benchmarks.measure import Case, Row, Say, measure
 from gfl_jax.config import Config
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.mesh import make_mesh, put_batch, put_everywhere
+from gfl_jax.models.conv_gradient import own_kernel_gradient
 from gfl_jax.models.detector import build_detector
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
@@ -28,7 +29,8 @@ def detector_rows(
 
     The forward pass goes from normalized pictures to head outputs, inference from uint8 pictures
     to detections, a train step from uint8 pictures to new parameters. In float32 they are compared
-    with the forward pass, in bfloat16 (not on a CPU) each with itself in float32.
+    with the forward pass, in bfloat16 (not on a CPU) each with itself in float32. On a CPU the
+    train step runs a second time without our own gradients of the convolutions' kernels.
     """
     mesh = make_mesh(jax.devices()[:1])
     batch = put_batch(random_batch(batch_size, size, config.detector.num_classes), mesh)
@@ -64,6 +66,10 @@ def detector_rows(
             precise = dataclasses.replace(config, precision=precision)
             step = make_train_step(model, optimizer, schedule, precise, mesh)
             add("train", precision, "train step", step, batch)
+            if on_cpu:
+                with own_kernel_gradient(False):
+                    plain = make_train_step(model, optimizer, schedule, precise, mesh)
+                    add("train", precision, "train step with XLA's kernel gradients", plain, batch)
     return measure(cases, repeats, say)
 
 

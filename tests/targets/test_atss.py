@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,52 +13,59 @@ from gfl_jax.targets.atss_dense import assign_atss_dense
 from gfl_jax.targets.locations import make_locations, valid_grid_sizes
 
 STRIDES = (8, 16, 32, 64, 128)
-CANVAS = (160, 224)
-GRIDS = tuple((-(-CANVAS[0] // s), -(-CANVAS[1] // s)) for s in STRIDES)  # 20 x 28 to 2 x 2
-COUNT = 6  # boxes of each example: one shape, one compilation
+CANVASES = ((160, 224), (32, 640))  # in the strip, nine candidates in a row are needed on single-row levels
+COUNT = 12  # boxes of each example: one shape, one compilation for each canvas
 
 
 def grids_of(height, width):
     return tuple((-(-height // s), -(-width // s)) for s in STRIDES)
 
 
-@jax.jit
-def assign_both(boxes, box_mask, image_size):
-    valid = valid_grid_sizes(image_size[None], GRIDS, STRIDES)[0]
-    arguments = (boxes, box_mask, valid, GRIDS, STRIDES)
+@functools.partial(jax.jit, static_argnums=3)
+def assign_both(boxes, box_mask, image_size, canvas):
+    grids = grids_of(*canvas)
+    valid = valid_grid_sizes(image_size[None], grids, STRIDES)[0]
+    arguments = (boxes, box_mask, valid, grids, STRIDES)
     return assign_atss(*arguments), assign_atss_dense(*arguments)
 
 
-def box_of(numbers):
-    x, y, width, height = numbers
-    return [x, y, x + abs(width), y + abs(height)]
+def numbers(low, high):
+    return st.one_of(st.integers(low, high), st.floats(low, high, allow_subnormal=False))
 
 
-coordinate = st.one_of(st.integers(-40, 240), st.floats(-40, 240, allow_subnormal=False))
-side = st.one_of(
-    st.integers(0, 200), st.floats(0.01, 200), st.floats(0.01, 2), st.floats(150, 2000)  # any, tiny, huge
-)  # fmt: skip
-box = st.tuples(coordinate, coordinate, side, side).map(box_of)
-at_border = st.tuples(
-    st.sampled_from([0, CANVAS[1] - 8]), st.sampled_from([0, CANVAS[0] - 8]), st.just(8), st.just(8)
-).map(box_of)
-boxes = st.lists(st.one_of(box, at_border), min_size=1, max_size=COUNT).map(
-    lambda drawn: np.array((drawn * COUNT)[:COUNT])  # too few are repeated: duplicates
-)
-image_size = st.tuples(st.integers(1, CANVAS[0]), st.integers(1, CANVAS[1])).map(np.array)
+@st.composite
+def scenes(draw):
+    """A canvas, the size of the picture on it, and boxes: some drawn one by one, one twice, the rest random."""
+    height, width = canvas = draw(st.sampled_from(CANVASES))
+    side = st.one_of(numbers(0, 200), st.floats(0.01, 2), st.floats(150, 2000))  # any, tiny, huge
+    drawn = draw(
+        st.lists(st.tuples(numbers(-40, width + 40), numbers(-40, height + 40), side, side), max_size=5)
+    )
+    drawn += drawn[:1] + [(width - 8, height - 8, 8, 8)]  # up to the borders
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rest = COUNT - len(drawn)
+    corners, sides = rng.uniform(-20, (width, height), (rest, 2)), np.exp(rng.uniform(1, 6, (rest, 2)))
+    boxes = np.concatenate([np.array(drawn, float), np.concatenate([corners, sides], axis=1)])
+    boxes[:, 2:] += boxes[:, :2]
+    image_size = draw(st.tuples(st.integers(1, height), st.integers(1, width)))
+    return boxes, draw(hnp.arrays(bool, COUNT)), np.array(image_size), canvas
+
+
+def same(box):
+    return np.tile(np.array(box, float), (COUNT, 1))
 
 
 @settings(max_examples=300)
-@given(boxes, hnp.arrays(bool, COUNT), image_size)
-@example(np.zeros((COUNT, 4)), np.zeros(COUNT, bool), np.array([160, 224]))
-@example(np.tile([20.0, 20.0, 90.0, 60.0], (COUNT, 1)), np.ones(COUNT, bool), np.array([160, 224]))
-@example(np.tile([20.0, 20.0, 90.0, 60.0], (COUNT, 1)), np.ones(COUNT, bool), np.array([1, 1]))
-def test_the_window_finds_what_the_whole_matrix_does(boxes, box_mask, image_size):
+@given(scenes())
+@example((same([0, 0, 0, 0]), np.zeros(COUNT, bool), np.array([160, 224]), CANVASES[0]))
+@example((same([20, 20, 90, 60]), np.ones(COUNT, bool), np.array([160, 224]), CANVASES[0]))
+@example((same([20, 20, 90, 60]), np.ones(COUNT, bool), np.array([1, 1]), CANVASES[0]))
+def test_the_window_finds_what_the_whole_matrix_does(scene):
     """In float64, where a candidate's distance or overlap hardly ever equals a limit but for rounding."""
     with jax.enable_x64(True):
-        window, dense = assign_both(boxes, box_mask, image_size)
+        window, dense = assign_both(*scene)
     np.testing.assert_array_equal(window, dense)
-    assert set(np.asarray(window)) <= {-1, *np.flatnonzero(box_mask)}
+    assert set(np.asarray(window)) <= {-1, *np.flatnonzero(scene[1])}
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +104,8 @@ def test_a_box_has_at_most_topk_locations_on_a_level(crowd):
 
 
 def test_of_equal_overlaps_the_first_box_wins():
-    boxes = np.tile([20.0, 20.0, 90.0, 60.0], (COUNT, 1))
-    found, _ = assign_both(boxes, np.array([False, True, True, False, True, False]), np.array([160, 224]))
+    mask = np.isin(np.arange(COUNT), [1, 2, 4])
+    found, _ = assign_both(same([20, 20, 90, 60]), mask, np.array([160, 224]), CANVASES[0])
     assert set(np.asarray(found)) == {-1, 1}
 
 

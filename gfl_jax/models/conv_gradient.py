@@ -1,0 +1,106 @@
+"""A convolution whose gradient with respect to the kernel is fast on CPUs too.
+
+XLA computes that gradient as a convolution with a window as large as the feature map, on
+copies that are laid out for it. On a CPU this takes two to ten times as long as the forward
+pass; what stands here needs about as long. Accelerators have kernels of their own, which are
+left in place.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+# `with own_kernel_gradient(False):` leaves all that is traced in it to XLA, to compare the two.
+own_kernel_gradient = jax.make_user_context(True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv2d(
+    x: Float[Array, "batch height width in"],
+    kernel: Float[Array, "size size in_per_group out"],
+    stride: int,
+    groups: int,
+) -> Float[Array, "batch h w out"]:
+    """A square convolution, padded by half its kernel on all sides.
+
+    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top.
+    """
+    return _convolve(x, kernel, stride, groups)
+
+
+def _convolve(x: Array, kernel: Array, stride: int, groups: int) -> Array:
+    half = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(half, half)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _forward(x: Array, kernel: Array, stride: int, groups: int) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, stride, groups), (x, kernel)
+
+
+def _backward(stride: int, groups: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """The gradients of x, as jax has it, and of the kernel; `g` is that of the result."""
+    x, kernel = saved
+    size = kernel.shape[0]
+
+    def by_xla(x: Array, g: Array) -> Array:
+        return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, groups), kernel)(g)[0]
+
+    own: Callable[[Array, Array], Array] | None = None
+    if size == 1 and groups == 1:
+        own = functools.partial(_kernel_gradient_1x1, stride=stride)
+    elif stride == 1 and groups == 1 and x.shape[-1] >= 128:
+        own = functools.partial(_kernel_gradient, size=size)
+    # else: with stride 2 nothing is gained, grouped convolutions were not looked at.
+
+    (x_gradient,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(g)
+    if own is None or not own_kernel_gradient.value:
+        return x_gradient, by_xla(x, g)
+    return x_gradient, lax.platform_dependent(x, g, cpu=own, default=by_xla)
+
+
+conv2d.defvjp(_forward, _backward)
+
+
+def _kernel_gradient_1x1(
+    x: Float[Array, "batch height width in"], g: Float[Array, "batch h w out"], stride: int
+) -> Float[Array, "1 1 in out"]:
+    """One matrix product, summed over all positions: 2 to 10 times as fast as XLA's."""
+    rows = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
+    return (rows.T @ g.reshape(-1, g.shape[-1]))[None, None]
+
+
+def _kernel_gradient(
+    x: Float[Array, "batch height width in"], g: Float[Array, "batch h w out"], size: int
+) -> Float[Array, "size size in out"]:
+    """For each column of the kernel a convolution in one dimension: twice as fast as XLA's.
+
+    The pictures of these convolutions are the input channels, their rows those of x, and the
+    features of a row all of its pixels in the whole batch. The window is g, as high as it is,
+    moved sideways by the column; it is moved up and down to as many places as the kernel has
+    rows. So the sums run over memory without gaps.
+    """
+    batch, height, width, _ = x.shape
+    half = size // 2
+    margin = size - 1 - half
+    channels = x.transpose(3, 1, 0, 2).reshape(-1, height, batch * width)
+    padded = jnp.pad(g, ((0, 0), (0, 0), (margin, margin), (0, 0)))
+
+    def column(j: int) -> Float[Array, "in size out"]:
+        moved = lax.slice_in_dim(padded, size - 1 - j, size - 1 - j + width, axis=2)
+        window = moved.transpose(1, 0, 2, 3).reshape(g.shape[1], batch * width, -1)
+        return lax.conv_general_dilated(
+            channels, window, (1,), [(half, half)], dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    return jnp.stack([column(j) for j in range(size)]).transpose(2, 0, 1, 3)

@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gfl_jax.models.conv_gradient import conv2d, own_kernel_gradient
+
+
+def gradients(x, kernel, cotangent, stride, groups, own):
+    """Of the convolution's sum against `cotangent`, by x and by the kernel."""
+
+    def total(x, kernel):
+        return jnp.sum(conv2d(x, kernel, stride, groups) * cotangent)
+
+    with own_kernel_gradient(own):
+        return jax.jit(jax.grad(total, argnums=(0, 1)))(x, kernel)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "groups", "channels"),
+    [
+        (1, 1, 1, 8),
+        (1, 2, 1, 8),
+        (3, 1, 1, 128),
+        (3, 2, 1, 128),
+        (3, 1, 4, 128),
+        (7, 1, 1, 128),
+        (7, 2, 1, 3),
+    ],
+)
+def test_gradients_are_xlas(size, stride, groups, channels):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(2, 9, 11, channels)))
+        kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, 8)))
+        cotangent = rng.normal(size=(2, -(-9 // stride), -(-11 // stride), 8))
+        own, by_xla = (gradients(x, kernel, cotangent, stride, groups, own) for own in (True, False))
+    for ours, theirs in zip(own, by_xla, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10 * float(np.max(np.abs(theirs))))
+
+
+def test_the_switch_changes_what_is_compiled():
+    x, kernel = jnp.ones((1, 8, 8, 128)), jnp.ones((3, 3, 128, 8))
+
+    def text(own):
+        with own_kernel_gradient(own):
+            return jax.jit(jax.grad(lambda k: jnp.sum(conv2d(x, k, 1, 1)))).lower(kernel).as_text()
+
+    assert text(True) != text(False)
