@@ -39,7 +39,7 @@ def get_config() -> Config:
             head=Head(channels=64, num_convs=2, num_groups=16),
         ),
         resize=Resize(short_side=None),
-        crops=Crops(scale=(0.65, 1.5), color_jitter=0.3, stripes=0.6),
+        crops=Crops(scale=(0.65, 1.5), color_jitter=0.35, stripes=0.6),
         dataset=Dataset(tfds_dir="data/aerial_trees/1.0.0", repeats=800),
         loader=Loader(
             batch_size=8,
@@ -56,8 +56,8 @@ def get_config() -> Config:
             weight_decay=0.05,
             clip_norm=10.0,
         ),
-        schedule=Schedule(steps=1900, warmup_steps=60, decay="cosine"),
+        schedule=Schedule(steps=2400, warmup_steps=60, decay="cosine"),
         inference=Inference(iou_threshold=0.5, max_detections=300),
         # Evaluated once, at the end: nothing is chosen on the held-out photograph.
-        run=Run(log_every=20, checkpoint_every=500, evaluate_every=1900),
+        run=Run(log_every=20, checkpoint_every=600, evaluate_every=2400),
     )

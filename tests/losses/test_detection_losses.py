@@ -206,3 +206,14 @@ def test_qualities_and_weights_are_targets_not_paths_for_gradients(losses_and_gr
     # |sigma|^2 times softplus has this slope at 0, divided by the number of positives.
     slope = 2 * 0.5 * 0.25 * np.log(2) + 0.25 * 0.5
     np.testing.assert_allclose(flat[at_quality_0], slope / targets.positive.sum(), rtol=1e-5)
+
+
+def test_box_gradients_do_not_come_through_the_qualities(losses_and_gradients):
+    """With the scores handed on to other classes the class loss is another, and the weights are the same."""
+    outputs = random_outputs(GRIDS)
+    turned = outputs._replace(class_logits=tuple(np.roll(x, 1, axis=-1) for x in outputs.class_logits))
+    losses, gradients = losses_and_gradients(outputs, make_batch())
+    other_losses, other_gradients = losses_and_gradients(turned, make_batch())
+    assert not np.allclose(losses["loss_cls"], other_losses["loss_cls"])
+    for a, b in zip(gradients.box, other_gradients.box, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)

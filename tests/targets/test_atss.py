@@ -35,7 +35,7 @@ def numbers(low, high):
 
 @st.composite
 def scenes(draw):
-    """A canvas, the size of the picture on it, and boxes: some drawn one by one, one twice, the rest random."""
+    """A canvas, the size of the picture on it, and boxes: some drawn one by one, one twice, others random."""
     height, width = canvas = draw(st.sampled_from(CANVASES))
     side = st.one_of(numbers(0, 200), st.floats(0.01, 2), st.floats(150, 2000))  # any, tiny, huge
     drawn = draw(
