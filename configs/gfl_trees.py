@@ -57,7 +57,7 @@ def get_config() -> Config:
             clip_norm=10.0,
         ),
         schedule=Schedule(steps=2400, warmup_steps=60, decay="cosine"),
-        inference=Inference(iou_threshold=0.5, max_detections=300),
+        inference=Inference(iou_threshold=0.4, max_detections=300),
         # Evaluated once, at the end: nothing is chosen on the held-out photograph.
         run=Run(log_every=20, checkpoint_every=600, evaluate_every=2400),
     )
