@@ -165,11 +165,11 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source
     from gfl_jax.evaluation.results import write_results
+    from gfl_jax.evaluation.snapshots import save_snapshots
     from gfl_jax.inference.detect import make_detect
     from gfl_jax.models.detector import build_detector
     from gfl_jax.training.checkpoint import load_variables
     from gfl_jax.training.mesh import make_mesh, put_everywhere
-    from gfl_jax.training.snapshots import save_snapshots
 
     config = _config(args, overrides)
     source = make_source(config, "eval")
@@ -194,12 +194,11 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from rich.progress import track
-
     from gfl_jax.data.categories import read_categories
     from gfl_jax.evaluation.results import to_coco_results, write_results
     from gfl_jax.pictures import draw_boxes, save_png
     from gfl_jax.predict import predict
+    from gfl_jax.progress import progress
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
@@ -208,9 +207,7 @@ def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     output = args.output or args.workdir / "predict"
     results = []
     predictions = predict(config, variables, args.images)
-    for number, found in enumerate(
-        track(predictions, "predicting", total=len(args.images), transient=True), 1
-    ):
+    for number, found in enumerate(progress(predictions, "predicting", len(args.images)), 1):
         image_id = int(found.path.stem) if found.path.stem.isdigit() else number
         for result in to_coco_results(found.boxes, found.scores, found.labels, image_id, category_ids):
             results.append({**result, "file_name": found.path.name})

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 import tensorflow_datasets as tfds  # noqa: E402
 
 from gfl_jax.data.coco_builder import Coco2017  # noqa: E402
+from gfl_jax.data.coco_json import coco_json_source  # noqa: E402
 from gfl_jax.data.tree_builder import WHEEL, WHEEL_SHA256, AerialTrees  # noqa: E402
 from gfl_jax.errors import UserError  # noqa: E402
 
@@ -75,9 +76,10 @@ def prepare_coco2017(data_dir: Path, coco_dir: Path) -> None:
     if _is_prepared(builder):
         return
     for part in ("train2017", "val2017"):
-        for path in (coco_dir / "annotations" / f"instances_{part}.json", coco_dir / part):
-            if not path.exists():
-                raise UserError(f"{path}: is missing; unzip COCO's files into --coco-dir={coco_dir}")
+        annotations = coco_dir / "annotations" / f"instances_{part}.json"
+        if not annotations.is_file():
+            raise UserError(f"{annotations}: is missing; unzip COCO's files into --coco-dir={coco_dir}")
+        coco_json_source(annotations, coco_dir / part)  # what is wrong is said now, not in half an hour
     _prepare(builder, coco_dir.resolve())
 
 

@@ -51,12 +51,12 @@ class Coco2017(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(*paths) for split, paths in splits.items()}
 
     def _generate_examples(self, annotations: Path, folder: Path) -> Iterator[tuple[str, Any]]:
-        data = load_coco_json(annotations)
+        data = load_coco_json(annotations, ("images", "categories"))  # that of the test split has no boxes
         names, ids = read_categories(annotations, data)
         self.info.features["objects"]["label"].names = list(names)
         name_of = dict(zip(ids, names, strict=True))
         objects: dict[int, list[dict[str, Any]]] = {}
-        for annotation in sorted(data["annotations"], key=lambda annotation: annotation["id"]):
+        for annotation in sorted(data.get("annotations", []), key=lambda annotation: annotation["id"]):
             objects.setdefault(annotation["image_id"], []).append(annotation)
         for image in sorted(data["images"], key=lambda image: image["id"]):
             size = image["height"], image["width"]
@@ -86,8 +86,8 @@ def _object(
         )
     return {
         "id": annotation["id"],
-        "area": annotation["area"],
+        "area": annotation.get("area", width * height),
         "bbox": box,
         "label": name_of[annotation["category_id"]],
-        "is_crowd": bool(annotation["iscrowd"]),
+        "is_crowd": bool(annotation.get("iscrowd", 0)),
     }

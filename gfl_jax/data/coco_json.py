@@ -73,8 +73,10 @@ def coco_json_source(annotations: str | Path, images: str | Path) -> Source:
     return Source(str(path), names, category_ids, table, _FolderImages(folder, file_names, table.sizes))
 
 
-def load_coco_json(path: str | Path) -> dict[str, Any]:
-    """Reads a COCO annotation file and checks that its three lists are there.
+def load_coco_json(
+    path: str | Path, lists: Sequence[str] = ("images", "annotations", "categories")
+) -> dict[str, Any]:
+    """Reads a COCO annotation file and checks that its lists are there.
 
     Raises:
       UserError: there is no such file, it is no JSON, or a list is missing.
@@ -86,11 +88,9 @@ def load_coco_json(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise UserError(f"{path}: is no valid JSON ({error}); get or export the file again") from error
-    for key in ("images", "annotations", "categories"):
+    for key in lists:
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise UserError(
-                f"{path}: has no list {key!r}; a COCO annotation file has images, annotations, categories"
-            )
+            raise UserError(f"{path}: has no list {key!r}; a COCO annotation file has {', '.join(lists)}")
     return data
 
 

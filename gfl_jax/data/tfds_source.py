@@ -6,8 +6,8 @@ kept beside the data set (or in the user's cache folder where that cannot be wri
 """
 
 import hashlib
+import io
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 from gfl_jax.data.images import decode_image, image_size
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
 
 _INDEX_VERSION = "1"
 
@@ -135,7 +136,10 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
     """Reads sizes, names and boxes of all records; boxes as stored: [ymin, xmin, ymax, xmax] / size."""
     sizes, ids, file_names, counts = [], [], [], []
     columns: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "is_crowd": [], "area": []}
-    for i in rich.progress.track(range(len(records)), f"Reading sizes of {name}", transient=True):
+    steps = rich.progress.track(
+        range(len(records)), f"Reading sizes of {name}", transient=True, disable=len(records) < 1000
+    )
+    for i in steps:
         record = records[i]
         file_names.append(_text(record.get("image/filename", f"record {i}")))
         ids.append(int(record.get("image/id", i + 1)))
@@ -157,15 +161,9 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
 
 
 def _save(place: Path, index: dict[str, np.ndarray]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
-        try:
-            np.savez(file, allow_pickle=False, **index)
-            file.close()
-            os.replace(file.name, place)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **index)
+    write_file(place, content.getvalue())
 
 
 def _text(value: bytes | str) -> str:

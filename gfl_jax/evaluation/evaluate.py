@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.progress import track
 
 from gfl_jax.config import Config
 from gfl_jax.data.ground_truth import coco_ground_truth
@@ -15,6 +14,7 @@ from gfl_jax.data.plan import evaluation_plan
 from gfl_jax.data.source import Source
 from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
 from gfl_jax.evaluation.results import Result, to_coco_results
+from gfl_jax.progress import progress
 from gfl_jax.structures import Batch, Detections
 from gfl_jax.training.mesh import check_batch_size, put_batch
 
@@ -54,7 +54,7 @@ def detect_source(detect: Detect, variables: Any, source: Source, config: Config
     steps = len(evaluation_plan(source.sizes, source.file_names, config))
     with eval_batches(source, config) as batches:
         detected = _one_ahead((batch.indices, detect(variables, put_batch(batch, mesh))) for batch in batches)
-        for indices, detections in track(detected, "evaluating", total=steps, transient=True):
+        for indices, detections in progress(detected, "evaluating", steps):
             results += _to_results(indices, jax.device_get(detections), source)
     return results
 

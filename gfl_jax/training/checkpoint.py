@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -126,6 +126,12 @@ class Checkpoints:
             )
         return None
 
+    def latest(self) -> Path | None:
+        """The directory of the newest saved step, once it is on disk."""
+        self._latest.wait_until_finished()
+        step = self._latest.latest_step()
+        return None if step is None else self._folder / str(step)
+
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._latest.close()
@@ -162,13 +168,17 @@ def load_variables(path: str | Path) -> dict[str, Any]:
     damage = find_damage(folder)
     if damage:
         raise UserError(f"{folder}: this checkpoint cannot be read ({damage}); name another one")
+    return read_item(folder, "variables")
+
+
+def read_item(folder: Path, item: Literal["variables", "training"]) -> Any:
+    """Reads an item of a step's directory as nested dicts and lists of numpy arrays."""
     options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(folder.parent, options=options, item_handlers=_handlers()) as manager:
-        step = int(folder.name)
-        here = SingleDeviceSharding(jax.local_devices()[0])
-        target = _placed(manager.item_metadata(step)["variables"].tree, here)
-        restored = manager.restore(step, args=_restore_args({"variables": target})).variables
-    return jax.device_get(restored)
+    step, folder = int(folder.name), folder.absolute().parent
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
+        target = _placed(manager.item_metadata(step)[item].tree, here)
+        return jax.device_get(manager.restore(step, args=_restore_args({item: target}))[item])
 
 
 def steps_in(folder: Path) -> list[int]:

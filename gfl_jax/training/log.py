@@ -9,7 +9,7 @@ import rich
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
-from gfl_jax.training.metrics_file import MetricsFile
+from gfl_jax.training.metrics_file import MetricsFile, Row
 from gfl_jax.training.terminal import Terminal
 
 # The only columns of metrics.jsonl in which two runs of one configuration may differ.
@@ -63,6 +63,11 @@ class RunLog:
             if row["step"] == step and "eval/AP" in row:
                 return {name[5:]: value for name, value in row.items() if name.startswith("eval/")}
         return None
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows so far, those of the run before it was resumed too."""
+        return self._file.rows
 
     def say(self, step: int, text: str) -> None:
         """Prints a line."""

@@ -9,18 +9,20 @@ import jax
 from jaxtyping import Array, Int
 
 from gfl_jax.config import Config
+from gfl_jax.data.categories import Categories, write_categories
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
 from gfl_jax.data.source import Source, require_same_categories
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
+from gfl_jax.evaluation.snapshots import save_snapshots
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.models.detector import build_detector
-from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
+from gfl_jax.pictures import plot_losses
+from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
-from gfl_jax.training.snapshots import save_snapshots
-from gfl_jax.training.state import create_state, start_from
+from gfl_jax.training.state import create_state, start_from, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
 from gfl_jax.training.stop import StopRequest
 
@@ -74,11 +76,11 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         return step > 0 and (step % every == 0 or step == total_steps)
 
     claim_workdir(workdir, config)
+    write_categories(workdir, Categories(source.categories, source.category_ids))
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, StopRequest() as stop:
-        new_state = functools.partial(create_state, model, optimizer, config.seed)
-        state = checkpoints.restore_latest(jax.eval_shape(new_state), replicated(mesh))
+        state = checkpoints.restore_latest(state_shapes(model, optimizer), replicated(mesh))
         if state is None:
-            state = new_state()
+            state = create_state(model, optimizer, config.seed)
             if config.init_from:
                 state = start_from(state, load_variables(config.init_from), config.init_from)
             state = put_everywhere(state, mesh)
@@ -88,7 +90,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             RunLog(workdir, step, total_steps, config.loader.batch_size, run.log_every) as log,
             train_batches(source, config, step, jax.process_index(), jax.process_count()) as batches,
         ):
-            check_and_log = functools.partial(_check_and_log, log=log, source=source, workdir=workdir)
+            check_and_log = functools.partial(_check_and_log, log=log, source=source, checkpoints=checkpoints)
             # The numbers of a step are fetched while the next one runs, so that the device never waits.
             previous: DoneStep | None = None
             while True:
@@ -104,7 +106,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                     checkpoints.save_best(state, metrics.AP)
                     log.evaluation(step, metrics.scalars())
                     if step % (run.pictures_every or 1) == 0 and jax.process_index() == 0:
-                        save_snapshots(workdir / "pictures", step, eval_source, results)
+                        save_snapshots(workdir / "pictures", f"step_{step:07d}_", eval_source, results)
+                        plot_losses(log.rows, workdir / "curves.png", config.name)
                 if saving:
                     checkpoints.save(state)
                 if evaluating or saving:
@@ -117,12 +120,12 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                 step += 1
                 check_and_log(previous)
                 previous = DoneStep(step, step_metrics, batch.indices)
-            if step < total_steps:
+            if stopping:
                 log.say(step, "stopped and saved; the same command goes on from here")
             return log.evaluation_at(total_steps) or {}
 
 
-def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, workdir: Path) -> None:
+def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, checkpoints: Checkpoints) -> None:
     """Waits for the numbers of a step and logs them; raises if they are not finite."""
     if done is None:
         return
@@ -132,11 +135,9 @@ def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, workdir: 
         return
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
     names = ", ".join(dict.fromkeys(source.file_names[i] for i in done.indices))
-    saved = steps_in(workdir / "checkpoints")
-    kept = (
-        f"the last good checkpoint is {workdir}/checkpoints/{saved[-1]}" if saved else "nothing was saved yet"
-    )
+    good = checkpoints.latest() or "not there yet"
     raise NonFiniteLossError(
         f"step {done.step}: the loss or its gradient is not finite ({values}) on the pictures {names}; "
-        f"{kept}; look at them, lower config.optimizer.learning_rate or set config.optimizer.clip_norm"
+        f"the last good checkpoint is {good}; look at them, lower config.optimizer.learning_rate, "
+        "or set config.optimizer.clip_norm"
     )

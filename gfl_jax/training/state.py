@@ -1,6 +1,7 @@
 """What training changes from step to step, and all that a checkpoint has to keep."""
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -32,7 +33,18 @@ class TrainState:
 
 def create_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step: a pure function of its arguments."""
-    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
+    # On the CPU the compiler would spend longer on optimizing random numbers than on a train step.
+    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(functools.partial(_first_state, model, optimizer), compiler_options=quickly)(seed)
+
+
+def state_shapes(model: nn.Module, optimizer: optax.GradientTransformation) -> TrainState:
+    """The shapes and dtypes of the state, without computing one."""
+    return jax.eval_shape(functools.partial(_first_state, model, optimizer), 0)
+
+
+def _first_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int | Array) -> TrainState:
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

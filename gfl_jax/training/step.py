@@ -44,7 +44,7 @@ def make_train_step(
             state.params, state.batch_stats, batch, model, config
         )
         mask = trainable_mask(grads, config.detector.backbone)
-        norm = optax.global_norm(trained_only(grads, mask))
+        norm = optax.tree.norm(trained_only(grads, mask))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

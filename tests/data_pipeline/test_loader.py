@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -210,6 +211,15 @@ def test_a_broken_picture_is_named_by_the_main_process(config, coco_tree, tmp_pa
     assert list(batches) == []
 
 
+def test_a_killed_worker_is_reported(source, config):
+    with train_batches(source, override(config, {"loader.workers": 1})) as batches:
+        next(batches)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        with pytest.raises(UserError, match=r"a data worker was killed, .*config\.loader\.workers"):
+            take(batches, 100)
+
+
 SCRIPT = """
     import sys, time
     from gfl_jax.config import load_config
@@ -231,9 +241,11 @@ def test_no_worker_outlives_its_parent(config, tmp_path, number):
         "from gfl_jax.config import *\n"
         f"def get_config():\n    return {override(config, {'loader.workers': 2})!r}\n"
     )
+    # Processes that get killed must not write coverage data.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     parent = subprocess.Popen(
         [sys.executable, tmp_path / "script.py", tmp_path / "config.py"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -245,7 +257,7 @@ def test_no_worker_outlives_its_parent(config, tmp_path, number):
         os.killpg(parent.pid, number)  # what the terminal does
     else:
         parent.kill()
-    _, errors = parent.communicate(timeout=30)
+    _, errors = parent.communicate(timeout=60)
     if number == signal.SIGINT:
         assert errors.count("Traceback") == 1  # that of the script; workers are silent
     for _ in range(100):

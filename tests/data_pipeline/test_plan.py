@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfl_jax.config import Config, Crops, Dataset, Loader, Resize
+from gfl_jax.config import Config, Crops, Dataset, Loader, Resize, override
 from gfl_jax.data.buckets import group_by_bucket, outermost
 from gfl_jax.data.plan import FILLER, evaluation_plan, steps_per_epoch, train_plan
 from gfl_jax.errors import UserError
@@ -106,6 +106,14 @@ def test_crops_have_one_bucket_and_pictures_of_any_size():
     plan = train_plan(np.array([[5000, 7000], [10, 10]]), ("a", "b"), config, 0)
     assert [b.canvas for b in plan] == [(64, 64)] * 3
     assert np.bincount(np.concatenate([b.positions for b in plan])).min() >= 5
+
+
+def test_pictures_may_keep_their_size():
+    sizes = np.array([[30, 100], [90, 20], [64, 64]])
+    config = override(make_config(1), {"resize.short_side": None})
+    for plan in (train_plan(sizes, names(sizes), config, 0), evaluation_plan(sizes, names(sizes), config)):
+        for planned in plan:
+            np.testing.assert_array_equal(planned.sizes, sizes[planned.positions])
 
 
 def test_impossible_short_sides_are_an_error():

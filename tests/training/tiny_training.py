@@ -5,10 +5,14 @@ import json
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 
 from gfl_jax import config
 from gfl_jax.structures import Batch
+from gfl_jax.training.checkpoint import read_item
+from gfl_jax.training.log import TIME_COLUMNS
+from gfl_jax.training.metrics_file import read_rows
 
 DETECTOR = config.Detector(
     num_classes=3,
@@ -43,7 +47,7 @@ def change(value, **changes):
     return dataclasses.replace(value, **changes)
 
 
-def make_batch(seed, size=(64, 64), batch_size=8, boxes=3):
+def make_batch(seed, size=(64, 64), batch_size=8, boxes=8):
     """Noise pictures with up to `boxes` random boxes each; a whole row may be without."""
     rng = np.random.default_rng(seed)
     height, width = size
@@ -90,3 +94,23 @@ def write_dataset(folder, seed=0, count=12):
         for kind in ("json", "images")
     }
     return config.Dataset(**paths)
+
+
+def read_metrics(workdir):
+    """The rows of metrics.jsonl without the columns of times."""
+    rows = read_rows(Path(workdir) / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in TIME_COLUMNS} for row in rows]
+
+
+def read_state(workdir, step):
+    """Every array of a checkpoint, from its files."""
+    folder = Path(workdir) / "checkpoints" / str(step)
+    return {item: read_item(folder, item) for item in ("variables", "training")}
+
+
+def assert_same_run(found, expected, step):
+    """Two work directories hold the same numbers, bit by bit."""
+    assert read_metrics(found) == read_metrics(expected)
+    a, b = read_state(found, step), read_state(expected, step)
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -1,22 +1,22 @@
-"""Pictures of ground truth and detections while a run goes on."""
+"""Pictures of a data set with the true boxes and the detected ones."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gfl_jax.data.source import Source
+from gfl_jax.evaluation.results import Result
 from gfl_jax.pictures import draw_comparison, save_png
 
 
 def save_snapshots(
-    folder: Path, step: int, source: Source, results: list[dict[str, Any]], count: int = 4
+    folder: Path, prefix: str, source: Source, results: list[Result], count: int = 4
 ) -> list[Path]:
     """Draws the first pictures of a source with their true boxes and detections.
 
     Args:
-      folder: gets files named after the step and the picture.
-      step: the number of steps done.
+      folder: gets a PNG for each picture, named after it.
+      prefix: what stands before the name.
       source: what was evaluated.
       results: its detections in the COCO results format.
       count: how many pictures.
@@ -37,6 +37,6 @@ def save_snapshots(
             np.array([label_of[result["category_id"]] for result in found], int),
             source.categories,
         )
-        paths.append(folder / f"step_{step:07d}_{Path(source.file_names[i]).stem}.png")
+        paths.append(folder / f"{prefix}{Path(source.file_names[i]).stem}.png")
         save_png(paths[-1], picture)
     return paths

@@ -1,0 +1,146 @@
+"""Measures the input pipeline, ATSS, inference and training on this machine: one table.
+
+python scripts/benchmark.py
+python scripts/benchmark.py --parts=atss,train --repeats=15
+python scripts/benchmark.py --markdown > benchmarks/MACHINE.md
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(1, str(ROOT))
+
+from gfl_jax.config import load_config  # noqa: E402
+from gfl_jax.errors import UserError  # noqa: E402
+from gfl_jax.structures import SIZE_DIVISOR  # noqa: E402
+
+PARTS = ("input", "atss", "inference", "train")
+CONFIG = ROOT / "configs" / "gfl_r50_fpn_1x_coco.py"
+
+DESCRIPTION = """\
+Measures this machine and prints one table. The two sides of a comparison take turns, round by
+round, and the table gives their ratio.
+
+  input      training batches from JPEG pictures of 480x640 (height x width), with 0, 1, 2, 4 and 8
+             worker processes as far as there are cores: images/s, in all and for each worker
+  atss       the targets of 100 boxes a picture from a window around each box, against the full
+             matrix of boxes and locations, for 1 and 2 pictures
+  inference  uint8 pictures to detections, against the network's forward pass
+  train      a whole train step, from uint8 pictures to new parameters, against the forward pass;
+             on a CPU with and without gfl_jax's own gradient of convolution kernels
+
+Inference and training run on one device: on a CPU in float32, on others in bfloat16 too. The
+table goes to stdout, progress to stderr if that is a terminal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status: 2 after bad input."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        run(_parser().parse_args(words), shlex.join(["python", "scripts/benchmark.py", *words]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace, command: str) -> None:
+    """Measures and prints; `command` is what the Markdown says it was made with.
+
+    Raises:
+      UserError: an argument is bad, or the device's memory is too small.
+    """
+    parts = _parts(args.parts)
+    size = _size(args.size) if args.size else None
+    for name, value in (("--repeats", args.repeats), ("--batch", args.batch)):
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value}: must be at least 1")
+    config = load_config(args.config)
+
+    # Not at the top: the workers of the input pipeline import this file too.
+    import jax
+    from benchmarks.assignment import assignment_rows
+    from benchmarks.detector import detector_rows
+    from benchmarks.input_pipeline import input_rows
+    from benchmarks.measure import Row
+    from benchmarks.report import LEGEND, available_cores, describe_machine, make_table
+
+    on_cpu = jax.default_backend() == "cpu"
+    groups: list[list[Row]] = []
+    too_large = None
+    with Console(stderr=True).status("starting", refresh_per_second=2) as status:
+        if "input" in parts:
+            workers = [n for n in (0, 1, 2, 4, 8) if n <= available_cores()]
+            groups.append(input_rows(config, args.batch or 16, workers, args.repeats, status.update))
+        if "atss" in parts:
+            groups += assignment_rows(config.detector, size or (800, 1344), args.repeats, status.update)
+        if "inference" in parts or "train" in parts:
+            batch_size, canvas = (2, (416, 416)) if on_cpu else (16, (800, 1344))
+            batch_size, canvas = args.batch or batch_size, size or canvas
+            try:
+                groups.append(detector_rows(config, parts, batch_size, canvas, args.repeats, status.update))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                too_large = UserError(f"--batch={batch_size}: too large for the device's memory; lower it")
+
+    # What goes to a file or a pipe is not folded.
+    console = Console() if sys.stdout.isatty() and not args.markdown else Console(width=300)
+    if args.markdown:
+        print(f"# {config.name}\n\n    {command}\n\n{describe_machine()}\n")
+    with console.capture() as capture:
+        console.print(make_table(groups, args.markdown))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    print("\n".join(line for line in lines if line or not args.markdown))
+    print(f"\n{LEGEND}")
+    if too_large:
+        raise too_large
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=raw, allow_abbrev=False)
+
+    def add(name: str, text: str, **options: object) -> None:
+        parser.add_argument(name, help=text, **options)  # type: ignore[arg-type]
+
+    add("--parts", "what to measure, with commas between (default: %(default)s)", default=",".join(PARTS))
+    add("--repeats", "rounds, after a warm-up (default: %(default)s)", type=int, default=7, metavar="N")
+    add("--batch", "pictures in a batch (default: 16; for a network on a CPU: 2)", type=int, metavar="N")
+    add(
+        "--size",
+        "of pictures on the device (default: 800x1344; for a network on a CPU: 416x416)",
+        metavar="HxW",
+    )
+    add("--config", f"the experiment (default: configs/{CONFIG.name})", default=str(CONFIG), metavar="FILE")
+    add("--markdown", "print Markdown, with the command, the machine and the versions", action="store_true")
+    return parser
+
+
+def _parts(text: str) -> list[str]:
+    parts = text.split(",")
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"--parts={text}: there is no part {part!r}; there are: {', '.join(PARTS)}")
+    return parts
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    height, width = map(int, match.groups()) if match else (0, 0)
+    if not height or not width or height % SIZE_DIVISOR or width % SIZE_DIVISOR:
+        raise UserError(
+            f"--size={text}: must be HEIGHTxWIDTH, both multiples of {SIZE_DIVISOR}, such as 800x1344"
+        )
+    return height, width
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""For every test: eight fake CPU devices, reproducible hypothesis runs, and the repository on the path."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Both are read when jax is first imported. Of a flag given twice, XLA takes the last one.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from gfl_jax import config  # noqa: E402
+from small_coco import coco_tree, prepared_coco  # noqa: E402, F401
+
+# No deadlines, since a first example compiles; the same examples each time, so that CI is reproducible.
+hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Where the reference figures are."""
+    return ROOT / "tests" / "data" / "reference"
+
+
+@pytest.fixture(scope="session")
+def small_detector() -> config.Detector:
+    """A detector with all the parts of a large one that compiles in seconds: 3 classes, 3 levels."""
+    return config.Detector(
+        num_classes=3,
+        strides=(8, 16, 32),
+        assigner=config.Assigner(topk=4, anchor_scale=4.0),
+        box=config.BoxRepresentation(reg_max=4),
+        backbone=config.Backbone(
+            block="basic",
+            stage_sizes=(1, 1, 1),
+            widths=(4, 8, 8),
+            stem="patch4",
+            norm="batch",
+            frozen_stages=0,
+        ),
+        pyramid=config.Pyramid(channels=8, num_laterals=2, num_levels=3),
+        head=config.Head(channels=8, num_convs=1, num_groups=2),
+    )
+
+
+@pytest.fixture(scope="session")
+def random_variables():
+    """A function (module, input) -> variables drawn by numpy: quicker than compiling `init`."""
+
+    def draw(module, x):
+        rng = np.random.default_rng(0)
+        shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), x)
+        return jax.tree.map(lambda leaf: np.abs(rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+
+    return draw

@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gfl_jax.inference.nms import nms
+
+COUNT = 16  # boxes of each example: one shape, one compilation
+suppress = jax.jit(nms, static_argnames=("iou_threshold", "max_kept"))
+
+
+def greedy(boxes, scores, labels, mask, iou_threshold):
+    """Greedy suppression as it is told: best first, and only what is kept suppresses."""
+    kept = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):  # stable: the first of equals
+        if mask[i] and all(
+            labels[i] != labels[k] or overlap(boxes[i], boxes[k]) <= iou_threshold for k in kept
+        ):
+            kept.append(i)
+    return kept
+
+
+def overlap(a, b):
+    sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
+    common = np.prod(sides)
+    return common / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common)
+
+
+def found(boxes, scores, labels, mask, iou_threshold=0.5, max_kept=COUNT):
+    indices, present = suppress(
+        jnp.asarray(boxes, jnp.float32), scores, labels, mask, iou_threshold=iou_threshold, max_kept=max_kept
+    )
+    assert indices.shape == present.shape == (max_kept,)
+    number = int(np.sum(present))
+    assert np.all(present[:number])  # those that are not there come last
+    return list(np.asarray(indices)[:number])
+
+
+integers = hnp.arrays(np.int64, (COUNT, 4), elements=st.integers(-9, 9))
+boxes_strategy = integers.map(lambda n: np.concatenate([n[:, :2], n[:, :2] + np.abs(n[:, 2:]) + 1], axis=1))
+few_scores = hnp.arrays(np.int64, COUNT, elements=st.integers(0, 5)).map(lambda n: (n / 8).astype(np.float32))
+few_labels = hnp.arrays(np.int32, COUNT, elements=st.integers(0, 2))
+
+
+@given(boxes_strategy, few_scores, few_labels, hnp.arrays(bool, COUNT), st.sampled_from([0.3, 0.5]))
+def test_it_keeps_what_greedy_suppression_keeps(boxes, scores, labels, mask, iou_threshold):
+    """Negative coordinates, equal scores, chains, several classes, boxes that are no candidates."""
+    kept = found(boxes, scores, labels, mask, iou_threshold)
+    assert kept == greedy(boxes, scores, labels, mask, iou_threshold)
+    assert found(boxes, scores, labels, mask, iou_threshold, max_kept=3) == kept[:3]
+
+
+def test_a_suppressed_box_does_not_suppress():
+    """Each overlaps the next by 0.6: the second falls to the first, and the third stays."""
+    boxes = np.array([[0, 0, 10, 10], [2.5, 0, 12.5, 10], [5, 0, 15, 10], [7.5, 0, 17.5, 10]])
+    scores, labels, mask = np.array([0.9, 0.8, 0.7, 0.6]), np.zeros(4, int), np.ones(4, bool)
+    assert found(boxes, scores, labels, mask, max_kept=4) == [0, 2]
+    assert found(boxes - 1000, scores, labels, mask, max_kept=4) == [0, 2]
+
+
+def test_boxes_that_overlap_by_no_more_than_the_threshold_stay():
+    boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 2], [0, 0, 4, 4]])  # IoU 0.5, 0.5 and 1
+    arguments = boxes, np.array([0.9, 0.8, 0.7]), np.zeros(3, int), np.ones(3, bool)
+    assert found(*arguments, iou_threshold=0.5, max_kept=3) == [0, 1]
+    assert found(*arguments, iou_threshold=0.49, max_kept=3) == [0]
+
+
+@pytest.mark.parametrize("mask", [[False, False], [False, True]])
+def test_what_is_no_candidate_neither_counts_nor_suppresses(mask):
+    boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 4]])
+    kept = found(boxes, np.array([0.9, 0.8]), np.zeros(2, int), np.array(mask), max_kept=2)
+    assert kept == [i for i in range(2) if mask[i]]

@@ -1,0 +1,52 @@
+"""Sizes of the networks, against figures that others published."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gfl_jax import config
+from gfl_jax.models.detector import build_detector
+
+# Convolutions and norms of torchvision's networks without their last layer, and channels of C3 to C5.
+TORCHVISION = {
+    "resnet18": (("basic", (2, 2, 2, 2)), 11_176_512, (128, 256, 512)),
+    "resnet34": (("basic", (3, 4, 6, 3)), 21_284_672, (128, 256, 512)),
+    "resnet50": (("bottleneck", (3, 4, 6, 3)), 23_508_032, (512, 1024, 2048)),
+    "resnet101": (("bottleneck", (3, 4, 23, 3)), 42_500_160, (512, 1024, 2048)),
+}
+CONV = 256 * 256 * 9  # a 3x3 convolution of the pyramid and the head, without bias
+HEAD = 8 * (CONV + 2 * 256) + (256 * 9 + 1) * (80 + 4 * 17) + 5  # two towers, two outputs, five scales
+
+
+def pyramid_parameters(channels):
+    return sum((c + 1) * 256 for c in channels) + 5 * (CONV + 256)
+
+
+def shapes_of(detector):
+    return jax.eval_shape(build_detector(detector).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def count(tree):
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_gfl_on_each_resnet(name):
+    (block, stage_sizes), backbone, channels = TORCHVISION[name]
+    detector = config.Detector(backbone=config.Backbone(block=block, stage_sizes=stage_sizes))
+    params = shapes_of(detector)["params"]
+    assert count(params["backbone"]) == backbone
+    assert count(params["pyramid"]) == pyramid_parameters(channels)
+    assert count(params["head"]) == HEAD
+
+
+def test_the_default_detector_is_the_references_gfl(reference_dir):
+    structure = json.loads((reference_dir / "gfl_structure.json").read_text())
+    shapes = shapes_of(config.Detector())
+    assert count(shapes["params"]) == structure["params"] == 32_440_537
+    assert len(jax.tree.leaves(shapes["params"])) == structure["n_params"]
+    parts = [count(shapes["params"][part]) for part in ("backbone", "pyramid", "head")]
+    assert parts == [structure["by_part"][part] for part in ("backbone", "neck", "bbox_head")]

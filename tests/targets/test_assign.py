@@ -1,0 +1,53 @@
+import jax
+import numpy as np
+import pytest
+
+from gfl_jax.structures import Batch
+from gfl_jax.targets.assign import assign_targets
+from gfl_jax.targets.locations import make_locations
+
+BOXES = [[[8, 8, 40, 40], [57, 20, 86, 55]], [[4, 2, 28, 30], [0, 0, 0, 0]]]
+
+
+@pytest.fixture(scope="module")
+def targets(small_detector):
+    """Two pictures on a canvas of 64 x 96, of which the second has 30 x 32 pixels and one box."""
+    batch = Batch(
+        images=np.zeros((2, 64, 96, 3), np.uint8),
+        image_sizes=np.array([[64, 96], [30, 32]]),
+        scale_factors=np.ones((2, 2), np.float32),
+        indices=np.arange(2),
+        boxes=np.array(BOXES, np.float32),
+        labels=np.array([[2, 1], [1, 0]]),
+        box_mask=np.array([[True, True], [True, False]]),
+    )
+    locations = make_locations(((8, 12), (4, 6), (2, 3)), small_detector.strides)
+    return locations, jax.jit(lambda: assign_targets(batch, locations, small_detector))()
+
+
+def test_positive_locations_carry_their_boxs_label_and_corners(targets):
+    _, found = targets
+    labels = [[2, 1], [1, 0]]
+    for picture in range(2):
+        positive = np.asarray(found.positive[picture])
+        index = np.asarray(found.box_index[picture])[positive]
+        assert positive.any()
+        np.testing.assert_array_equal(found.labels[picture][positive], np.array(labels[picture])[index])
+        np.testing.assert_array_equal(found.boxes[picture][positive], np.array(BOXES[picture])[index])
+    assert set(np.asarray(found.box_index[0])) == {-1, 0, 1}
+    assert set(np.asarray(found.box_index[1])) == {-1, 0}
+
+
+def test_the_others_are_background(targets):
+    _, found = targets
+    np.testing.assert_array_equal(found.box_index >= 0, found.positive)
+    background = ~np.asarray(found.positive)
+    assert np.all(found.labels[background] == -1)
+    assert np.all(found.boxes[background] == 0)
+
+
+def test_only_locations_on_the_picture_are_valid(targets):
+    locations, found = targets
+    assert np.all(found.valid[0])
+    np.testing.assert_array_equal(found.valid[1], np.all(locations.points < 32, axis=1))
+    assert not np.any(found.positive & ~found.valid)

@@ -1,0 +1,220 @@
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+
+import pytest
+
+from gfl_jax.config import (
+    Config,
+    Crops,
+    Optimizer,
+    config_from_json,
+    differences,
+    load_config,
+    override,
+    parse_overrides,
+    to_json,
+)
+from gfl_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")
+
+
+def fields_of(config, prefix=""):
+    """Dotted names, types and values of all fields that hold no dataclass."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, f"{prefix}{name}.")
+        elif not any(dataclasses.is_dataclass(option) for option in typing.get_args(hint)):
+            yield prefix + name, hint, value
+
+
+def another_value(hint, value):
+    """A value of the type of a field, other than `value` where the type has one."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        inner = next(option for option in args if option is not type(None))
+        return another_value(inner, value) if value is not None else {int: 7, float: 7.5}[inner]
+    if origin is typing.Literal:
+        return next((option for option in args if option != value), value)
+    if origin is tuple and args[-1] is Ellipsis:
+        return (*value, value[-1])
+    if origin is tuple:
+        return tuple(another_value(item, v) for item, v in zip(args, value, strict=True))
+    if hint is bool:
+        return not value
+    return value + {int: 1, float: 0.5, str: "other"}[hint]
+
+
+WHOLE = Config(name="whole", crops=Crops())
+FIELDS = list(fields_of(WHOLE))
+
+
+def value_at(config, name):
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize(("name", "hint", "value"), FIELDS, ids=[field[0] for field in FIELDS])
+def test_every_field_is_read_from_text(name, hint, value):
+    wanted = another_value(hint, value)
+    changed = parse_overrides(WHOLE, {name: str(wanted)})
+    found = value_at(changed, name)
+    assert found == wanted
+    assert type(found) is type(wanted)
+    several = typing.get_origin(hint) is not typing.Literal or len(typing.get_args(hint)) > 1
+    expected = [f"config.{name}"] if several else []
+    assert differences(json.loads(to_json(WHOLE)), json.loads(to_json(changed))) == expected
+
+
+def test_texts_of_each_kind():
+    changed = parse_overrides(
+        Config(name="x"),
+        {
+            "optimizer.learning_rate": "1e-3",
+            "optimizer.weight_decay": "1",
+            "optimizer.clip_norm": "10",
+            "optimizer.reference_batch_size": "none",
+            "optimizer.kind": "adamw",
+            "loader.flip": "false",
+            "loader.buckets": "[[32, 64]]",
+            "detector.strides": "8, 16",
+            "dataset.tfds_dir": "data/coco/2017/1.1.0",
+        },
+    )
+    assert changed.optimizer == Optimizer("adamw", 1e-3, None, weight_decay=1.0, clip_norm=10.0)
+    assert type(changed.optimizer.weight_decay) is float
+    assert changed.loader.flip is False
+    assert changed.loader.buckets == ((32, 64),)
+    assert changed.detector.strides == (8, 16)
+    assert changed.dataset.tfds_dir == "data/coco/2017/1.1.0"
+
+
+def test_a_field_of_an_optional_part_makes_the_part():
+    assert Config(name="x").crops is None
+    changed = parse_overrides(Config(name="x"), {"crops.size": "128"})
+    assert changed.crops == Crops(size=128)
+    assert parse_overrides(changed, {"crops": "None"}).crops is None
+
+
+def test_overrides_leave_the_original_and_the_last_one_counts():
+    config = Config(name="x")
+    assert override(config, {"seed": 3, "detector.head.num_convs": 2}).detector.head.num_convs == 2
+    assert config == Config(name="x")
+    assert parse_overrides(config, {"crops": "None", "crops.size": "64"}).crops == Crops(size=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("sede", "1", "config.sede: there is no such field; the fields of config are: name, seed, "),
+        ("optimizer.lr", "1", "config.optimizer.lr: there is no such field; the fields of"),
+        ("optimizer.lr.x", "1", "config.optimizer.lr: there is no such field"),
+        ("seed.x", "1", "config.seed.x: there is no such field; the fields of config.seed are: none"),
+        ("optimizer.clip_norm.x", "1", "config.optimizer.clip_norm.x: there is no such field"),
+        ("", "1", "config.: there is no such field"),
+        ("seed", "1.0", "config.seed=1.0: must be int, not float"),
+        ("seed", "True", "config.seed=True: must be int, not bool"),
+        ("seed", "None", "config.seed=None: must be int, not NoneType"),
+        ("optimizer.learning_rate", "fast", "config.optimizer.learning_rate='fast': must be float"),
+        ("optimizer.learning_rate", "True", "config.optimizer.learning_rate=True: must be float"),
+        ("loader.flip", "1", "config.loader.flip=1: must be bool, not int"),
+        ("optimizer.clip_norm", "much", "config.optimizer.clip_norm='much': must be float"),
+        ("optimizer.kind", "adam", "config.optimizer.kind='adam': must be one of 'sgd', 'adamw'"),
+        ("optimizer", "sgd", "config.optimizer='sgd': must be Optimizer, not str"),
+        ("crops", "1", "config.crops=1: must be Crops, not int"),
+        ("normalization.mean", "(1, 2)", "config.normalization.mean=(1, 2): must be tuple["),
+        ("normalization.mean", "5", "config.normalization.mean=5: must be tuple[float, float, float]"),
+        ("detector.strides", "(8, 1.5)", "config.detector.strides[1]=1.5: must be int, not float"),
+        ("loader.buckets", "(8, 8)", "config.loader.buckets[0]=8: must be tuple[int, int], not int"),
+        ("loader.buckets", "((8, 8, 8),)", "config.loader.buckets[0]=(8, 8, 8): must be tuple["),
+    ],
+)
+def test_a_bad_override_names_the_field_in_one_line(name, text, message):
+    with pytest.raises(UserError) as caught:
+        parse_overrides(Config(name="x"), {name: text})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_the_files_in_configs_load_are_named_so_and_survive_json(path, tmp_path):
+    config = load_config(path)
+    assert config.name == path.stem
+    file = tmp_path / "config.json"
+    file.write_text(to_json(config))
+    assert config_from_json(file) == config
+    file.write_text(to_json(dataclasses.replace(config, crops=Crops(size=77))))
+    assert config_from_json(file).crops == Crops(size=77)
+
+
+def test_there_are_config_files():
+    assert {"gfl_r50_fpn_1x_coco", "gfl_trees"} <= {path.stem for path in CONFIG_FILES}
+
+
+def test_differences_name_the_fields():
+    config = Config(name="x")
+    other = parse_overrides(config, {"seed": "1", "detector.strides": "(4, 8)", "crops.size": "64"})
+    ours, theirs = json.loads(to_json(config)), json.loads(to_json(other))
+    assert differences(ours, ours) == []
+    assert differences(ours, theirs) == ["config.seed", "config.detector.strides", "config.crops"]
+    assert differences({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}, "d": 3}) == ["config.a.c", "config.d"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(:", "cannot be read: invalid syntax"),
+        ("import gfl_jax.no_such_module", "cannot be read: No module named 'gfl_jax.no_such_module'"),
+        ("config = 1", r"has no function get_config\(\)"),
+        ("def get_config():\n    return 1", r"get_config\(\) returned int, not a gfl_jax Config"),
+    ],
+)
+def test_a_bad_config_file_is_named_in_one_line(content, message, tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_file_that_is_not_there_or_not_python(tmp_path):
+    with pytest.raises(UserError, match=r"--config=nowhere\.py: there is no such file; see configs/"):
+        load_config("nowhere.py")
+    with pytest.raises(UserError, match="there is no such file"):
+        load_config(tmp_path)
+    text = tmp_path / "config.txt"
+    text.write_text("name: x")
+    with pytest.raises(UserError, match="not a Python file"):
+        load_config(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no config that can be read"),
+        ("[]", "is no config that can be read"),
+        ('{"seed": 1}', "is no config that can be read"),
+        ('{"name": "x", "sede": 1}', r"config\.json\.sede: there is no such field"),
+        ('{"name": "x", "crops": {"size": "big"}}', r"config\.json\.crops\.size='big': must be int, not str"),
+        ('{"name": 5}', r"config\.json\.name=5: must be str, not int"),
+        ('{"name": "x", "detector": 5}', r"config\.json\.detector=5: must be Detector, not int"),
+    ],
+)
+def test_a_bad_config_json_is_named_in_one_line(content, message, tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        config_from_json(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_config_json(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json: is no config that can be read"):
+        config_from_json(tmp_path / "config.json")

@@ -1,0 +1,103 @@
+import io
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gfl_jax.training.log import RunLog
+from gfl_jax.training.metrics_file import MetricsFile, read_rows
+from gfl_jax.training.stop import StopRequest
+from gfl_jax.training.terminal import Terminal, duration
+
+
+def test_rows_after_the_resumed_step_and_torn_lines_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": step, "loss": 1 / step} for step in (1, 2, 3, 4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
+    assert read_rows(path) == rows
+    file = MetricsFile(path, last_step=2)
+    file.append({"step": 3, "loss": 0.25})
+    file.close()
+    assert read_rows(path) == rows[:2] + [{"step": 3, "loss": 0.25}]
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+
+
+def test_a_further_process_reads_and_writes_nothing(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    file = MetricsFile(path, last_step=1, write=False)
+    file.append({"step": 2})
+    file.close()
+    assert file.rows == [{"step": 1}, {"step": 2}]
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_float32_numbers_come_back_exactly(tmp_path):
+    metrics = {"loss": np.float32(1 / 3), "loss_cls": np.float32(1e-30), "learning_rate": np.float32(0.1)}
+    with RunLog(tmp_path, step=0, total_steps=10, batch_size=8, log_every=4) as log:
+        for step in range(1, 11):
+            log.training(step, metrics)
+        log.evaluation(10, {"AP": 0.25, "AP50": 0.5, "AP75": -1.0})
+        assert log.evaluation_at(10) == {"AP": 0.25, "AP50": 0.5, "AP75": -1.0}
+        assert log.evaluation_at(8) is None
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 4, 8, 10, 10]
+    for name, value in metrics.items():
+        assert np.float32(rows[0][name]) == value
+
+
+def test_an_evaluation_before_the_resumed_step_is_remembered(tmp_path):
+    with RunLog(tmp_path, 0, 10, 8, 4) as log:
+        log.evaluation(5, {"AP": 0.25, "AP50": 0.5, "AP75": 0.125})
+    with RunLog(tmp_path, 5, 10, 8, 4) as log:
+        assert log.evaluation_at(5) == {"AP": 0.25, "AP50": 0.5, "AP75": 0.125}
+    with RunLog(tmp_path, 4, 10, 8, 4) as log:
+        assert log.evaluation_at(5) is None
+
+
+NUMBERS = {"loss": 1.5, "loss_cls": 1.0, "loss_dfl": 0.5, "learning_rate": 0.004}
+
+
+def test_plain_lines_where_there_is_no_terminal():
+    output = io.StringIO()
+    terminal = Terminal(20, 0, Console(file=output))
+    terminal.advance(3)
+    terminal.show(4, NUMBERS, images_per_second=12.34, seconds_left=3725)
+    terminal.close()
+    expected = (
+        "step 4/20  loss 1.5000 (cls 1.0000, dfl 0.5000)  learning rate 0.004  12.3 images/s  1:02:05 left"
+    )
+    assert output.getvalue() == expected + "\n"
+    assert duration(59.6) == "0:01:00"
+
+
+def test_a_progress_bar_on_a_terminal():
+    output = io.StringIO()
+    terminal = Terminal(20, 0, Console(file=output, force_terminal=True, width=160))
+    terminal.advance(3)
+    terminal.show(4, NUMBERS, 12.34, 3725)
+    terminal.say(4, "AP 0.1")
+    terminal.close()
+    text = output.getvalue()
+    assert "4/20" in text
+    assert "loss 1.5000 (cls 1.0000, dfl 0.5000)" in text
+    assert "step 4/20  AP 0.1" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_the_second_acts(number):
+    received = []
+    before = signal.signal(number, lambda *_: received.append(number))
+    try:
+        with StopRequest() as stop:
+            assert not stop
+            os.kill(os.getpid(), number)
+            assert stop
+            assert received == []
+            os.kill(os.getpid(), number)
+            assert received == [number]
+    finally:
+        signal.signal(number, before)

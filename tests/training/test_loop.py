@@ -1,0 +1,136 @@
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny_training import assert_same_run, change, read_metrics, read_state
+
+from gfl_jax import config
+from gfl_jax.data.loader import train_batches
+from gfl_jax.errors import UserError
+from gfl_jax.training import loop
+from gfl_jax.training.checkpoint import load_variables, steps_in
+from gfl_jax.training.loop import NonFiniteLossError, train
+
+
+class Tampered:
+    """Batches with something done before a step; what is done may change the batch."""
+
+    def __init__(self, batches, start_step, at_step, tamper):
+        self.batches, self.step, self.at_step, self.tamper = batches, start_step, at_step, tamper
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.batches.close()
+
+    def __next__(self):
+        self.step += 1
+        batch = next(self.batches)
+        return self.tamper(batch) if self.step == self.at_step else batch
+
+
+@pytest.fixture
+def tamper(monkeypatch):
+    """Lets a test do something when the batch of a step, counted from 1, is fetched."""
+
+    def at_step(step, function):
+        def tampered(source, config, start_step, *hosts):
+            return Tampered(train_batches(source, config, start_step, *hosts), start_step, step, function)
+
+        monkeypatch.setattr(loop, "train_batches", tampered)
+
+    return at_step
+
+
+def send(number):
+    def act(batch):
+        os.kill(os.getpid(), number)
+        return batch
+
+    return act
+
+
+def test_a_whole_run_leaves_all_that_it_should(whole_run, tiny_config):
+    rows = read_metrics(whole_run)
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
+    assert [row["step"] for row in rows if "eval/AP" in row] == [6, 12]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert all(value == float(np.float32(value)) for value in losses)
+    assert steps_in(whole_run / "checkpoints") == [4, 8, 12]
+    best = max((row for row in rows if "eval/AP" in row), key=lambda row: row["eval/AP"])["step"]
+    assert steps_in(whole_run / "best") == [best]
+    pictures = sorted(path.name for path in (whole_run / "pictures").iterdir())
+    assert pictures == [f"step_{s:07d}_picture_{i}.png" for s in (6, 12) for i in (1, 2, 3, 4)]
+    assert json.loads((whole_run / "config.json").read_text())["name"] == "tiny"
+    assert list((whole_run / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_started_again_returns_its_metrics(whole_run, tiny_config, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(whole_run, workdir)
+    metrics = train(tiny_config, workdir)
+    last = read_metrics(whole_run)[-1]
+    assert metrics == {name[5:]: value for name, value in last.items() if name.startswith("eval/")}
+    assert_same_run(workdir, whole_run, 12)
+
+
+@pytest.mark.parametrize(("number", "at_step"), [(signal.SIGTERM, 6), (signal.SIGINT, 9)])
+def test_a_stopped_run_goes_on_as_if_it_had_not(tiny_config, whole_run, tmp_path, tamper, number, at_step):
+    """The step after the signal is finished; an evaluation that was due comes with the next start."""
+    handler = signal.getsignal(number)
+    tamper(at_step, send(number))
+    assert train(tiny_config, tmp_path) == {}
+    assert signal.getsignal(number) is handler
+    assert steps_in(tmp_path / "checkpoints")[-1] == at_step
+    assert not [row for row in read_metrics(tmp_path) if "eval/AP" in row and row["step"] == at_step]
+    train(tiny_config, tmp_path)
+    assert_same_run(tmp_path, whole_run, 12)
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_its_pictures(tiny_config, tmp_path, tamper):
+    names = []
+
+    def spoil(batch):
+        names.extend(f"picture_{i + 1}.png" for i in batch.indices)
+        boxes = np.full_like(batch.boxes, 1e20) * [-1, -1, 1, 1]  # their areas overflow
+        return change(batch, boxes=boxes.astype(np.float32))
+
+    tamper(6, spoil)
+    with pytest.raises(NonFiniteLossError, match="step 6: the loss or its gradient is not finite") as caught:
+        train(tiny_config, tmp_path)
+    message = str(caught.value)
+    assert all(name in message for name in names)
+    assert f"the last good checkpoint is {tmp_path}/checkpoints/4" in message
+    assert "\n" not in message
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    assert steps_in(tmp_path / "checkpoints") == [4]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(read_state(tmp_path, 4)))
+
+
+def test_starting_from_another_runs_checkpoint(tiny_config, whole_run, tmp_path, tamper):
+    tamper(2, send(signal.SIGTERM))
+    train(change(tiny_config, init_from=str(whole_run)), tmp_path)
+    started = load_variables(tmp_path)["params"]["backbone"]["conv1"]["kernel"]
+    origin = load_variables(whole_run)["params"]["backbone"]["conv1"]["kernel"]
+    np.testing.assert_allclose(started, origin, atol=0.1)
+    first = read_state(whole_run, 4)["variables"]["params"]["backbone"]["conv1"]["kernel"]
+    assert np.abs(started - origin).max() < np.abs(started - first).max()
+
+
+def test_another_configuration_is_refused_and_loses_nothing(tiny_config, whole_run):
+    before = read_metrics(whole_run)
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate"):
+        train(config.override(tiny_config, {"optimizer.learning_rate": 0.5}), whole_run)
+    assert read_metrics(whole_run) == before
+
+
+def test_batches_that_do_not_divide_are_refused_at_once(tiny_config, tmp_path):
+    for field in ("batch_size", "eval_batch_size"):
+        with pytest.raises(UserError, match=rf"config\.loader\.{field}=7: .* multiple of 8"):
+            train(config.override(tiny_config, {f"loader.{field}": 7}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

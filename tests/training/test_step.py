@@ -1,0 +1,129 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import CONFIG, DETECTOR, change, make_batch
+
+from gfl_jax import config
+from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
+from gfl_jax.errors import UserError
+from gfl_jax.models.detector import build_detector
+from gfl_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_everywhere
+from gfl_jax.training.optimizer import make_optimizer, make_schedule
+from gfl_jax.training.state import create_state, start_from
+from gfl_jax.training.step import make_train_step
+
+
+def make_step(config, devices):
+    """The train step on some devices, a state for it, and their mesh."""
+    mesh = make_mesh(jax.devices()[:devices])
+    model = build_detector(config.detector, config.precision)
+    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 12)
+    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone.frozen_stages)
+    state = put_everywhere(create_state(model, optimizer, config.seed), mesh)
+    return make_train_step(model, optimizer, schedule, config, mesh), state, mesh
+
+
+def assert_close(found, expected):
+    """Within 1e-6 of the largest number of each array."""
+
+    def check(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max(initial=0))
+
+    jax.tree.map(check, found, expected)
+
+
+def test_eight_devices_do_what_one_does():
+    """The momentum after a first step without decay is the gradient."""
+    exact = change(CONFIG, precision="float64", optimizer=config.Optimizer(weight_decay=0.0))
+    batches = [make_batch(0), make_batch(1)]
+    batches[1] = change(batches[1], box_mask=np.zeros_like(batches[1].box_mask))  # not a single box
+    with jax.enable_x64(True):
+        results = []
+        for devices in (1, 8):
+            step, state, mesh = make_step(exact, devices)
+            for batch in batches:
+                state, metrics = step(state, put_batch(batch, mesh))
+                results.append(jax.device_get((state, metrics)))
+                assert metrics["finite"]
+            assert step._cache_size() == 1
+    assert results[0][1]["loss_bbox"] > 0
+    assert results[1][1]["loss_bbox"] == 0
+    assert jax.tree.leaves(results[0][0].opt_state)[0].dtype == np.float64
+    assert_close(results[2], results[0])
+    assert_close(results[3], results[1])
+
+
+def test_an_epoch_of_mixed_shapes_compiles_once_per_bucket(tiny_config):
+    source = make_source(tiny_config, "train")
+    epoch = steps_per_epoch(source, tiny_config)
+    step, state, mesh = make_step(tiny_config, 8)
+    shapes = set()
+    with train_batches(source, tiny_config) as batches:
+        for _ in range(2 * epoch):
+            batch = next(batches)
+            shapes.add(batch.images.shape)
+            state, _ = step(state, put_batch(batch, mesh))
+    assert len(shapes) == 2
+    assert step._cache_size() == 2
+    assert int(state.step) == 2 * epoch
+
+
+def test_a_non_finite_loss_leaves_the_state_as_it_was():
+    step, state, mesh = make_step(CONFIG, 8)
+    state.params["head"]["class_logits"]["bias"] = jnp.full(3, np.nan)
+    before = jax.device_get(state)
+    after, metrics = step(put_everywhere(state, mesh), put_batch(make_batch(0), mesh))
+    assert not metrics["finite"]
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
+
+
+def test_metrics_and_frozen_stages():
+    backbone = change(DETECTOR.backbone, frozen_stages=1, norm="frozen")
+    frozen = change(CONFIG, detector=change(DETECTOR, backbone=backbone))
+    step, state, mesh = make_step(frozen, 1)
+    before = jax.device_get(state)
+    state, metrics = step(state, put_batch(make_batch(0), mesh))
+    after = jax.device_get(state)
+    losses = [value for name, value in metrics.items() if name.startswith("loss_")]
+    np.testing.assert_allclose(metrics["loss"], np.sum(losses), rtol=1e-6)
+    assert len(losses) == 3
+    assert metrics["finite"]
+    assert metrics["gradient_norm"] > 0
+    np.testing.assert_allclose(metrics["learning_rate"], 0.05 * 0.001, rtol=1e-6)
+    assert after.step == 1
+
+    def moved(name):
+        pairs = zip(*(jax.tree.leaves(s.params["backbone"][name]) for s in (before, after)), strict=True)
+        return not all(np.array_equal(a, b) for a, b in pairs)
+
+    assert [name for name in before.params["backbone"] if moved(name)] == ["layer2_0", "layer3_0"]
+    jax.tree.map(np.testing.assert_array_equal, after.batch_stats, before.batch_stats)
+
+
+def test_a_batch_that_does_not_divide_names_ones_that_do():
+    mesh = make_mesh(jax.devices()[:4])
+    check_batch_size(8, mesh)
+    with pytest.raises(UserError, match=r"config\.loader\.batch_size=6: .* 4 devices; .* such as 4 or 8"):
+        check_batch_size(6, mesh)
+    with pytest.raises(UserError, match=r"config\.loader\.eval_batch_size=3: .* such as 4 or 8"):
+        check_batch_size(3, mesh, "config.loader.eval_batch_size")
+
+
+def test_starting_from_variables_takes_what_fits(caplog):
+    _, state, _ = make_step(CONFIG, 1)
+    others = change(CONFIG, seed=1, detector=change(DETECTOR, num_classes=5))
+    _, other, _ = make_step(others, 1)
+    started = start_from(state, other.variables, "there")
+    np.testing.assert_array_equal(
+        started.params["backbone"]["conv1"]["kernel"], other.params["backbone"]["conv1"]["kernel"]
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        started.params["head"]["class_logits"],
+        state.params["head"]["class_logits"],
+    )
+    assert "start anew: params/head/class_logits/bias, params/head/class_logits/kernel;" in caplog.text
+    with pytest.raises(UserError, match="nothing in it fits"):
+        start_from(state, {"params": {"head": {"other": np.zeros(3)}}}, "there")
