@@ -167,9 +167,9 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.evaluation.results import write_results
     from gfl_jax.evaluation.snapshots import save_snapshots
     from gfl_jax.inference.detect import make_detect
+    from gfl_jax.mesh import make_mesh, put_everywhere
     from gfl_jax.models.detector import build_detector
     from gfl_jax.training.checkpoint import load_variables
-    from gfl_jax.training.mesh import make_mesh, put_everywhere
 
     config = _config(args, overrides)
     source = make_source(config, "eval")

@@ -14,9 +14,9 @@ from gfl_jax.data.plan import evaluation_plan
 from gfl_jax.data.source import Source
 from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
 from gfl_jax.evaluation.results import Result, to_coco_results
+from gfl_jax.mesh import check_batch_size, put_batch
 from gfl_jax.progress import progress
 from gfl_jax.structures import Batch, Detections
-from gfl_jax.training.mesh import check_batch_size, put_batch
 
 Detect = Callable[[Any, Batch], Detections]
 

@@ -25,7 +25,7 @@ class RunLog:
         self._file = MetricsFile(workdir / "metrics.jsonl", step, write=first)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=first)
         self._terminal = Terminal(total_steps, step, rich.get_console() if first else Console(quiet=True))
-        self._start = time.monotonic()
+        self._start, self._warm = time.monotonic(), False
         self.restart_clock(step)
 
     def __enter__(self) -> "RunLog":
@@ -49,7 +49,10 @@ class RunLog:
         seconds_per_step = (time.monotonic() - self._clock) / max(step - self._clock_step, 1)
         speed = self._batch_size / seconds_per_step
         self._write(step, {**numbers, "images_per_second": round(speed, 2)})
-        self._terminal.show(step, numbers, speed, seconds_per_step * (self._total_steps - step))
+        # The first interval is no measure of the others: it has the compilation in it.
+        seconds_left = seconds_per_step * (self._total_steps - step) if self._warm else None
+        self._terminal.show(step, numbers, speed, seconds_left)
+        self._warm = True
         self.restart_clock(step)
 
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:

@@ -16,11 +16,11 @@ from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots
 from gfl_jax.inference.detect import make_detect
+from gfl_jax.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
 from gfl_jax.models.detector import build_detector
 from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables
 from gfl_jax.training.log import RunLog
-from gfl_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.state import create_state, start_from, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step

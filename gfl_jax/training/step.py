@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.losses.detection import detection_losses
+from gfl_jax.mesh import replicated, split_by_batch
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch
-from gfl_jax.training.mesh import replicated, split_by_batch
 from gfl_jax.training.optimizer import trainable_mask, trained_only
 from gfl_jax.training.state import TrainState
 

@@ -8,8 +8,8 @@ import pytest
 
 from gfl_jax import config
 from gfl_jax.errors import UserError
+from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
-from gfl_jax.training.mesh import make_mesh, put_everywhere
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import TrainState
 

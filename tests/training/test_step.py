@@ -7,8 +7,8 @@ from tiny_training import CONFIG, DETECTOR, change, make_batch
 from gfl_jax import config
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
 from gfl_jax.errors import UserError
+from gfl_jax.mesh import check_batch_size, make_mesh, put_batch, put_everywhere
 from gfl_jax.models.detector import build_detector
-from gfl_jax.training.mesh import check_batch_size, make_mesh, put_batch, put_everywhere
 from gfl_jax.training.optimizer import make_optimizer, make_schedule
 from gfl_jax.training.state import create_state, start_from
 from gfl_jax.training.step import make_train_step

@@ -1,0 +1,168 @@
+"""The reference figures recomputed in float64, once; and that a wrong figure is found."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gfl_jax.cli import main
+from gfl_jax.verification import detector, verify
+from gfl_jax.verification.reference import Reference
+from gfl_jax.verification.units import verify_units
+from gfl_jax.verification.verify import verify_default
+
+CASES = ("a", "b_oneempty", "c_allempty", "d_unequal")
+ROWS_OF_A_CASE = 15
+ROWS_OF_UNITS = 27
+FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture(scope="module")
+def verified():
+    """All rows of the default set, and for each case what was compared."""
+    compared = {}
+
+    def remember(reference, case, batch, results, tolerances, experiment):
+        compared[case] = SimpleNamespace(
+            reference=reference, batch=batch, results=results, tolerances=tolerances, experiment=experiment
+        )
+        return compare(reference, case, batch, results, tolerances, experiment)
+
+    compare = detector._compare_case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detector, "_compare_case", remember)
+        rows = list(verify_default("float64"))
+    return SimpleNamespace(rows=rows, compared=compared)
+
+
+def test_every_row_passes_in_float64(verified):
+    failed = [
+        f"{row.part}: {row.deviation:.1e} > {row.tolerance:.1e}" for row in verified.rows if not row.passed
+    ]
+    assert failed == []
+
+
+def test_no_row_is_missing(verified):
+    parts = [row.part for row in verified.rows]
+    assert len(set(parts)) == len(parts) == ROWS_OF_UNITS + len(CASES) * ROWS_OF_A_CASE + 2
+    for case in CASES:
+        assert sum(part.startswith(f"{case}: ") for part in parts) == ROWS_OF_A_CASE
+    assert sum(part.startswith("atss scene ") for part in parts) == 6
+    assert sum(part.startswith("training: ") for part in parts) == 2
+    assert sum("of 175 parameters" in part for part in parts) == 2 * len(CASES)
+
+
+def test_tolerances_in_float64_are_1e_6_and_none_for_targets_and_detections(verified):
+    for row in verified.rows[ROWS_OF_UNITS:]:
+        exact = any(word in row.part for word in ("targets", "counterpart", "with a gradient"))
+        assert row.tolerance == (0.0 if exact else 1e-6)
+
+
+def test_losses_differ_by_the_references_epsilon_and_nothing_else(verified):
+    """mmdetection adds float32's epsilon to the normalizers of its losses."""
+    for case, compared in verified.compared.items():
+        positives = compared.reference[f"{case}/targets/avg_factor"]
+        for name, normalizer in {"loss_cls": positives, "loss_bbox": 1, "loss_dfl": 4}.items():
+            ours = compared.results.losses[name] / (1 + FLOAT32_EPSILON / normalizer)
+            assert compared.reference.deviation(f"{case}/loss/{name}_per_level", ours) < 1e-12
+
+
+def tampered(reference, keys):
+    """A copy of a reference whose entries `keys` each have one figure changed, by 1e-4 of the largest."""
+    changed = copy.copy(reference)
+    changed.arrays = dict(reference.arrays)
+    for key in keys:
+        array = np.array(reference.arrays[key])
+        at = np.unravel_index(np.argmax(np.abs(array)), array.shape)
+        array[at] += 1e-4 * abs(array[at]) if array.dtype.kind == "f" else 1
+        changed.arrays[key] = array
+    return changed
+
+
+def failures(verified, case, keys):
+    """The rows of a case that fail once entries of the reference were tampered with."""
+    was = verified.compared[case]
+    reference = tampered(was.reference, [f"{case}/{key}" for key in keys])
+    rows = detector._compare_case(reference, case, was.batch, was.results, was.tolerances, was.experiment)
+    return {part for part, deviation, tolerance in rows if not deviation <= tolerance}
+
+
+@pytest.mark.parametrize(
+    ("key", "row"),
+    [
+        ("batch_inputs_sub", "network inputs"),
+        ("C4_sub", "features C2 to C5"),
+        ("P7_sub", "features P3 to P7"),
+        ("eval/cls_score4", "class scores"),
+        ("eval/bbox_pred0", "box predictions"),
+        ("assign/img1_gt_inds", "targets"),
+        ("targets/labels2", "targets"),
+        ("targets/label_weights4", "targets"),
+        ("targets/bbox_targets1", "targets"),
+        ("targets/avg_factor", "targets"),
+        ("loss/loss_cls", "loss_cls"),
+        ("loss/loss_bbox_per_level", "loss_bbox"),
+        ("loss/loss_dfl_per_level", "loss_dfl"),
+        ("pred_rescale0/img1_bboxes", "detections, share without a counterpart"),
+        ("pred_rescale0/img0_scores", "detections, share without a counterpart"),
+        ("pred_rescale0/img0_labels", "detections, share without a counterpart"),
+        ("pred_rescale1/img0_bboxes", "detections in original pixels, share without a counterpart"),
+    ],
+)
+def test_a_tampered_figure_fails_its_row_and_no_other(verified, monkeypatch, key, row):
+    monkeypatch.setattr(detector, "_compare_gradients", lambda *_: iter(()))  # slow, and tested below
+    assert failures(verified, "d_unequal", []) == set()
+    assert failures(verified, "d_unequal", [key]) == {row}
+
+
+def test_tampered_gradients_fail_their_rows(verified):
+    keys = ["gradnorm/neck.fpn_convs.4.conv.bias", "gradproj/backbone.layer2.0.bn1.weight"]
+    elementwise = verified.compared["a"].reference.keys("a/grad/")[0]
+    assert failures(verified, "a", [*keys, f"grad/{elementwise}"]) == {
+        "gradient norms of 175 parameters",
+        "gradient projections of 175 parameters",
+        "gradients of 23 parameters, elementwise",
+    }
+
+
+def test_a_gradient_where_the_reference_has_none_fails(verified):
+    was = verified.compared["a"]
+    reference = copy.copy(was.reference)
+    moved = {"a/grad_none_names": was.reference["a/grad_none_names"][1:]}
+    reference.arrays = was.reference.arrays | moved
+    rows = detector._compare_gradients(reference, "a", was.results.gradients, was.tolerances)
+    part, deviation, _ = next(rows)
+    assert part == "parameters with a gradient"
+    assert deviation == np.inf
+
+
+def write_tampered_units(reference_dir, path, keys):
+    changed = tampered(Reference(reference_dir / "units.npz"), keys)
+    np.savez(path, **changed.arrays)
+    return path
+
+
+def test_one_tampered_unit_fails_its_row_and_the_command(reference_dir, tmp_path, monkeypatch, capsys):
+    path = write_tampered_units(reference_dir, tmp_path / "units.npz", ["giou/grad_weighted_sum"])
+    monkeypatch.setattr(verify, "UNITS", path)
+    monkeypatch.setattr(verify, "verify_file", lambda *_: iter(()))
+    assert main(["verify", "--dtype=float64"]) == 1
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if "FAILED" in line]
+    assert "giou loss and gradient" in line
+    assert f"{ROWS_OF_UNITS - 1} passed, 1 failed in float64" in printed
+
+
+def test_every_row_of_the_units_can_fail(reference_dir, tmp_path):
+    """But that of the encoded deltas: their boxes are not in the file, so it goes there and back."""
+    keys = ["qfl/loss_none", "focal/module_avg7", "dfl/loss_none", "giou/loss_none", "iou/loss_none"]
+    keys += ["bce/module_avg9", "integral/y", "lr/warmup600"]
+    keys += [f"boxes/{name}" for name in ("iou_matrix", "iou_aligned", "giou_aligned", "iof_matrix")]
+    keys += [f"dist/{name}" for name in ("enc_none", "enc16", "dec", "dec_clip_hw_30_25")]
+    keys += ["delta/dec", "delta/dec_clip_hw_200_300", "nms/keep0.6", "nms/batched_keep0.6"]
+    keys += [f"atss{scene}/gt_inds" for scene in range(6)]
+    path = write_tampered_units(reference_dir, tmp_path / "units.npz", keys)
+    rows = list(verify_units(Reference(path)))
+    assert len(rows) == ROWS_OF_UNITS == len(keys) + 1
+    assert [row.part for row in rows if row.passed] == ["delta/enc"]
