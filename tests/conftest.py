@@ -17,9 +17,9 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from small_coco import coco_tree, prepared_coco  # noqa: E402, F401
 
 from gfl_jax import config  # noqa: E402
-from small_coco import coco_tree, prepared_coco  # noqa: E402, F401
 
 # No deadlines, since a first example compiles; the same examples each time, so that CI is reproducible.
 hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True)

@@ -54,7 +54,7 @@ def decode(
         here = index + start
         points, strides, anchors = (
             jnp.asarray(x, scores.dtype)[here]
-            for x in (locations.points, locations.strides, locations.anchors)
+            for x in (locations.points, locations.strides[:, None], locations.anchors)
         )
         boxes = clip_boxes(decode_boxes(parameters, points, strides, anchors, box), image_sizes[:, None])
         variances = jnp.zeros_like(boxes) if box.kind == "dirac" else side_variances(parameters, strides, box)

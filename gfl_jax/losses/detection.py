@@ -46,7 +46,7 @@ def detection_losses(
     parameters = jnp.where(positive[..., None, None], parameters, 0)
 
     # Boxes and distances are in strides from here on.
-    strides = jnp.asarray(locations.strides, dtype)
+    strides = jnp.asarray(locations.strides, dtype)[:, None]
     points = jnp.asarray(locations.points, dtype)
     boxes = decode_boxes(parameters, points, strides, jnp.asarray(locations.anchors, dtype), box) / strides
     true_boxes = targets.boxes.astype(dtype) / strides

@@ -35,7 +35,7 @@ def assign_fcos(
     distances = boxes_to_distances(points, boxes)
     inside = jnp.min(distances, axis=-1) > 0
     if center_radius is not None:
-        reach = jnp.asarray(locations.strides, boxes.dtype)[:, None] * center_radius
+        reach = jnp.asarray(locations.strides, boxes.dtype)[:, None, None] * center_radius
         middle = center(boxes)
         core = jnp.concatenate(
             [jnp.maximum(middle - reach, boxes[:, :2]), jnp.minimum(middle + reach, boxes[:, 2:])], axis=-1

@@ -19,7 +19,7 @@ class Locations(NamedTuple):
     """
 
     points: Float[np.ndarray, "locations 2"]  # (x, y) in pixels
-    strides: Float[np.ndarray, "locations 1"]  # pixels
+    strides: Float[np.ndarray, "locations"]  # pixels
     anchors: Float[np.ndarray, "locations 4"]  # pixels
     levels: Int[np.ndarray, "locations"]
     grid_sizes: GridSizes
@@ -59,7 +59,7 @@ def make_locations(
         half = np.tile(shapes * stride / 2, (rows * columns, 1))
         points.append(centers)
         anchors.append(np.concatenate([centers - half, centers + half], axis=1))
-        all_strides.append(np.full((len(centers), 1), stride))
+        all_strides.append(np.full(len(centers), stride))
         levels.append(np.full(len(centers), level))
     return Locations(
         np.concatenate(points).astype(np.float32),

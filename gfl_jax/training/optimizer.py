@@ -55,7 +55,9 @@ def make_schedule(schedule: config.Schedule, learning_rate: float, total_steps: 
 
 
 def make_optimizer(
-    optimizer: config.Optimizer, learning_rate: optax.Schedule, backbone: config.Backbone
+    optimizer: config.Optimizer,
+    learning_rate: optax.Schedule,
+    backbone: config.Backbone = config.Backbone(frozen_stages=0),
 ) -> optax.GradientTransformation:
     """SGD with momentum or AdamW on the trained parameters; the frozen ones get zeros.
 

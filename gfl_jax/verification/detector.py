@@ -154,7 +154,7 @@ def _compare_targets(reference: Reference, case: str, ours: Results, experiment:
     boxes = targets.boxes
     if detector.assigner.kind == "fcos":  # it keeps distances, and leftovers at the background
         distances = boxes_to_distances(jnp.asarray(locations.points), boxes)
-        distances /= unit(jnp.asarray(locations.strides), detector.box)
+        distances /= unit(jnp.asarray(locations.strides)[:, None], detector.box)
         boxes = np.where(targets.positive[..., None], distances, 0)
     for level in range(len(detector.strides)):
         here = locations.levels == level
