@@ -20,6 +20,7 @@ def get_config() -> Config:
             "detector.box.loss": "giou",
             "detector.head.tower_bias": True,
             "detector.head.quality_tower": "box",
+            "normalization.mean": (103.53, 116.28, 123.675),
             "inference.iou_threshold": 0.6,
         },
     )

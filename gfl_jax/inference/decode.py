@@ -58,7 +58,9 @@ def decode(
         )
         boxes = clip_boxes(decode_boxes(parameters, points, strides, anchors, box), image_sizes[:, None])
         variances = jnp.zeros_like(boxes) if box.kind == "dirac" else side_variances(parameters, strides, box)
-        mask = best > inference.score_threshold
+        # A location beside the picture can have a box that clipping leaves without width or height.
+        has_size = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+        mask = (best > inference.score_threshold) & has_size
         if outputs.quality:
             quality = jax.nn.sigmoid(flatten_levels([outputs.quality[level]], 1))[..., 0]
             best = best * jnp.take_along_axis(quality, index, axis=1)
