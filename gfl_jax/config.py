@@ -227,7 +227,7 @@ class Run:
     log_every: int = 50  # steps
     checkpoint_every: int = 1000
     evaluate_every: int | None = None  # steps; None: after each epoch
-    pictures_every: int | None = None  # steps; None: with each evaluation
+    pictures_every: int | None = None  # steps; of these, the ones with an evaluation; None: all
     keep_checkpoints: int = 3  # the best by AP is kept beside them
 
 

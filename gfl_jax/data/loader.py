@@ -48,7 +48,7 @@ class Batches(Iterator[Batch]):
         data = grain.experimental.WithOptionsIterDataset(data, shared)
         self._batches: Any = iter(data.mp_prefetch(options, worker_init_fn=_start_worker))
         if workers:
-            atexit.register(time.sleep, 0.2)  # in which a thread of Grain's frees shared memory
+            atexit.register(time.sleep, 1.0)  # in which a thread of Grain's frees shared memory
 
     def __next__(self) -> Batch:
         """The next batch, of numpy arrays.
@@ -240,9 +240,11 @@ def _with_ids_of(source: Source, json_path: str) -> Source:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Makes a worker use one core, leave interrupts to its parent, and end if the parent is gone."""
+    """Makes a worker use one core, leave signals to its parent, and end if the parent is gone."""
     del index, count
+    # Ctrl-C and Slurm signal the whole process group; the parent still needs its batches to stop well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)  # the workers share the cores already
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

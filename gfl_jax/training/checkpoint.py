@@ -73,6 +73,7 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Saves the state under its step and deletes the oldest beyond those to keep."""
+        self._best.wait_until_finished()  # going on from this step must not miss a best one before it
         step = int(state.step)
         if step not in self._latest.all_steps():
             self._latest.save(step, args=_save_args(_items(state)))
