@@ -65,6 +65,17 @@ def clip_boxes(boxes: Float[Array, "*n 4"], sizes: Float[Array, "*n 2"]) -> Floa
     return jnp.clip(boxes, 0, jnp.concatenate([limits, limits], axis=-1))
 
 
+def centerness(distances: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """Centerness of a point in its box (FCOS eq. 3): 1 in the center, 0 at a side and outside.
+
+    Args:
+      distances: from the point to the left, top, right and bottom side.
+    """
+    pairs = jnp.stack([distances[..., :2], distances[..., 2:]])
+    ratios = jnp.maximum(jnp.min(pairs, axis=0), 0) / jnp.maximum(jnp.max(pairs, axis=0), EPSILON)
+    return jnp.sqrt(jnp.prod(ratios, axis=-1))
+
+
 def deltas_to_boxes(
     anchors: Float[Array, "*n 4"],
     deltas: Float[Array, "*n 4"],

@@ -28,6 +28,7 @@ class Backbone:
     stem: Literal["conv7", "patch4"] = "conv7"  # 7x7 and max pooling, or 4x4 space-to-depth
     style: Literal["pytorch", "caffe"] = "pytorch"  # a bottleneck's stride: in its 3x3 or 1x1
     norm: Literal["frozen", "batch"] = "frozen"  # running statistics, or those of the batch
+    train_norm: bool = True  # whether the norms' scales and biases are trained
     frozen_stages: int = 1  # 0: nothing, 1: stem and first stage, 2: the second as well, ...
 
 
@@ -38,6 +39,7 @@ class Pyramid:
     channels: int = 256
     num_laterals: int = 3
     num_levels: int = 5  # more levels than laterals: stride-2 convolutions on the last one
+    relu_on_top: bool = False  # before each of them but the first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +49,37 @@ class Head:
     channels: int = 256
     num_convs: int = 4
     num_groups: int = 32
+    tower_bias: bool = False  # a bias in the towers' convolutions, although a norm follows
+    quality_tower: Literal["box", "class"] = "box"  # where a quality branch starts
 
 
 @dataclasses.dataclass(frozen=True)
 class Assigner:
     """Which locations are positive, and for which box."""
 
-    kind: Literal["atss"] = "atss"
-    topk: int = 9  # candidates of a box on each level
-    anchor_scale: float = 8.0  # side of the square anchor, in strides
+    kind: Literal["atss", "fcos", "max_iou"] = "atss"
+    # Anchors of a location, in strides: squares of `anchor_scale` and the octave's parts above,
+    # each with every ratio of height to width. ATSS has one, RetinaNet nine, FCOS uses none.
+    anchor_scale: float = 8.0
+    anchor_octave_parts: int = 1
+    anchor_ratios: tuple[float, ...] = (1.0,)
+    topk: int = 9  # ATSS: candidates of a box on each level
+    # FCOS: a level takes the boxes whose farthest side is at most this many pixels away, and
+    # farther than the bound of the level before. The last level has no bound.
+    range_bounds: tuple[float, ...] = (64, 128, 256, 512)
+    center_radius: float | None = None  # FCOS: positives are at most so many strides from the center
+    positive_iou: float = 0.5  # max-IoU: anchors from here on are positive,
+    negative_iou: float = 0.4  # those below this one are background, others neither
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationLoss:
     """The loss on the class scores."""
 
-    kind: Literal["quality_focal"] = "quality_focal"
-    beta: float = 2.0  # GFL eq. 5
+    kind: Literal["focal", "quality_focal", "l2"] = "quality_focal"
+    beta: float = 2.0  # of the quality focal loss (GFL eq. 5)
+    alpha: float = 0.25  # of the focal loss
+    gamma: float = 2.0  # of the focal loss
     weight: float = 1.0
 
 
@@ -71,10 +87,20 @@ class ClassificationLoss:
 class BoxRepresentation:
     """What a box side is, and the losses on it."""
 
-    kind: Literal["general"] = "general"  # a distribution over the distances 0..reg_max
-    reg_max: int = 16  # the paper's n, in strides of the level
-    giou_weight: float = 2.0
-    dfl_weight: float = 0.25
+    # One number, a mean with a variance, or a distribution over the distances 0..reg_max.
+    kind: Literal["dirac", "gaussian", "general"] = "general"
+    coding: Literal["distances", "deltas"] = "distances"  # deltas: of the anchor, for dirac only
+    activation: Literal["relu", "exp"] = "relu"  # what makes dirac and gaussian distances positive
+    unit: Literal["stride", "pixel"] = "stride"  # of the dirac and gaussian distances
+    reg_max: int = 16  # general: the paper's n; bins are y_i = i * spacing, i = 0..n
+    spacing: float = 1.0  # general: the paper's delta, in strides
+    loss: Literal["giou", "iou"] = "giou"
+    loss_weight: float = 2.0
+    # How much a positive counts: by its best class score, by its centerness, or all alike.
+    weighting: Literal["score", "centerness", "none"] = "score"
+    min_normalizer: float = 1.0  # least sum of these weights that the losses are divided by
+    dfl_weight: float = 0.25  # general: of the distribution focal loss; 0: none
+    likelihood_weight: float = 0.1  # gaussian: of the negative log-likelihood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +110,8 @@ class Detector:
     num_classes: int = 80
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
     assigner: Assigner = Assigner()
-    quality: Literal["joint"] = "joint"  # merged into the class score
+    # Merged into the class score, a branch of its own that is multiplied in, or nothing.
+    quality: Literal["joint", "centerness", "iou", "none"] = "joint"
     classification: ClassificationLoss = ClassificationLoss()
     box: BoxRepresentation = BoxRepresentation()
     backbone: Backbone = Backbone()
@@ -163,6 +190,8 @@ class Optimizer:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     clip_norm: float | None = None  # of the global gradient norm
+    bias_rate: float = 1.0  # sgd: factor of the learning rate of convolutions' biases
+    decay_biases: bool = True  # sgd: whether these decay too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +215,9 @@ class Inference:
     candidates_per_level: int = 1000
     iou_threshold: float = 0.6
     max_detections: int = 100
+    # Variance voting: a kept box becomes the mean of its neighbors, weighted by their overlap
+    # (exp(-(1 - IoU)^2 / sigma_t)) and by the inverse variance of each of their sides. None: off.
+    voting_sigma_t: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

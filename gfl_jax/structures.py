@@ -28,8 +28,10 @@ class Batch:
 class HeadOutputs(NamedTuple):
     """What the network says, level by level, finest first; float32 or wider."""
 
+    # With several anchors at a location, the channels are those of the first anchor, the second, ...
     class_logits: tuple[Float[Array, "batch h w classes"], ...]
     box: tuple[Float[Array, "batch h w sides_times_parameters"], ...]  # left, top, right, bottom
+    quality: tuple[Float[Array, "batch h w 1"], ...]  # logits; empty where there is no branch
 
 
 @flax.struct.dataclass

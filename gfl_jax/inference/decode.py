@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from gfl_jax import config
-from gfl_jax.boxes import clip_boxes, distances_to_boxes
-from gfl_jax.losses.distribution import integral
+from gfl_jax.box_representation import decode_boxes, num_parameters, side_variances
+from gfl_jax.boxes import clip_boxes
 from gfl_jax.structures import HeadOutputs
-from gfl_jax.targets.locations import grid_sizes_of, make_locations
+from gfl_jax.targets.assign import detector_locations
+from gfl_jax.targets.locations import flatten_levels, grid_sizes_of
 
 
 class Candidates(NamedTuple):
@@ -19,7 +20,9 @@ class Candidates(NamedTuple):
     boxes: Float[Array, "batch candidates 4"]  # pixels of the network's input
     scores: Float[Array, "batch candidates"]
     labels: Int[Array, "batch candidates"]
-    mask: Bool[Array, "batch candidates"]  # False: score not above the threshold, or no size
+    mask: Bool[Array, "batch candidates"]  # False where the class score is not above the threshold
+    variances: Float[Array, "batch candidates 4"]  # of the sides, square pixels; zeros for dirac
+    positions: Int[Array, "batch candidates"]  # in the order of all locations
 
 
 def decode(
@@ -30,27 +33,40 @@ def decode(
 ) -> Candidates:
     """Takes the best (location, class) pairs of each level and decodes their boxes.
 
+    The threshold and the choice are by the class score alone; the score of a quality branch is
+    multiplied in afterwards.
+
     Args:
       outputs: of the network.
       image_sizes: (height, width) of the pictures, to which boxes are clipped.
       detector: the point of the grid.
       inference: thresholds and counts.
     """
-    grid_sizes = grid_sizes_of(outputs.class_logits)
-    levels = []
-    for level, (class_logits, box) in enumerate(zip(outputs.class_logits, outputs.box, strict=True)):
-        locations = make_locations(grid_sizes[level : level + 1], detector.strides[level : level + 1])
-        flat_logits = class_logits.reshape(class_logits.shape[0], -1, class_logits.shape[-1])
-        flat_box = box.reshape(box.shape[0], -1, 4, detector.box.reg_max + 1)
-        scores, index, labels = top_pairs(jax.nn.sigmoid(flat_logits), inference.candidates_per_level)
-        side_logits = jnp.take_along_axis(flat_box, index[..., None, None], axis=1)
-        distances = integral(side_logits) * detector.strides[level]
-        boxes = distances_to_boxes(jnp.asarray(locations.points, box.dtype)[index], distances)
-        levels.append((clip_boxes(boxes, image_sizes[:, None]), scores, labels))
-    boxes, scores, labels = (jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
-    # A location beside the picture can have a box that clipping leaves without width or height.
-    has_size = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
-    return Candidates(boxes, scores, labels, (scores > inference.score_threshold) & has_size)
+    box = detector.box
+    locations = detector_locations(grid_sizes_of(outputs.class_logits), detector)
+    levels, start = [], 0
+    for level, class_logits in enumerate(outputs.class_logits):
+        scores = jax.nn.sigmoid(flatten_levels([class_logits], detector.num_classes))
+        parameters = flatten_levels([outputs.box[level]], 4 * num_parameters(box))
+        parameters = parameters.reshape(*parameters.shape[:2], 4, -1)
+        best, index, labels = top_pairs(scores, inference.candidates_per_level)
+        parameters = jnp.take_along_axis(parameters, index[..., None, None], axis=1)
+        here = index + start
+        points, strides, anchors = (
+            jnp.asarray(x, scores.dtype)[here]
+            for x in (locations.points, locations.strides[:, None], locations.anchors)
+        )
+        boxes = clip_boxes(decode_boxes(parameters, points, strides, anchors, box), image_sizes[:, None])
+        variances = jnp.zeros_like(boxes) if box.kind == "dirac" else side_variances(parameters, strides, box)
+        # A location beside the picture can have a box that clipping leaves without width or height.
+        has_size = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+        mask = (best > inference.score_threshold) & has_size
+        if outputs.quality:
+            quality = jax.nn.sigmoid(flatten_levels([outputs.quality[level]], 1))[..., 0]
+            best = best * jnp.take_along_axis(quality, index, axis=1)
+        levels.append((boxes, best, labels, mask, variances, here))
+        start += scores.shape[1]
+    return Candidates(*(jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)))
 
 
 def top_pairs(

@@ -6,10 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from gfl_jax import config
+from gfl_jax.errors import UserError
 from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.nms import nms
+from gfl_jax.inference.voting import variance_vote
 from gfl_jax.models.detector import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch, Detections, HeadOutputs
@@ -21,13 +24,21 @@ def make_detect(
     """A jitted function (variables, batch) -> Detections in pixels of the original pictures.
 
     It compiles once for each batch shape. `variables` are {"params": ..., "batch_stats": ...}.
+
+    Raises:
+      UserError: variance voting is asked of boxes without variances.
     """
+    if inference.voting_sigma_t is not None and model.detector.box.kind == "dirac":
+        raise UserError(
+            "config.inference.voting_sigma_t: variance voting needs the variances of box sides, which "
+            "config.detector.box.kind='dirac' does not have; set it to None, or use 'general' or 'gaussian'"
+        )
 
     @jax.jit
     def detect(variables: Any, batch: Batch) -> Detections:
         images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
         outputs: Any = model.apply(variables, images)
-        detections = detections_from_outputs(outputs, batch, model.detector, inference)
+        detections, _ = detections_from_outputs(outputs, batch, model.detector, inference)
         scale = jnp.tile(batch.scale_factors, 2)[:, None]
         return dataclasses.replace(detections, boxes=detections.boxes / scale)
 
@@ -36,18 +47,31 @@ def make_detect(
 
 def detections_from_outputs(
     outputs: HeadOutputs, batch: Batch, detector: config.Detector, inference: config.Inference
-) -> Detections:
-    """Decodes and suppresses; boxes are in pixels of the network's input."""
+) -> tuple[Detections, Int[Array, "batch detections"]]:
+    """Decodes and suppresses.
+
+    Returns:
+      Detections in pixels of the network's input; and where each comes from: its position among
+      all locations of the canvas.
+    """
     candidates = decode(outputs, batch.image_sizes, detector, inference)
     return jax.vmap(lambda c: select(c, inference))(candidates)
 
 
-def select(candidates: Candidates, inference: config.Inference) -> Detections:
-    """Non-maximum suppression of one picture's candidates."""
-    kept, found = nms(*candidates, inference.iou_threshold, inference.max_detections)
-    return Detections(
-        boxes=jnp.where(found[:, None], candidates.boxes[kept], 0),
-        scores=jnp.where(found, candidates.scores[kept], 0),
-        labels=candidates.labels[kept],
+def select(
+    candidates: Candidates, inference: config.Inference
+) -> tuple[Detections, Int[Array, "detections"]]:
+    """Non-maximum suppression, and variance voting if asked for, of one picture's candidates."""
+    c = candidates
+    kept, found = nms(c.boxes, c.scores, c.labels, c.mask, inference.iou_threshold, inference.max_detections)
+    boxes = c.boxes[kept]
+    if inference.voting_sigma_t is not None:
+        voters = (c.labels[kept][:, None] == c.labels) & c.mask
+        boxes = variance_vote(boxes, c.boxes, c.variances, voters, inference.voting_sigma_t)
+    detections = Detections(
+        boxes=jnp.where(found[:, None], boxes, 0),
+        scores=jnp.where(found, c.scores[kept], 0),
+        labels=c.labels[kept],
         mask=found,
     )
+    return detections, c.positions[kept]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from gfl_jax.config import Detector
 from gfl_jax.errors import UserError
 
 # What stands in our path, and what in its place in the name there. Applied in this order.
@@ -23,8 +24,9 @@ MODULES = (
     (r"^head/class_tower_(\d+)/", r"bbox_head.cls_convs.\1.conv."),
     (r"^head/box_tower_(\d+)_gn/", r"bbox_head.reg_convs.\1.gn."),
     (r"^head/box_tower_(\d+)/", r"bbox_head.reg_convs.\1.conv."),
-    (r"^head/class_logits/", r"bbox_head.gfl_cls."),
-    (r"^head/box/", r"bbox_head.gfl_reg."),
+    (r"^head/class_logits/", r"bbox_head.PREFIX_cls."),
+    (r"^head/box/", r"bbox_head.PREFIX_reg."),
+    (r"^head/quality/", r"bbox_head.PREFIX_centerness."),
     (r"^head/scale_(\d+)$", r"bbox_head.scales.\1.scale"),
 )
 LEAVES = (
@@ -36,7 +38,14 @@ LEAVES = (
 CONSTANTS = re.compile(r"num_batches_tracked$|integral\.project$")
 
 
-def torch_name(path: str) -> str:
+def head_prefix(detector: Detector) -> str:
+    """What the last convolutions of mmdetection's head of this kind are called after."""
+    if detector.assigner.kind == "fcos":
+        return "conv"
+    return "gfl" if detector.box.kind == "general" else "atss"
+
+
+def torch_name(path: str, detector: Detector) -> str:
     """The name in a state dict of our path, e.g. 'head/class_logits/kernel'."""
     name = path
     for pattern, replacement in MODULES:
@@ -44,21 +53,27 @@ def torch_name(path: str) -> str:
     if not name.startswith("bbox_head.scales."):
         for pattern, replacement in LEAVES:
             name = re.sub(pattern, replacement, name)
-    return name.replace("/", ".")
+    return name.replace("/", ".").replace("PREFIX", head_prefix(detector))
 
 
-def to_torch(collection: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(collection: Mapping[str, Any], detector: Detector) -> dict[str, np.ndarray]:
     """One collection (params, their gradients, or batch_stats) under PyTorch's names and layouts."""
     flat = flatten_dict(collection, sep="/")
-    return {torch_name(path): _transposed(np.asarray(value), (3, 2, 0, 1)) for path, value in flat.items()}
+    return {
+        torch_name(path, detector): _transposed(np.asarray(value), (3, 2, 0, 1))
+        for path, value in flat.items()
+    }
 
 
-def from_torch(state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any]) -> dict[str, Any]:
+def from_torch(
+    state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any], detector: Detector
+) -> dict[str, Any]:
     """Variables filled from a state dict.
 
     Args:
       state_dict: names to arrays in PyTorch's layout; every entry must have its place.
       variables: {"params": ..., "batch_stats": ...} of arrays or of their shapes and dtypes.
+      detector: the detector that they belong to.
 
     Returns:
       Variables like `variables`, with numpy arrays of the state dict's values and dtypes.
@@ -67,7 +82,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any
       UserError: entries are missing, left over, or of another shape.
     """
     flat = flatten_dict(variables, sep="/")
-    names = {path: torch_name(path.split("/", 1)[1]) for path in flat}
+    names = {path: torch_name(path.split("/", 1)[1], detector) for path in flat}
     _refuse(sorted(set(names.values()) - set(state_dict)), "missing in the checkpoint")
     left_over = sorted(name for name in set(state_dict) - set(names.values()) if not CONSTANTS.search(name))
     _refuse(left_over, "in the checkpoint but not in this detector")

@@ -39,3 +39,8 @@ def focal_loss(
     """
     weight = alpha * targets + (1 - alpha) * (1 - targets)
     return weight * quality_focal_loss(logits, targets, gamma)
+
+
+def l2_loss(logits: Float[Array, "*n"], qualities: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Squared difference of sigmoid(logits) and the soft labels (Table I's L2 row)."""
+    return jnp.square(jax.nn.sigmoid(logits) - qualities)

@@ -44,10 +44,12 @@ class BatchNorm(nn.Module):
 
     Attributes:
       frozen: use the running statistics in training too, and leave them as they are.
+      trained: whether scale and bias get gradients.
       momentum: weight of the new value in the running statistics.
     """
 
     frozen: bool = False
+    trained: bool = True
     momentum: float = 0.1
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
@@ -58,6 +60,8 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
+        if not self.trained:
+            scale, bias = jax.lax.stop_gradient((scale, bias))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         if train and not self.frozen:

@@ -38,7 +38,8 @@ class FeaturePyramid(nn.Module):
             laterals[i] += upsample_twice(laterals[i + 1])
         levels = [conv(f"fpn_convs_{i}", 3)(x) for i, x in enumerate(laterals)]
         for i in range(count, pyramid.num_levels):
-            levels.append(conv(f"fpn_convs_{i}", 3, stride=2)(levels[-1]))
+            top = nn.relu(levels[-1]) if pyramid.relu_on_top and i > count else levels[-1]
+            levels.append(conv(f"fpn_convs_{i}", 3, stride=2)(top))
         return tuple(levels)
 
 

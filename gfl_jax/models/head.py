@@ -1,4 +1,4 @@
-"""The dense head: at each location class scores and the parameters of the four box sides."""
+"""The dense head: at each location class scores, the numbers of the four box sides, and a quality."""
 
 import math
 from collections.abc import Sequence
@@ -9,15 +9,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gfl_jax import config
+from gfl_jax.box_representation import num_parameters
 from gfl_jax.models.convolution import Conv
 from gfl_jax.structures import HeadOutputs
+from gfl_jax.targets.assign import num_anchors
 
 NORMAL = nn.initializers.normal(0.01)
 PRIOR = 0.01  # every class score at the start (RetinaNet, sec. 4.1)
 
 
 class DenseHead(nn.Module):
-    """Two towers, for classes and for boxes, whose weights all levels share."""
+    """Two towers, for classes and for boxes, whose weights all levels share.
+
+    A quality branch, if there is one, is one more convolution on one of the towers.
+    """
 
     detector: config.Detector
     dtype: Any = jnp.float32
@@ -26,53 +31,48 @@ class DenseHead(nn.Module):
     def __call__(self, levels: Sequence[Float[Array, "batch h w c"]]) -> HeadOutputs:
         """Computes the outputs of all levels."""
         detector, head = self.detector, self.detector.head
+        anchors = num_anchors(detector.assigner)
 
-        def tower(name: str) -> list[nn.Module]:
-            layers: list[nn.Module] = []
-            for i in range(head.num_convs):
-                layers.append(
-                    Conv(
-                        head.channels,
-                        3,
-                        use_bias=False,
-                        kernel_init=NORMAL,
-                        dtype=self.dtype,
-                        name=f"{name}_{i}",
-                    )
-                )
-                layers.append(
+        def conv(name: str, features: int, bias: float | None) -> Conv:
+            start = nn.initializers.constant(bias or 0.0)
+            return Conv(features, 3, 1, 1, bias is not None, NORMAL, start, self.dtype, name=name)
+
+        def tower(name: str) -> list[tuple[nn.Module, nn.Module]]:
+            bias = 0.0 if head.tower_bias else None
+            return [
+                (
+                    conv(f"{name}_{i}", head.channels, bias),
                     nn.GroupNorm(
                         head.num_groups,
                         epsilon=1e-5,
                         use_fast_variance=False,
                         dtype=self.dtype,
                         name=f"{name}_{i}_gn",
-                    )
+                    ),
                 )
-            return layers
+                for i in range(head.num_convs)
+            ]
 
-        def run(layers: list[nn.Module], x: Array) -> Array:
-            for conv, norm in zip(layers[::2], layers[1::2], strict=True):
-                x = nn.relu(norm(conv(x)))
+        def climb(layers: list[tuple[nn.Module, nn.Module]], x: Array) -> Array:
+            for convolution, norm in layers:
+                x = nn.relu(norm(convolution(x)))
             return x
 
         class_tower, box_tower = tower("class_tower"), tower("box_tower")
-        class_bias = nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR))
-        class_conv = Conv(
-            detector.num_classes,
-            3,
-            kernel_init=NORMAL,
-            bias_init=class_bias,
-            dtype=self.dtype,
-            name="class_logits",
-        )
-        box_conv = Conv(4 * (detector.box.reg_max + 1), 3, kernel_init=NORMAL, dtype=self.dtype, name="box")
+        class_conv = conv("class_logits", anchors * detector.num_classes, -math.log((1 - PRIOR) / PRIOR))
+        box_conv = conv("box", anchors * 4 * num_parameters(detector.box), 0.0)
+        has_branch = detector.quality in ("centerness", "iou")
+        quality_conv = conv("quality", anchors, 0.0) if has_branch else None
 
-        class_logits, box = [], []
+        # Losses and decoding are in float32 at least, whatever the network computes in.
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        class_logits, box, quality = [], [], []
         for level, x in enumerate(levels):
+            class_features, box_features = climb(class_tower, x), climb(box_tower, x)
             scale = self.param(f"scale_{level}", nn.initializers.ones, ())
-            # Losses and decoding are in float32 at least, whatever the network computes in.
-            wide = jnp.promote_types(self.dtype, jnp.float32)
-            class_logits.append(class_conv(run(class_tower, x)).astype(wide))
-            box.append(box_conv(run(box_tower, x)).astype(wide) * scale.astype(wide))
-        return HeadOutputs(tuple(class_logits), tuple(box))
+            class_logits.append(class_conv(class_features).astype(wide))
+            box.append(box_conv(box_features).astype(wide) * scale.astype(wide))
+            if quality_conv is not None:
+                features = box_features if head.quality_tower == "box" else class_features
+                quality.append(quality_conv(features).astype(wide))
+        return HeadOutputs(tuple(class_logits), tuple(box), tuple(quality))

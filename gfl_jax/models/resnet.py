@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
 
         def conv_norm(x: Array, name: str, norm: str, features: int, kernel_size: int, stride: int) -> Array:
             conv = Conv(features, kernel_size, stride, use_bias=False, dtype=self.dtype, name=name)
-            return BatchNorm(self.backbone.norm == "frozen", dtype=self.dtype, name=norm)(conv(x), train)
+            return batch_norm(self.backbone, self.dtype, norm)(conv(x), train)
 
         if self.backbone.block == "basic":
             y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 3, self.stride))
@@ -75,10 +75,15 @@ class ResNet(nn.Module):
         else:
             x = space_to_depth(x, 4)
             conv = Conv(width, 3, use_bias=False, dtype=self.dtype, name="conv1")
-        x = nn.relu(BatchNorm(self.backbone.norm == "frozen", dtype=self.dtype, name="bn1")(conv(x), train))
+        x = nn.relu(batch_norm(self.backbone, self.dtype, "bn1")(conv(x), train))
         if self.backbone.stem == "conv7":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         return x
+
+
+def batch_norm(backbone: config.Backbone, dtype: Any, name: str) -> BatchNorm:
+    """The norm of a backbone."""
+    return BatchNorm(backbone.norm == "frozen", backbone.train_norm, dtype=dtype, name=name)
 
 
 def space_to_depth(x: Float[Array, "batch h w c"], size: int) -> Float[Array, "batch h2 w2 c2"]:

@@ -13,10 +13,14 @@ GridSizes = tuple[tuple[int, int], ...]  # (rows, columns) of each level, finest
 
 
 class Locations(NamedTuple):
-    """All locations, level after level, row by row. Constants of the canvas, not of the picture."""
+    """All locations, level after level, row by row. Constants of the canvas, not of the picture.
+
+    Where a location has several anchors, it is there several times in a row.
+    """
 
     points: Float[np.ndarray, "locations 2"]  # (x, y) in pixels
     strides: Float[np.ndarray, "locations"]  # pixels
+    anchors: Float[np.ndarray, "locations 4"]  # pixels
     levels: Int[np.ndarray, "locations"]
     grid_sizes: GridSizes
 
@@ -26,23 +30,41 @@ def grid_sizes_of(levels: Sequence[Float[Array, "batch h w c"]]) -> GridSizes:
     return tuple((x.shape[1], x.shape[2]) for x in levels)
 
 
-def make_locations(grid_sizes: GridSizes, strides: Sequence[int], offset: float = 0.0) -> Locations:
+def anchor_shapes(scale: float, octave_parts: int, ratios: Sequence[float]) -> Float[np.ndarray, "anchors 2"]:
+    """(width, height) in strides of the anchors of a location: ratio by ratio, small to large."""
+    sizes = scale * 2 ** (np.arange(octave_parts) / octave_parts)
+    root = np.sqrt(np.asarray(ratios, np.float64))
+    return np.stack([np.outer(1 / root, sizes), np.outer(root, sizes)], axis=-1).reshape(-1, 2)
+
+
+def make_locations(
+    grid_sizes: GridSizes,
+    strides: Sequence[int],
+    offset: float = 0.0,
+    shapes: Float[np.ndarray, "anchors 2"] | None = None,
+) -> Locations:
     """The locations of a pyramid.
 
     Args:
       grid_sizes: (rows, columns) of each level.
       strides: pixels between neighbors, level by level.
-      offset: the first location lies at `offset` strides (0 for ATSS, 0.5 for FCOS).
+      offset: the first location lies at `offset` strides (0.5 for FCOS, else 0).
+      shapes: of the anchors, from `anchor_shapes`; None: one square of 8 strides.
     """
-    points, all_strides, levels = [], [], []
+    shapes = np.full((1, 2), 8.0) if shapes is None else shapes
+    points, all_strides, anchors, levels = [], [], [], []
     for level, ((rows, columns), stride) in enumerate(zip(grid_sizes, strides, strict=True)):
         y, x = np.mgrid[:rows, :columns].reshape(2, -1)
-        points.append((np.stack([x, y], axis=-1) + offset) * stride)
-        all_strides.append(np.full(rows * columns, stride))
-        levels.append(np.full(rows * columns, level))
+        centers = np.repeat((np.stack([x, y], axis=-1) + offset) * stride, len(shapes), axis=0)
+        half = np.tile(shapes * stride / 2, (rows * columns, 1))
+        points.append(centers)
+        anchors.append(np.concatenate([centers - half, centers + half], axis=1))
+        all_strides.append(np.full(len(centers), stride))
+        levels.append(np.full(len(centers), level))
     return Locations(
         np.concatenate(points).astype(np.float32),
         np.concatenate(all_strides).astype(np.float32),
+        np.concatenate(anchors).astype(np.float32),
         np.concatenate(levels),
         tuple(grid_sizes),
     )
@@ -64,7 +86,7 @@ def valid_grid_sizes(
 
 
 def valid_locations(
-    valid_sizes: Int[Array, "batch levels 2"], grid_sizes: GridSizes
+    valid_sizes: Int[Array, "batch levels 2"], grid_sizes: GridSizes, num_anchors: int = 1
 ) -> Bool[Array, "batch locations"]:
     """Which locations lie within the valid rows and columns of their level."""
     masks = []
@@ -72,15 +94,17 @@ def valid_locations(
         row_valid = jnp.arange(rows) < valid_sizes[:, level, :1]
         column_valid = jnp.arange(columns) < valid_sizes[:, level, 1:]
         masks.append((row_valid[:, :, None] & column_valid[:, None, :]).reshape(-1, rows * columns))
-    return jnp.concatenate(masks, axis=1)
+    return jnp.repeat(jnp.concatenate(masks, axis=1), num_anchors, axis=1)
 
 
-def flatten_levels(levels: Sequence[Float[Array, "batch h w c"]]) -> Float[Array, "batch locations c"]:
-    """Joins maps of all levels in the order of `make_locations`."""
-    return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in levels], axis=1)
+def flatten_levels(
+    levels: Sequence[Float[Array, "batch h w c"]], channels: int
+) -> Float[Array, "batch locations channels"]:
+    """Joins maps of all levels in the order of `make_locations`, with `channels` for each anchor."""
+    return jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in levels], axis=1)
 
 
-def sum_per_level(x: Float[Array, "batch locations"], grid_sizes: GridSizes) -> Float[Array, "levels"]:
+def sum_per_level(x: Float[Array, "batch locations"], locations: Locations) -> Float[Array, "levels"]:
     """Sums over the batch and over the locations of each level."""
-    ends = np.cumsum([rows * columns for rows, columns in grid_sizes])
+    ends = np.cumsum(np.bincount(locations.levels))
     return jnp.stack([jnp.sum(part) for part in jnp.split(x, ends[:-1], axis=1)])

@@ -68,7 +68,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     model = build_detector(config.detector, config.precision)
     learning_rate = scaled_learning_rate(config.optimizer, config.loader.batch_size)
     schedule = make_schedule(config.schedule, learning_rate, total_steps)
-    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone.frozen_stages)
+    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     train_step = make_train_step(model, optimizer, schedule, config, mesh)
     detect = make_detect(model, config.normalization, config.inference)
 

@@ -4,6 +4,7 @@ Everything follows PyTorch and mmdetection: linear warm-up times decay, SGD whos
 decay is added to the gradient before the momentum, frozen stages without any update.
 """
 
+import re
 from typing import Any
 
 import jax
@@ -54,18 +55,24 @@ def make_schedule(schedule: config.Schedule, learning_rate: float, total_steps: 
 
 
 def make_optimizer(
-    optimizer: config.Optimizer, learning_rate: optax.Schedule, frozen_stages: int = 0
+    optimizer: config.Optimizer,
+    learning_rate: optax.Schedule,
+    backbone: config.Backbone = config.Backbone(frozen_stages=0),
 ) -> optax.GradientTransformation:
     """SGD with momentum or AdamW on the trained parameters; the frozen ones get zeros.
 
-    SGD decays every trained parameter, AdamW only those with more than one axis. Clipping is
-    by the global norm of the trained parameters' gradients, before the decay is added.
+    SGD decays every trained parameter (biases of convolutions only if `decay_biases`), AdamW
+    only those with more than one axis. Clipping is by the global norm of the trained
+    parameters' gradients, before the decay is added.
     """
     clip = optax.identity() if optimizer.clip_norm is None else optax.clip_by_global_norm(optimizer.clip_norm)
     if optimizer.kind == "sgd":
         rule = optax.chain(
-            optax.add_decayed_weights(optimizer.weight_decay),
+            optax.add_decayed_weights(
+                optimizer.weight_decay, lambda params: _map_biases(params, optimizer.decay_biases, True)
+            ),
             optax.trace(optimizer.momentum),
+            optax.masked(optax.scale(optimizer.bias_rate), lambda params: _map_biases(params, True, False)),
             optax.scale_by_learning_rate(learning_rate),
         )
     else:
@@ -77,29 +84,42 @@ def make_optimizer(
         )
 
     def label(params: Params) -> Params:
-        return jax.tree.map(
-            lambda keep: "trained" if keep else "frozen", trainable_mask(params, frozen_stages)
-        )
+        return jax.tree.map(lambda keep: "trained" if keep else "frozen", trainable_mask(params, backbone))
 
     return optax.partition({"trained": optax.chain(clip, rule), "frozen": optax.set_to_zero()}, label)
 
 
-def trainable_mask(params: Params, frozen_stages: int) -> Params:
-    """A tree like `params` that is False for the stem and the first stages of the backbone.
+def trainable_mask(params: Params, backbone: config.Backbone) -> Params:
+    """A tree like `params` that is False for what is frozen.
 
     Args:
       params: with the stem under backbone/conv1 and backbone/bn1, and block i of stage k
         (from 1) under backbone/layer{k}_{i}.
-      frozen_stages: 0: nothing is frozen, 1: stem and stage 1, 2: stage 2 as well, ...
+      backbone: its `frozen_stages` and `train_norm` are used.
     """
-    frozen = tuple(f"layer{k}_" for k in range(1, frozen_stages + 1))
-    frozen += ("conv1", "bn1") if frozen_stages else ()
+    frozen = tuple(f"layer{k}_" for k in range(1, backbone.frozen_stages + 1))
+    frozen += ("conv1", "bn1") if backbone.frozen_stages else ()
 
     def trained(path: tuple[Any, ...], _: Array) -> bool:
-        part, name = path[0].key, path[1].key
-        return not (part == "backbone" and name.startswith(frozen))
+        part, name, module = path[0].key, path[1].key, path[-2].key
+        is_frozen_norm = _is_norm(module) and not backbone.train_norm
+        return part != "backbone" or not (name.startswith(frozen) or is_frozen_norm)
 
     return jax.tree_util.tree_map_with_path(trained, params)
+
+
+def _map_biases(params: Params, bias: bool, other: bool) -> Params:
+    """A tree like `params`: `bias` for the biases of convolutions, `other` for the rest."""
+
+    def choose(path: tuple[Any, ...], _: Array) -> bool:
+        is_bias = path[-1].key == "bias" and not _is_norm(path[-2].key)
+        return bias if is_bias else other
+
+    return jax.tree_util.tree_map_with_path(choose, params)
+
+
+def _is_norm(module: str) -> bool:
+    return re.search(r"(^|_)(bn\d*|gn)$", module) is not None
 
 
 def trained_only(tree: Params, mask: Params) -> Params:

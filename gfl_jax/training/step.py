@@ -43,7 +43,7 @@ def make_train_step(
         (total, (losses, batch_stats)), grads = gradient(
             state.params, state.batch_stats, batch, model, config
         )
-        mask = trainable_mask(grads, config.detector.backbone.frozen_stages)
+        mask = trainable_mask(grads, config.detector.backbone)
         norm = optax.tree.norm(trained_only(grads, mask))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
 

@@ -62,15 +62,26 @@ class Reference:
         starting = (key for key in self.arrays if key.startswith(prefix) and "@" not in key)
         return [key[len(prefix) :] for key in starting]
 
-    def deviation(self, key: str, ours: ArrayLike) -> float:
-        """Largest difference, relative to the largest magnitude of the reference; inf for another shape."""
+    def size(self, key: str) -> int:
+        """Number of values of an array before its thinning."""
+        return int(np.prod(self[f"{key}@shape"])) if f"{key}@shape" in self else self[key].size
+
+    def deviation(self, key: str, ours: ArrayLike, mask: ArrayLike | None = None) -> float:
+        """Largest difference, relative to the largest magnitude of the reference; inf for another shape.
+
+        Where there is a `mask`, only what it selects is compared.
+        """
         theirs = self[key]
         ours = np.asarray(ours)
+        selected = np.broadcast_to(True if mask is None else np.asarray(mask), ours.shape)
         if f"{key}@stride" in self:
             if tuple(self[f"{key}@shape"]) != ours.shape:
                 return np.inf
-            ours = ours.reshape(-1)[:: int(self[f"{key}@stride"])]
-        return relative_deviation(ours, theirs)
+            stride = int(self[f"{key}@stride"])
+            ours, selected = ours.reshape(-1)[::stride], selected.reshape(-1)[::stride]
+        if ours.shape != theirs.shape:
+            return np.inf
+        return relative_deviation(ours[selected], theirs[selected])
 
 
 def relative_deviation(ours: ArrayLike, theirs: ArrayLike, scale: float | None = None) -> float:

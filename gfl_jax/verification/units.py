@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 
 from gfl_jax import boxes as geometry
 from gfl_jax import config
+from gfl_jax.box_representation import integral
 from gfl_jax.inference.nms import nms
 from gfl_jax.losses.box import giou_loss, iou_loss
-from gfl_jax.losses.distribution import distribution_focal_loss, integral
+from gfl_jax.losses.distribution import distribution_focal_loss
 from gfl_jax.losses.focal import binary_cross_entropy, focal_loss, quality_focal_loss
 from gfl_jax.targets.atss import assign_atss
 from gfl_jax.targets.locations import valid_grid_sizes
@@ -121,7 +122,7 @@ def _geometry(reference: Reference) -> Iterator[Row]:
         "delta/enc": geometry.boxes_to_deltas(anchors, geometry.deltas_to_boxes(anchors, encoded)),
         "delta/dec": from_deltas,
         "delta/dec_clip_hw_200_300": geometry.clip_boxes(from_deltas, jnp.array([200, 300])),
-        "integral/y": integral(sides.reshape(len(sides), 4, -1)),
+        "integral/y": integral(sides.reshape(len(sides), 4, -1), jnp.arange(17.0)),
     }.items():
         yield Row(key, reference.deviation(key, ours), TOLERANCE)
 

@@ -36,7 +36,7 @@ def detector_rows(
     batch = put_batch(random_batch(batch_size, size, config.detector.num_classes), mesh)
     rate = scaled_learning_rate(config.optimizer, batch_size)
     schedule = make_schedule(config.schedule, rate, total_steps=90_000)
-    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone.frozen_stages)
+    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     say("making parameters")
     state = create_state(build_detector(config.detector), optimizer, config.seed)
     training = _Training(put_everywhere(state, mesh))

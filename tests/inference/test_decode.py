@@ -46,7 +46,7 @@ def outputs_with(detector, places):
     for (picture, level, row, column, label), (logit, distances) in places.items():
         class_logits[level][picture, row, column, label] = logit
         box[level][picture, row, column, range(4), list(distances)] = 1000
-    return HeadOutputs(tuple(class_logits), tuple(x.reshape(*x.shape[:3], -1) for x in box))
+    return HeadOutputs(tuple(class_logits), tuple(x.reshape(*x.shape[:3], -1) for x in box), ())
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,11 @@ def state_dict(structure):
 def test_every_entry_has_its_place_and_comes_back(structure, shapes):
     rng = np.random.default_rng(0)
     state_dict = {name: rng.standard_normal(shape, np.float32) for name, shape in structure.items()}
-    variables = from_torch(state_dict, shapes)
+    variables = from_torch(state_dict, shapes, config.Detector())
     assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda x: x.shape, shapes)
-    back = to_torch(variables["params"]) | to_torch(variables["batch_stats"])
+    back = to_torch(variables["params"], config.Detector()) | to_torch(
+        variables["batch_stats"], config.Detector()
+    )
     learned = {name for name in state_dict if not NOT_LEARNED.search(name)}
     assert set(back) == learned
     for name in learned:
@@ -68,10 +70,10 @@ def test_every_entry_has_its_place_and_comes_back(structure, shapes):
     ],
 )
 def test_names_and_layouts(ours, theirs, structure, state_dict, shapes):
-    assert torch_name(ours.split("/", 1)[1]) == theirs
+    assert torch_name(ours.split("/", 1)[1], config.Detector()) == theirs
     shape = structure[theirs]
     numbers = np.random.default_rng(1).standard_normal(shape)
-    found = flatten_dict(from_torch(state_dict | {theirs: numbers}, shapes), sep="/")[ours]
+    found = flatten_dict(from_torch(state_dict | {theirs: numbers}, shapes, config.Detector()), sep="/")[ours]
     assert found.shape == (tuple(shape[2:] + shape[1::-1]) if len(shape) == 4 else tuple(shape))
     for index in np.ndindex(*(min(size, 2) for size in shape)):
         if len(shape) == 4:
@@ -83,7 +85,7 @@ def test_names_and_layouts(ours, theirs, structure, state_dict, shapes):
 
 def refusal(state_dict, shapes):
     with pytest.raises(UserError) as caught:
-        from_torch(state_dict, shapes)
+        from_torch(state_dict, shapes, config.Detector())
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -20,7 +20,7 @@ def random_outputs(grids, seed=0, batch=2):
     def maps(channels):
         return tuple(rng.normal(-1, 2, (batch, *grid, channels)).astype(np.float32) for grid in grids)
 
-    return HeadOutputs(maps(3), maps(4 * (REG_MAX + 1)))
+    return HeadOutputs(maps(3), maps(4 * (REG_MAX + 1)), ())
 
 
 def make_batch(boxes_per_picture=(3, 1), image_sizes=((64, 96), (40, 50)), canvas=(64, 96)):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gfl_jax.losses.distribution import distribution_focal_loss, integral
+from gfl_jax.box_representation import integral
+from gfl_jax.losses.distribution import distribution_focal_loss
 
 BINS = 9
 logits_strategy = hnp.arrays(np.float64, BINS, elements=st.floats(-10, 10))
@@ -14,7 +15,7 @@ target_strategy = st.floats(0, BINS - 1.1)
 
 loss = jax.jit(distribution_focal_loss)
 gradient = jax.jit(jax.grad(distribution_focal_loss))
-expectation = jax.jit(integral)
+expectation = jax.jit(lambda logits: integral(logits, jnp.arange(BINS)))
 
 
 @pytest.fixture(autouse=True)

@@ -56,10 +56,10 @@ def test_flattened_maps_are_in_the_order_of_the_locations():
         y, x = np.mgrid[:rows, :columns] * stride
         maps.append(jnp.asarray(np.stack([x, y], axis=-1)[None]))
     assert grid_sizes_of(maps) == GRIDS
-    np.testing.assert_array_equal(flatten_levels(maps)[0], make_locations(GRIDS, STRIDES).points)
+    np.testing.assert_array_equal(flatten_levels(maps, 2)[0], make_locations(GRIDS, STRIDES).points)
 
 
 def test_sums_per_level():
     x = np.random.default_rng(0).integers(0, 9, (2, 96 + 24 + 6))
-    found = sum_per_level(jnp.asarray(x), GRIDS)
+    found = sum_per_level(jnp.asarray(x), make_locations(GRIDS, STRIDES))
     np.testing.assert_array_equal(found, [x[:, :96].sum(), x[:, 96:120].sum(), x[:, 120:].sum()])

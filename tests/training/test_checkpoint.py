@@ -21,7 +21,7 @@ def make_state(step, width=3, devices=8):
     arrays = {"kernel": rng.normal(size=(16, width)).astype(np.float32), "bias": np.ones(width, np.float32)}
     params = {"backbone": {"conv1": arrays}, "head": {"box": arrays}}
     batch_stats = {"backbone": {"bn1": {"mean": np.full(width, step, np.float32)}}}
-    optimizer = make_optimizer(config.Optimizer(), lambda step: 0.1, frozen_stages=1)
+    optimizer = make_optimizer(config.Optimizer(), lambda step: 0.1, config.Backbone(frozen_stages=1))
     state = TrainState(jnp.asarray(step, jnp.int32), params, batch_stats, optimizer.init(params))
     return put_everywhere(state, make_mesh(jax.devices()[:devices]))
 

@@ -109,10 +109,12 @@ def test_clipping_is_of_the_trained_gradients_norm_and_before_the_decay():
     settings = config.Optimizer(momentum=0.0, weight_decay=0.1, clip_norm=0.5)
     params, gradient = make_params(), make_params(1)
     gradient["backbone"]["conv1"]["kernel"] *= 1e6  # frozen: must not count
-    trained = trained_only(gradient, trainable_mask(params, 1))
+    trained = trained_only(gradient, trainable_mask(params, config.Backbone(frozen_stages=1)))
     norm = float(np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(trained))))
     assert norm > 0.5
-    found, _ = run(make_optimizer(settings, lambda step: 1.0, frozen_stages=1), params, [gradient])
+    found, _ = run(
+        make_optimizer(settings, lambda step: 1.0, config.Backbone(frozen_stages=1)), params, [gradient]
+    )
     p, g = params["head"]["conv1"]["kernel"], gradient["head"]["conv1"]["kernel"]
     np.testing.assert_allclose(found["head"]["conv1"]["kernel"], p - (g * 0.5 / norm + 0.1 * p), rtol=1e-5)
 
@@ -132,7 +134,8 @@ def test_adamw_decays_kernels_only():
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_frozen_stages_keep_their_bits_and_have_no_state(kind, frozen_stages):
     frozen_names = [[], ["bn1", "conv1", "layer1_0"], ["bn1", "conv1", "layer1_0", "layer2_0"]][frozen_stages]
-    optimizer = make_optimizer(config.Optimizer(kind=kind), lambda step: 0.1, frozen_stages)
+    backbone = config.Backbone(frozen_stages=frozen_stages)
+    optimizer = make_optimizer(config.Optimizer(kind=kind), lambda step: 0.1, backbone)
     params = make_params()
     found, state = run(optimizer, params, [make_params(1), make_params(2)])
     kept = [
@@ -145,8 +148,6 @@ def test_frozen_stages_keep_their_bits_and_have_no_state(kind, frozen_stages):
     assert sorted(kept) == sorted(frozen_names)
     assert not np.array_equal(params["head"]["scales"], found["head"]["scales"])
 
-    trained = sum(
-        p.size for p in jax.tree.leaves(trained_only(params, trainable_mask(params, frozen_stages)))
-    )
+    trained = sum(p.size for p in jax.tree.leaves(trained_only(params, trainable_mask(params, backbone))))
     moments = sum(s.size for s in jax.tree.leaves(state) if s.ndim)
     assert moments == trained * (1 if kind == "sgd" else 2)

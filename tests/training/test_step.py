@@ -19,7 +19,7 @@ def make_step(config, devices):
     mesh = make_mesh(jax.devices()[:devices])
     model = build_detector(config.detector, config.precision)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 12)
-    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone.frozen_stages)
+    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     state = put_everywhere(create_state(model, optimizer, config.seed), mesh)
     return make_train_step(model, optimizer, schedule, config, mesh), state, mesh
 
