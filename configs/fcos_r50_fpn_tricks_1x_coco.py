@@ -6,7 +6,8 @@ python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=r
 """
 
 from configs import fcos_r50_fpn_1x_coco as base
-from gfl_jax.config import Config, override
+from gfl_jax.config import Config
+from gfl_jax.overrides import override
 
 
 def get_config() -> Config:

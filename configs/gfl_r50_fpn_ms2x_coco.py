@@ -6,7 +6,8 @@ The short side is drawn from 480 to 800, as in mmdetection. Cost: twice that of 
 """
 
 from configs import gfl_r50_fpn_1x_coco as base
-from gfl_jax.config import Config, override
+from gfl_jax.config import Config
+from gfl_jax.overrides import override
 
 
 def get_config() -> Config:

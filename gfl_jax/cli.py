@@ -10,9 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gfl_jax.config import Config, config_from_json, load_config, parse_overrides
+from gfl_jax.comparison.rows import Row, load_table, select_rows
+from gfl_jax.config import Config
+from gfl_jax.config_files import config_from_json, load_config
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
+from gfl_jax.overrides import parse_overrides
 
 CONFIG_HELP = """\
 Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
@@ -49,6 +52,16 @@ Exit status 1 if any deviates by more than its tolerance.
 
   python main.py verify --dtype=float64
   python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
+
+COMPARE = """\
+Trains and evaluates the rows of a table of the paper, each with several seeds, and prints the
+table with mean and spread, beside the paper's figures. The same command goes on where it stopped.
+
+  python main.py compare --table=1 --dataset=trees --seeds=3
+  python main.py compare --table=boxes --dataset=trees --rows general,general_dfl
+
+The tables are the files configs/table_*.py. The work directory gets a run for each row and seed,
+and the table as table.md, table.txt and results.csv."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,6 +124,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
     predict.add_argument(
         "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
+    )
+
+    compare = command("compare", COMPARE, _compare)
+    compare.add_argument(
+        "--table", required=True, metavar="NAME", help="1, boxes, ...: configs/table_NAME.py"
+    )
+    compare.add_argument("--dataset", default="coco", metavar="NAME", help="coco, trees or digits (coco)")
+    compare.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (3)")
+    compare.add_argument("--rows", metavar="NAME,NAME", help="only these rows, e.g. atss_iou,atss_joint")
+    compare.add_argument(
+        "--workdir", type=Path, metavar="DIR", help="where the runs live; default: runs/table_NAME_DATASET"
     )
 
     verify = command("verify", VERIFY, _verify)
@@ -219,6 +243,35 @@ def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     write_results(output / "results.json", results)
     print(f"all detections: {output / 'results.json'}")
     return 0
+
+
+def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rich.console import Console
+
+    from gfl_jax.comparison.runs import compare_rows
+    from gfl_jax.comparison.table import comparison_table, csv_text, markdown
+
+    if args.seeds < 1:
+        raise UserError(f"--seeds={args.seeds}: must be at least 1")
+    file, module = load_table(args.table)
+    rows = select_rows(module.ROWS, args.rows)
+    workdir = args.workdir or Path("runs") / f"{file.stem}_{args.dataset}"
+
+    def make_config(row: Row) -> Config:
+        arguments = {**row.arguments, "dataset": args.dataset}
+        text = ",".join(f"{name}={value}" for name, value in arguments.items())
+        return parse_overrides(load_config(f"{file}:{text}"), overrides)
+
+    results = compare_rows(rows, make_config, args.seeds, workdir)
+    table = comparison_table(f"{module.TITLE} ({args.dataset})", rows, results)
+    console = Console(record=True, width=200)
+    console.print(table)
+    write_file(workdir / "table.txt", console.export_text())
+    write_file(workdir / "table.md", markdown(rows, results))
+    write_file(workdir / "results.csv", csv_text(rows, results))
+    print(f"the table as text, Markdown and CSV: {workdir}/table.txt, table.md, results.csv")
+    complete = all(len(runs) == args.seeds for runs in results.values())
+    return 0 if complete else 130
 
 
 def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -17,7 +17,7 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
-from gfl_jax.config import load_config  # noqa: E402
+from gfl_jax.config_files import load_config  # noqa: E402
 from gfl_jax.errors import UserError  # noqa: E402
 from gfl_jax.structures import SIZE_DIVISOR  # noqa: E402
 

@@ -6,18 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gfl_jax.config import (
-    Config,
-    Crops,
-    Optimizer,
-    config_from_json,
-    differences,
-    load_config,
-    override,
-    parse_overrides,
-    to_json,
-)
+from gfl_jax.config import Config, Crops, Optimizer
+from gfl_jax.config_files import config_from_json, load_config, to_json
 from gfl_jax.errors import UserError
+from gfl_jax.overrides import differences, override, parse_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")

@@ -19,8 +19,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 
-from gfl_jax.config import Config, differences, to_json
+from gfl_jax.config import Config
+from gfl_jax.config_files import to_json
 from gfl_jax.errors import UserError
+from gfl_jax.overrides import differences
 from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.state import TrainState
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import jax
 
-from gfl_jax.config import Config, load_config
+from gfl_jax.config import Config
+from gfl_jax.config_files import load_config
 from gfl_jax.verification.detector import verify_detector
 from gfl_jax.verification.reference import Reference, Row
 from gfl_jax.verification.units import verify_units

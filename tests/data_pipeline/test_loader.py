@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfl_jax.config import Config, Crops, Dataset, Detector, Loader, Resize, override
+from gfl_jax.config import Config, Crops, Dataset, Detector, Loader, Resize
 from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.data.loader import eval_batches, make_source, steps_per_epoch, train_batches
 from gfl_jax.errors import UserError
+from gfl_jax.overrides import override
 
 REPOSITORY = Path(__file__).parents[2]
 BUCKETS = ((64, 96), (96, 64), (96, 96))
@@ -222,7 +223,7 @@ def test_a_killed_worker_is_reported(source, config):
 
 SCRIPT = """
     import sys, time
-    from gfl_jax.config import load_config
+    from gfl_jax.config_files import load_config
     from gfl_jax.data.loader import make_source, train_batches
 
     if __name__ == "__main__":

@@ -3,10 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfl_jax.config import Config, Crops, Dataset, Loader, Resize, override
+from gfl_jax.config import Config, Crops, Dataset, Loader, Resize
 from gfl_jax.data.buckets import group_by_bucket, outermost
 from gfl_jax.data.plan import FILLER, evaluation_plan, steps_per_epoch, train_plan
 from gfl_jax.errors import UserError
+from gfl_jax.overrides import override
 
 BUCKETS = ((80, 112), (112, 80), (80, 144), (144, 80))
 SIZES = st.lists(st.tuples(st.integers(20, 60), st.integers(20, 60)), min_size=1, max_size=40)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tiny_training import assert_same_run
 
-from gfl_jax.config import to_json
+from gfl_jax.config_files import to_json
 from gfl_jax.training.metrics_file import read_rows
 
 # Batches come slowly, so that there is time to kill the process between the steps it logs.

@@ -1,0 +1,53 @@
+"""The rows of a table of the paper: what a file `configs/table_*.py` lists beside `get_config`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from gfl_jax.config_files import load_module
+from gfl_jax.errors import UserError
+
+FOLDER = Path("configs")
+
+
+class Row(NamedTuple):
+    """One detector of a table."""
+
+    label: str
+    column: str  # rows of equal label stand side by side, one column group for each name
+    arguments: Mapping[str, Any]  # of the file's `get_config`
+    paper_ap: float | None = None  # on COCO, in percent, where the paper or its rebuttal tells
+
+    @property
+    def name(self) -> str:
+        """For files and the command line, e.g. atss_iou."""
+        return "_".join(str(value) for value in self.arguments.values())
+
+
+def load_table(name: str) -> tuple[Path, ModuleType]:
+    """The file of a table and what it defines: TITLE, ROWS and get_config.
+
+    Raises:
+      UserError: there is no such table.
+    """
+    file = FOLDER / f"table_{name}.py"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem.removeprefix("table_") for path in FOLDER.glob("table_*.py")))
+        raise UserError(f"--table={name}: there is no {file}; the tables there are: {known or 'none here'}")
+    return file, load_module(file)
+
+
+def select_rows(rows: Sequence[Row], names: str | None) -> Sequence[Row]:
+    """The rows with these names, separated by commas; all if None.
+
+    Raises:
+      UserError: no row has such a name.
+    """
+    if names is None:
+        return rows
+    known = {row.name: row for row in rows}
+    unknown = [name for name in names.split(",") if name not in known]
+    if unknown:
+        raise UserError(f"--rows={names}: there is no row {unknown[0]}; the rows are: {', '.join(known)}")
+    return [known[name] for name in names.split(",")]

@@ -1,0 +1,91 @@
+"""Training and evaluating the rows of a table, each with several seeds, going on where it stopped."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+
+from gfl_jax.comparison.rows import Row
+from gfl_jax.config import Config
+from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
+from gfl_jax.overrides import differences
+from gfl_jax.training.loop import train
+
+Metrics = dict[str, float]  # AP, AP50, ...: the COCO metrics by name
+Results = dict[str, list[Metrics]]  # by the name of the row, one for each seed
+
+
+def compare_rows(
+    rows: Sequence[Row],
+    make_config: Callable[[Row], Config],
+    seeds: int,
+    workdir: Path,
+    say: Callable[[str], None] = print,
+) -> Results:
+    """Trains and evaluates every row with every seed; what is done already is read.
+
+    The runs are in WORKDIR/NAME_seed_N. All rows have their first seed before any has its second,
+    so that an interrupted comparison is a comparison with fewer seeds.
+
+    Args:
+      rows: of the table.
+      make_config: the experiment of a row; its seed is replaced.
+      seeds: how many, from 0 on.
+      workdir: where the runs live.
+      say: takes a line for each run.
+
+    Returns:
+      The metrics so far: of all runs, unless one was asked to stop (Ctrl-C, SIGTERM).
+
+    Raises:
+      UserError: a run that is there already was made with another configuration.
+    """
+    results: Results = {row.name: [] for row in rows}
+    # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
+    jobs = [(seed, row) for seed in range(seeds) for row in rows]
+    for number, (seed, row) in enumerate(jobs, start=1):
+        folder = workdir / f"{row.name}_seed_{seed}"
+        config = dataclasses.replace(make_config(row), seed=seed)
+        metrics = read_result(folder, config)
+        if metrics is None:
+            say(f"run {number} of {len(jobs)}: {row.column}, {row.label}, seed {seed}: {folder}")
+            metrics = train(config, folder)
+            jax.clear_caches()
+            if not metrics:
+                return results
+            write_result(folder, config, metrics)
+        results[row.name].append(metrics)
+    return results
+
+
+def write_result(folder: Path, config: Config, metrics: Metrics) -> None:
+    """Keeps the final metrics of a run with the configuration that they belong to."""
+    content = {"config": dataclasses.asdict(config), "metrics": metrics}
+    write_file(folder / "result.json", json.dumps(content, indent=1))
+
+
+def read_result(folder: Path, config: Config) -> Metrics | None:
+    """The final metrics of a run, or None if it has not ended.
+
+    Raises:
+      UserError: they are those of another configuration.
+    """
+    file = folder / "result.json"
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text())
+        saved, metrics = content["config"], content["metrics"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
+    names = differences(json.loads(json.dumps(dataclasses.asdict(config))), saved)
+    if names:
+        raise UserError(
+            f"{folder}: has the result of another configuration, different in {', '.join(names)}; "
+            "give another --workdir"
+        )
+    return dict(metrics)
