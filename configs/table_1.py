@@ -8,7 +8,7 @@ tricks. Boxes count in the box loss by their centerness where a branch learns it
 score where that is the quality (as in GFL), and all alike otherwise.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from configs import atss_r50_fpn_1x_coco, fcos_r50_fpn_tricks_1x_coco, gfl
 from gfl_jax.comparison.rows import Row
@@ -16,7 +16,7 @@ from gfl_jax.config import Config
 from gfl_jax.overrides import override
 
 TITLE = "Table I: how localization quality is predicted"
-METHODS = {
+METHODS: dict[str, tuple[dict[str, Any], float, float]] = {
     "centerness branch, focal loss": ({"quality": "centerness"}, 38.5, 39.2),
     "IoU branch, focal loss": ({"quality": "iou"}, 38.7, 39.6),
     "no branch, focal loss": ({"quality": "none"}, 37.8, 38.0),
@@ -30,7 +30,7 @@ ROWS = tuple(
 )
 
 # What makes a small GFL the detector of each column, apart from quality and class loss.
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "atss": {"detector.box.kind": "dirac", "detector.box.coding": "deltas"},
     "fcos": {
         "detector.box.kind": "dirac",

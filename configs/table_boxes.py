@@ -6,7 +6,7 @@
 Everything else is GFL: ATSS, quality in the class score, QFL.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from configs import gfl
 from gfl_jax.comparison.rows import Row
@@ -14,7 +14,7 @@ from gfl_jax.config import Config
 from gfl_jax.overrides import override
 
 TITLE = "What a box side is (GFL otherwise)"
-BOXES = {
+BOXES: dict[str, tuple[str, dict[str, Any]]] = {
     "dirac": ("one number (Dirac)", {"detector.box.kind": "dirac"}),
     "gaussian": ("mean and variance (Gaussian)", {"detector.box.kind": "gaussian"}),
     "general": ("general distribution", {"detector.box.kind": "general", "detector.box.dfl_weight": 0.0}),

@@ -19,8 +19,8 @@ from gfl_jax.overrides import parse_overrides
 
 CONFIG_HELP = """\
 Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
---config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py lists them all with
-their meaning; configs/ holds the experiments."""
+--config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py (and gfl_jax/axes/ for the
+four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
 
 TRAIN = """\
 Trains a detector, and goes on where it stopped if the work directory holds checkpoints.

@@ -3,6 +3,11 @@
 import dataclasses
 from typing import Literal
 
+from gfl_jax.axes.assigner import Assigner
+from gfl_jax.axes.box_representation import BoxRepresentation
+from gfl_jax.axes.classification import ClassificationLoss
+from gfl_jax.axes.quality import Quality
+
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
@@ -40,64 +45,13 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class Assigner:
-    """Which locations are positive, and for which box."""
-
-    kind: Literal["atss", "fcos", "max_iou"] = "atss"
-    # Anchors of a location, in strides: squares of `anchor_scale` and the octave's parts above,
-    # each with every ratio of height to width. ATSS has one, RetinaNet nine, FCOS uses none.
-    anchor_scale: float = 8.0
-    anchor_octave_parts: int = 1
-    anchor_ratios: tuple[float, ...] = (1.0,)
-    topk: int = 9  # ATSS: candidates of a box on each level
-    # FCOS: a level takes the boxes whose farthest side is at most this many pixels away, and
-    # farther than the bound of the level before. The last level has no bound.
-    range_bounds: tuple[float, ...] = (64, 128, 256, 512)
-    center_radius: float | None = None  # FCOS: positives are at most so many strides from the center
-    positive_iou: float = 0.5  # max-IoU: anchors from here on are positive,
-    negative_iou: float = 0.4  # those below this one are background, others neither
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassificationLoss:
-    """The loss on the class scores."""
-
-    kind: Literal["focal", "quality_focal", "l2"] = "quality_focal"
-    beta: float = 2.0  # of the quality focal loss (GFL eq. 5)
-    alpha: float = 0.25  # of the focal loss
-    gamma: float = 2.0  # of the focal loss
-    weight: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class BoxRepresentation:
-    """What a box side is, and the losses on it."""
-
-    # One number, a mean with a variance, or a distribution over the distances 0..reg_max.
-    kind: Literal["dirac", "gaussian", "general"] = "general"
-    coding: Literal["distances", "deltas"] = "distances"  # deltas: of the anchor, for dirac only
-    activation: Literal["relu", "exp"] = "relu"  # what makes dirac and gaussian distances positive
-    unit: Literal["stride", "pixel"] = "stride"  # of the dirac and gaussian distances
-    reg_max: int = 16  # general: the paper's n; bins are y_i = i * spacing, i = 0..n
-    spacing: float = 1.0  # general: the paper's delta, in strides
-    loss: Literal["giou", "iou"] = "giou"
-    loss_weight: float = 2.0
-    # How much a positive counts: by its best class score, by its centerness, or all alike.
-    weighting: Literal["score", "centerness", "none"] = "score"
-    min_normalizer: float = 1.0  # least sum of these weights that the losses are divided by
-    dfl_weight: float = 0.25  # general: of the distribution focal loss; 0: none
-    likelihood_weight: float = 0.1  # gaussian: of the negative log-likelihood
-
-
-@dataclasses.dataclass(frozen=True)
 class Detector:
     """A point of the grid: assigner x quality x classification loss x box representation."""
 
     num_classes: int = 80
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
     assigner: Assigner = Assigner()
-    # Merged into the class score, a branch of its own that is multiplied in, or nothing.
-    quality: Literal["joint", "centerness", "iou", "none"] = "joint"
+    quality: Quality = "joint"
     classification: ClassificationLoss = ClassificationLoss()
     box: BoxRepresentation = BoxRepresentation()
     backbone: Backbone = Backbone()

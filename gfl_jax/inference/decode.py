@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from gfl_jax import config
-from gfl_jax.box_representation import decode_boxes, num_parameters, side_variances
+from gfl_jax.axes.assigner import assigner_locations
+from gfl_jax.axes.box_representation import decode_boxes, num_parameters, side_variances
+from gfl_jax.axes.quality import final_scores
 from gfl_jax.boxes import clip_boxes
 from gfl_jax.structures import HeadOutputs
-from gfl_jax.targets.assign import detector_locations
 from gfl_jax.targets.locations import flatten_levels, grid_sizes_of
 
 
@@ -43,7 +44,7 @@ def decode(
       inference: thresholds and counts.
     """
     box = detector.box
-    locations = detector_locations(grid_sizes_of(outputs.class_logits), detector)
+    locations = assigner_locations(grid_sizes_of(outputs.class_logits), detector.strides, detector.assigner)
     levels, start = [], 0
     for level, class_logits in enumerate(outputs.class_logits):
         scores = jax.nn.sigmoid(flatten_levels([class_logits], detector.num_classes))
@@ -62,8 +63,8 @@ def decode(
         has_size = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
         mask = (best > inference.score_threshold) & has_size
         if outputs.quality:
-            quality = jax.nn.sigmoid(flatten_levels([outputs.quality[level]], 1))[..., 0]
-            best = best * jnp.take_along_axis(quality, index, axis=1)
+            quality = flatten_levels([outputs.quality[level]], 1)[..., 0]
+            best = final_scores(best, jnp.take_along_axis(quality, index, axis=1))
         levels.append((boxes, best, labels, mask, variances, here))
         start += scores.shape[1]
     return Candidates(*(jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)))

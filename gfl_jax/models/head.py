@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gfl_jax import config
-from gfl_jax.box_representation import num_parameters
+from gfl_jax.axes.assigner import num_anchors
+from gfl_jax.axes.box_representation import num_parameters
+from gfl_jax.axes.quality import has_branch
 from gfl_jax.models.convolution import Conv
 from gfl_jax.structures import HeadOutputs
-from gfl_jax.targets.assign import num_anchors
 
 NORMAL = nn.initializers.normal(0.01)
 PRIOR = 0.01  # every class score at the start (RetinaNet, sec. 4.1)
@@ -61,8 +62,7 @@ class DenseHead(nn.Module):
         class_tower, box_tower = tower("class_tower"), tower("box_tower")
         class_conv = conv("class_logits", anchors * detector.num_classes, -math.log((1 - PRIOR) / PRIOR))
         box_conv = conv("box", anchors * 4 * num_parameters(detector.box), 0.0)
-        has_branch = detector.quality in ("centerness", "iou")
-        quality_conv = conv("quality", anchors, 0.0) if has_branch else None
+        quality_conv = conv("quality", anchors, 0.0) if has_branch(detector.quality) else None
 
         # Losses and decoding are in float32 at least, whatever the network computes in.
         wide = jnp.promote_types(self.dtype, jnp.float32)

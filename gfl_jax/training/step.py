@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from gfl_jax import config
-from gfl_jax.losses.detection import detection_losses
+from gfl_jax.detection_loss import detection_losses
 from gfl_jax.mesh import replicated, split_by_batch
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 
 from gfl_jax import config
-from gfl_jax.box_representation import decode_distances, unit
+from gfl_jax.axes.assigner import assigner_locations
+from gfl_jax.axes.box_representation import decode_distances, unit
 from gfl_jax.boxes import boxes_to_distances
 from gfl_jax.interop.torch_names import to_torch
 from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import Batch
-from gfl_jax.targets.assign import detector_locations
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.verification.deterministic import projection
@@ -141,7 +141,7 @@ def _box_predictions(maps: Any, detector: config.Detector) -> list[np.ndarray]:
 def _compare_targets(reference: Reference, case: str, ours: Results, experiment: config.Config) -> float:
     """Largest deviation of assignments, classes, weights, boxes and their number; all should be 0."""
     targets, detector = ours.targets, experiment.detector
-    locations = detector_locations(grid_sizes_of(ours.levels), detector)
+    locations = assigner_locations(grid_sizes_of(ours.levels), detector.strides, detector.assigner)
     wrong: list[float] = [relative_deviation(np.sum(targets.positive), reference[f"{case}/targets/num_pos"])]
     for i, key in enumerate(f"{case}/assign/img{i}_gt_inds" for i in range(len(targets.valid))):
         if key in reference:

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfl_jax import config
+from gfl_jax.axes.assigner import assign_targets, assigner_locations
+from gfl_jax.detection_loss import detection_losses
 from gfl_jax.inference.detect import detections_from_outputs
 from gfl_jax.interop.torch_names import from_torch, to_torch
-from gfl_jax.losses.detection import detection_losses
 from gfl_jax.models.detector import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import SIZE_DIVISOR, Batch
-from gfl_jax.targets.assign import assign_targets, detector_locations
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.verification.deterministic import image, weight
 from gfl_jax.verification.reference import Reference
@@ -88,8 +88,10 @@ def recompute(model: DetectorNetwork, experiment: config.Config, variables: Any,
     (_, losses), gradients = differentiate(
         variables["params"], variables["batch_stats"], model, experiment, batch
     )
-    locations = detector_locations(grid_sizes_of(levels), experiment.detector)
-    targets = assign_targets(batch, locations, experiment.detector)
+    locations = assigner_locations(
+        grid_sizes_of(levels), experiment.detector.strides, experiment.detector.assigner
+    )
+    targets = assign_targets(batch, locations, experiment.detector.strides, experiment.detector.assigner)
     detections, _ = detections_from_outputs(outputs, batch, experiment.detector, experiment.inference)
     return Results(inputs, features, levels, outputs, targets, losses, gradients, detections)
 

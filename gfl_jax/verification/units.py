@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from gfl_jax import boxes as geometry
 from gfl_jax import config
-from gfl_jax.box_representation import integral
+from gfl_jax.axes.box_representation import integral
 from gfl_jax.inference.nms import nms
 from gfl_jax.losses.box import giou_loss, iou_loss
 from gfl_jax.losses.distribution import distribution_focal_loss

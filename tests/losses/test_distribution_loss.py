@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gfl_jax.box_representation import integral
+from gfl_jax.axes.box_representation import integral
 from gfl_jax.losses.distribution import distribution_focal_loss
 
 BINS = 9

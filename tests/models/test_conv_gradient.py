@@ -17,26 +17,30 @@ def gradients(x, kernel, cotangent, stride, groups, own):
 
 
 @pytest.mark.parametrize(
-    ("size", "stride", "groups", "channels"),
+    ("size", "stride", "groups", "channels", "dtype"),
     [
-        (1, 1, 1, 8),
-        (1, 2, 1, 8),
-        (3, 1, 1, 128),
-        (3, 2, 1, 128),
-        (3, 1, 4, 128),
-        (7, 1, 1, 128),
-        (7, 2, 1, 3),
+        (1, 1, 1, 8, "float64"),
+        (1, 2, 1, 8, "float64"),
+        (3, 1, 1, 128, "float64"),
+        (3, 1, 1, 128, "float32"),  # in float32 only, a gradient of our own
+        (3, 2, 1, 128, "float64"),
+        (3, 1, 4, 128, "float64"),
+        (7, 1, 1, 128, "float32"),
+        (7, 2, 1, 3, "float64"),
     ],
 )
-def test_gradients_are_xlas(size, stride, groups, channels):
+def test_gradients_are_xlas(size, stride, groups, channels, dtype):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        x = jnp.asarray(rng.normal(size=(2, 9, 11, channels)))
-        kernel = jnp.asarray(rng.normal(size=(size, size, channels // groups, 8)))
+        x = rng.normal(size=(2, 9, 11, channels))
+        kernel = rng.normal(size=(size, size, channels // groups, 8))
         cotangent = rng.normal(size=(2, -(-9 // stride), -(-11 // stride), 8))
-        own, by_xla = (gradients(x, kernel, cotangent, stride, groups, own) for own in (True, False))
+        arrays = [jnp.asarray(array, dtype) for array in (x, kernel, cotangent)]
+        own = gradients(*arrays, stride, groups, True)
+        by_xla = gradients(x, kernel, cotangent, stride, groups, False)
+    tolerance = {"float64": 1e-10, "float32": 2e-6}[dtype]
     for ours, theirs in zip(own, by_xla, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10 * float(np.max(np.abs(theirs))))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * float(np.max(np.abs(theirs))))
 
 
 def test_the_switch_changes_what_is_compiled():

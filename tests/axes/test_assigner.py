@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
+from gfl_jax.axes.assigner import assign_targets
 from gfl_jax.structures import Batch
-from gfl_jax.targets.assign import assign_targets
 from gfl_jax.targets.locations import make_locations
 
 BOXES = [[[8, 8, 40, 40], [57, 20, 86, 55]], [[4, 2, 28, 30], [0, 0, 0, 0]]]
@@ -22,7 +22,8 @@ def targets(small_detector):
         box_mask=np.array([[True, True], [True, False]]),
     )
     locations = make_locations(((8, 12), (4, 6), (2, 3)), small_detector.strides)
-    return locations, jax.jit(lambda: assign_targets(batch, locations, small_detector))()
+    strides, assigner = small_detector.strides, small_detector.assigner
+    return locations, jax.jit(lambda: assign_targets(batch, locations, strides, assigner))()
 
 
 def test_positive_locations_carry_their_boxs_label_and_corners(targets):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gfl_jax.losses.detection import detection_losses
+from gfl_jax.axes.assigner import assign_targets
+from gfl_jax.detection_loss import detection_losses
 from gfl_jax.structures import Batch, HeadOutputs
-from gfl_jax.targets.assign import assign_targets
 from gfl_jax.targets.locations import make_locations
 
 GRIDS = ((8, 12), (4, 6), (2, 3))  # of a canvas of 64 x 96
@@ -59,7 +59,8 @@ def losses_and_gradients(small_detector):
 @pytest.fixture(scope="module")
 def assigned(small_detector):
     locations = make_locations(GRIDS, small_detector.strides)
-    targets = jax.jit(lambda batch: assign_targets(batch, locations, small_detector))(make_batch())
+    strides, assigner = small_detector.strides, small_detector.assigner
+    targets = jax.jit(lambda batch: assign_targets(batch, locations, strides, assigner))(make_batch())
     return locations, jax.device_get(targets)
 
 

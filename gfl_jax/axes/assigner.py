@@ -1,0 +1,107 @@
+"""Which locations are positive, and for which box: one of the four axes of a detector."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from gfl_jax.structures import Batch
+from gfl_jax.targets.atss import assign_atss
+from gfl_jax.targets.fcos import assign_fcos
+from gfl_jax.targets.locations import (
+    GridSizes,
+    Locations,
+    anchor_shapes,
+    make_locations,
+    valid_grid_sizes,
+    valid_locations,
+)
+from gfl_jax.targets.max_iou import assign_max_iou
+
+
+@dataclasses.dataclass(frozen=True)
+class Assigner:
+    """Which locations are positive, and for which box."""
+
+    kind: Literal["atss", "fcos", "max_iou"] = "atss"
+    # Anchors of a location, in strides: squares of `anchor_scale` and the octave's parts above,
+    # each with every ratio of height to width. ATSS has one, RetinaNet nine, FCOS uses none.
+    anchor_scale: float = 8.0
+    anchor_octave_parts: int = 1
+    anchor_ratios: tuple[float, ...] = (1.0,)
+    topk: int = 9  # ATSS: candidates of a box on each level
+    # FCOS: a level takes the boxes whose farthest side is at most this many pixels away, and
+    # farther than the bound of the level before. The last level has no bound.
+    range_bounds: tuple[float, ...] = (64, 128, 256, 512)
+    center_radius: float | None = None  # FCOS: positives are at most so many strides from the center
+    positive_iou: float = 0.5  # max-IoU: anchors from here on are positive,
+    negative_iou: float = 0.4  # those below this one are background, others neither
+
+
+class Targets(NamedTuple):
+    """What every location should say."""
+
+    positive: Bool[Array, "batch locations"]
+    valid: Bool[Array, "batch locations"]  # False: no part in the loss
+    box_index: Int[Array, "batch locations"]  # -1 where not positive
+    labels: Int[Array, "batch locations"]  # -1 where not positive
+    boxes: Float[Array, "batch locations 4"]  # pixels; zeros where not positive
+
+
+def assigner_locations(grid_sizes: GridSizes, strides: Sequence[int], assigner: Assigner) -> Locations:
+    """The locations of a pyramid with their anchors; FCOS's lie in the middle of their cells."""
+    shapes = anchor_shapes(assigner.anchor_scale, assigner.anchor_octave_parts, assigner.anchor_ratios)
+    return make_locations(grid_sizes, strides, 0.5 if assigner.kind == "fcos" else 0.0, shapes)
+
+
+def num_anchors(assigner: Assigner) -> int:
+    """Anchors of a location."""
+    return assigner.anchor_octave_parts * len(assigner.anchor_ratios)
+
+
+def assign_targets(batch: Batch, locations: Locations, strides: Sequence[int], assigner: Assigner) -> Targets:
+    """Assigns the boxes of a batch to the locations of its canvas.
+
+    Args:
+      batch: pictures with their boxes.
+      locations: from `assigner_locations`.
+      strides: of the levels, in pixels.
+      assigner: how.
+    """
+    grid_sizes = locations.grid_sizes
+    valid_sizes = valid_grid_sizes(batch.image_sizes, grid_sizes, strides)
+    valid = valid_locations(valid_sizes, grid_sizes, num_anchors(assigner))
+
+    def assign(boxes: Array, box_mask: Array, valid_size: Array, valid: Array) -> tuple[Array, Array]:
+        if assigner.kind == "fcos":  # counts every location of the canvas as background, as in the reference
+            index = assign_fcos(boxes, box_mask, locations, assigner.range_bounds, assigner.center_radius)
+            return index, jnp.ones_like(valid)
+        if assigner.kind == "max_iou":
+            return assign_max_iou(
+                boxes, box_mask, valid, locations, assigner.positive_iou, assigner.negative_iou
+            )
+        index = assign_atss(
+            boxes, box_mask, valid_size, grid_sizes, strides, assigner.topk, assigner.anchor_scale
+        )
+        return index, valid
+
+    box_index, valid = jax.vmap(assign)(batch.boxes, batch.box_mask, valid_sizes, valid)
+    positive = box_index >= 0
+    labels = jnp.take_along_axis(batch.labels, jnp.maximum(box_index, 0), axis=1)
+    boxes = jnp.take_along_axis(batch.boxes, jnp.maximum(box_index, 0)[..., None], axis=1)
+    return Targets(
+        positive=positive,
+        valid=valid,
+        box_index=box_index,
+        labels=jnp.where(positive, labels, -1),
+        boxes=jnp.where(positive[..., None], boxes, 0),
+    )
+
+
+def count_positives(targets: Targets, assigner: Assigner) -> Float[Array, ""]:
+    """Positives of the batch, at least one; assigners with anchors count at least one a picture."""
+    of_picture = jnp.sum(targets.positive, axis=1)
+    return jnp.maximum(jnp.sum(of_picture if assigner.kind == "fcos" else jnp.maximum(of_picture, 1)), 1)

@@ -1,0 +1,70 @@
+"""What a detector minimizes: the losses of a batch, weighted and normalized as in the reference."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gfl_jax import config
+from gfl_jax.axes.assigner import assign_targets, assigner_locations, count_positives
+from gfl_jax.axes.box_representation import box_losses, box_weights, decode_boxes, num_parameters
+from gfl_jax.axes.classification import class_loss
+from gfl_jax.axes.quality import branch_labels, class_labels, has_branch
+from gfl_jax.boxes import boxes_to_distances, centerness, iou
+from gfl_jax.losses.focal import binary_cross_entropy
+from gfl_jax.structures import Batch, HeadOutputs
+from gfl_jax.targets.locations import flatten_levels, grid_sizes_of, sum_per_level
+
+
+def detection_losses(
+    outputs: HeadOutputs, batch: Batch, detector: config.Detector
+) -> dict[str, Float[Array, "levels"]]:
+    """The losses of a global batch, level by level; their sum is what training minimizes.
+
+    The normalizers are sums over the whole batch that are never zero, so that every batch has
+    finite losses, one without boxes too.
+
+    Args:
+      outputs: of the network, for the canvas of the batch.
+      batch: pictures with their boxes.
+      detector: the point of the grid.
+
+    Returns:
+      loss_cls; loss_centerness or loss_iou of a quality branch; and those of `box_losses`.
+    """
+    box, quality = detector.box, detector.quality
+    grid_sizes = grid_sizes_of(outputs.class_logits)
+    locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
+    targets = assign_targets(batch, locations, detector.strides, detector.assigner)
+    positive = targets.positive
+    class_logits = flatten_levels(outputs.class_logits, detector.num_classes)
+    dtype = class_logits.dtype
+    parameters = flatten_levels(outputs.box, 4 * num_parameters(box))
+    parameters = parameters.reshape(*parameters.shape[:2], 4, -1)
+    # An exponential elsewhere could be infinite, and its gradient NaN in spite of a weight of zero.
+    parameters = jnp.where(positive[..., None, None], parameters, 0)
+
+    # Boxes and distances are in strides from here on.
+    strides = jnp.asarray(locations.strides, dtype)[:, None]
+    points = jnp.asarray(locations.points, dtype)
+    boxes = decode_boxes(parameters, points, strides, jnp.asarray(locations.anchors, dtype), box) / strides
+    true_boxes = targets.boxes.astype(dtype) / strides
+    overlap = jax.lax.stop_gradient(iou(boxes, true_boxes)) * positive
+    label_centerness = centerness(boxes_to_distances(points / strides, true_boxes)) * positive
+
+    num_positives = count_positives(targets, detector.assigner)
+    labels = jax.nn.one_hot(targets.labels, detector.num_classes, dtype=dtype)
+    labels = labels * class_labels(quality, positive, overlap)[..., None]
+    class_losses = class_loss(class_logits, labels, detector.classification) * targets.valid
+    weight = detector.classification.weight / num_positives
+    losses = {"loss_cls": sum_per_level(class_losses, locations) * weight}
+    if has_branch(quality):
+        logits = flatten_levels(outputs.quality, 1)[..., 0]
+        branch_loss = binary_cross_entropy(logits, branch_labels(quality, overlap, label_centerness))
+        losses[f"loss_{quality}"] = sum_per_level(branch_loss * positive, locations) / num_positives
+
+    weights = box_weights(class_logits, label_centerness, positive, box)
+    normalizer = jnp.maximum(jnp.sum(weights), box.min_normalizer)
+    for name, loss in box_losses(parameters, boxes, true_boxes, points / strides, strides, box).items():
+        weighted = jnp.where(positive, loss, 0) * weights
+        losses[name] = sum_per_level(weighted, locations) / normalizer
+    return losses
