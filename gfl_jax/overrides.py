@@ -88,6 +88,8 @@ def checked(value: Any, hint: Any, name: str) -> Any:
             return None
         return checked(value, next(option for option in args if option is not type(None)), name)
     if origin is Literal:
+        if value is None and "none" in args:  # a command line cannot tell the word from the value
+            return "none"
         if value in args:
             return value
         raise UserError(f"{name}={value!r}: must be one of {', '.join(map(repr, args))}")
