@@ -51,6 +51,7 @@ features, outputs, targets, losses, gradients, detections and a few steps of tra
 Exit status 1 if any deviates by more than its tolerance.
 
   python main.py verify --dtype=float64
+  python main.py verify --dtype=float64 --detector=all
   python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
 
 COMPARE = """\
@@ -139,7 +140,13 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", VERIFY, _verify)
     verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
-    verify.add_argument("--reference", type=Path, metavar="FILE", help="default: the set in tests/data")
+    verify.add_argument(
+        "--detector",
+        choices=["gfl", "atss", "fcos", "fcos_tricks", "all"],
+        default="gfl",
+        help="whose figures, of those in tests/data (gfl)",
+    )
+    verify.add_argument("--reference", type=Path, metavar="FILE", help="other figures, of --config")
     verify.add_argument("--config", metavar="FILE", help="of the reference's detector")
     return parser
 
@@ -278,13 +285,13 @@ def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from gfl_jax.verification.verify import DEFAULT_CONFIG, verify_default, verify_file
+    from gfl_jax.verification.verify import DEFAULT_CONFIG, DETECTORS, verify_default, verify_file
 
     if args.reference:
         config = parse_overrides(load_config(args.config or DEFAULT_CONFIG), overrides)
         rows = verify_file(args.reference, config, args.dtype)
     else:
-        rows = verify_default(args.dtype)
+        rows = verify_default(args.dtype, list(DETECTORS) if args.detector == "all" else [args.detector])
     console = Console()
     table = Table("part", "largest relative deviation", "tolerance", "verdict")
     failed = 0
