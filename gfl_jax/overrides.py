@@ -83,7 +83,7 @@ def _default(hint: Any) -> Any:
 def checked(value: Any, hint: Any, name: str) -> Any:
     """Returns `value` as the type `hint` wants it, or raises a UserError that names the field."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # int | None, and Literal[...] | None
         if value is None and type(None) in args:
             return None
         return checked(value, next(option for option in args if option is not type(None)), name)
