@@ -32,7 +32,7 @@ def get_config() -> Config:
             box=BoxRepresentation(reg_max=8),
             backbone=Backbone(
                 block="basic",
-                stage_sizes=(1, 1, 1, 1),
+                stage_sizes=(1, 2, 2, 1),
                 widths=(24, 48, 96, 96),
                 stem="patch4",
                 norm="batch",

@@ -30,7 +30,8 @@ WHEEL_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5
 
 SIDE = 128  # of a scene, in pixels
 COUNTS = (3, 8)  # digits of a scene; one that finds no place is left out
-LENGTHS = (14, 56)  # the longer side of a digit before it is turned, in pixels, log-evenly
+LENGTHS = (16, 56)  # the longer side of a digit before it is turned, in pixels, log-evenly
+PALER = (0.2, 0.8)  # how far the pixels of a texture are moved towards their mean
 VISIBLE = 0.3  # coverage from which on a pixel belongs to a digit
 MAX_SHARED = 0.45  # of the smaller of two boxes; their IoU is below 0.3 then
 FREQUENCIES = 0.79 ** np.arange(10)
@@ -126,9 +127,10 @@ def compose(
     texture: UInt8[np.ndarray, "height width 3"],
     digits: list[UInt8[np.ndarray, "n 28 28"]],
 ) -> tuple[UInt8[np.ndarray, "128 128 3"], list[Placed]]:
-    """Draws one scene: a random cut-out of the texture with random digits on it."""
+    """Draws one scene: a random cut-out of the texture, made paler, with random digits on it."""
     y, x = (int(rng.integers(size - SIDE, endpoint=True)) for size in texture.shape[:2])
     image = texture[y : y + SIDE, x : x + SIDE].astype(np.float32)
+    image += rng.uniform(*PALER) * (image.mean(axis=(0, 1)) - image)
     placed: list[Placed] = []
     for _ in range(rng.integers(*COUNTS, endpoint=True)):
         label = int(rng.choice(10, p=FREQUENCIES))
