@@ -44,7 +44,7 @@ def get_config() -> Config:
         resize=Resize(short_side=None),
         dataset=Dataset(tfds_dir="data/composed_digits/1.0.0"),
         loader=Loader(
-            batch_size=16,
+            batch_size=8,
             eval_batch_size=16,
             buckets=((128, 128),),
             flip=False,  # a mirrored digit is none
@@ -58,6 +58,6 @@ def get_config() -> Config:
             weight_decay=0.05,
             clip_norm=10.0,
         ),
-        schedule=Schedule(steps=600, warmup_steps=50, decay="cosine"),
-        run=Run(log_every=50, checkpoint_every=600, evaluate_every=600),
+        schedule=Schedule(steps=1200, warmup_steps=50, decay="cosine"),
+        run=Run(log_every=50, checkpoint_every=600, evaluate_every=1200),
     )
