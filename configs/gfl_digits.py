@@ -2,6 +2,14 @@
 
     python scripts/prepare_dataset.py digits
     python main.py train --config=configs/gfl_digits.py --workdir=runs/gfl_digits
+
+Cost: 85 s of CPU time with compilation and evaluation, 0.06 s a step: about a minute on 2 cores.
+Result on the validation scenes (400, of other digits over another photograph; one seed): AP 35.7,
+AP50 57.6, AP75 39.4. The scenes are composed: this compares detectors, it is not COCO.
+
+How it was chosen: on `tune_train` and `tune_validation`, one seed each. With 500 steps of 16 scenes
+AP was 21.3, with 1200 steps of 8 it is 35.4, and 31.2 at half the learning rate. The validation
+scenes were evaluated once, at the end.
 """
 
 from gfl_jax.config import (
@@ -12,7 +20,6 @@ from gfl_jax.config import (
     Dataset,
     Detector,
     Head,
-    Inference,
     Loader,
     Optimizer,
     Pyramid,

@@ -8,6 +8,11 @@ unevenly frequent, from 23% (0) to 3% (9); boxes overlap up to an IoU of 0.3.
 A scene is a pure function of its split and number. No two of train and validation (or of
 tune_train and tune_validation, which are both cut from what train is made of) share a digit
 or a photograph's pixels.
+
+32 scenes were looked at with their boxes: strokes reach all four sides of a box, nearly
+all digits can be read, and a few are faint or half covered. First scenes, with full contrast in
+their textures, were too hard for a minute's training (AP50 0.26 on tune_validation); textures
+were then made paler and the smallest digits 16 pixels long rather than 14.
 """
 
 import gzip
@@ -144,9 +149,7 @@ def compose(
     return np.rint(image).astype(np.uint8), placed
 
 
-def draw_digit(
-    rng: np.random.Generator, digit: UInt8[np.ndarray, "28 28"]
-) -> Float[np.ndarray, "256 256"]:
+def draw_digit(rng: np.random.Generator, digit: UInt8[np.ndarray, "28 28"]) -> Float[np.ndarray, "256 256"]:
     """The coverage (0 to 1) of a canvas of twice the scene's side by a digit in its middle.
 
     The digit is drawn at a random size, turned by up to 15 degrees, and its strokes may be thinned.
