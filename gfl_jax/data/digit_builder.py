@@ -9,7 +9,7 @@ A scene is a pure function of its split and number. Train and validation share n
 photograph; tune_train and tune_validation, both made of what train is made of, share no digit
 and no part of the photograph.
 
-32 scenes were looked at with their boxes: strokes reach all four sides of a box, nearly all
+32 scenes, half of them of validation, were looked at: strokes reach all four sides of a box, nearly all
 digits can be read, a few are faint or half covered. Earlier scenes, whose textures had full
 contrast, were too hard for a minute's training (AP50 0.26 on tune_validation); textures were
 then made paler and the smallest digits 16 pixels long rather than 14.
