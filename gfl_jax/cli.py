@@ -4,6 +4,7 @@ Commands import what they need when they run, so that `--help` answers at once.
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -41,6 +42,19 @@ PREDICT = """\
 Detects in pictures: draws the boxes and writes them as a COCO results JSON.
 
   python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions"""
+
+ANALYZE = """\
+Looks into trained detectors on their evaluation split: three figures, each with a table and a CSV.
+
+  python main.py analyze --workdir=runs/gfl_trees
+  python main.py analyze --workdir=runs/gfl runs/atss --only correlation
+  python main.py analyze --workdir=runs/gfl_trees --only distributions --boxes 0 17
+  python main.py analyze --config=configs/gfl_trees.py --only labels
+
+correlation: predicted against actual IoU, over positives and detections, with Pearson's r.
+labels: IoU and centerness of the positives, and the best ones of each true box; without a
+work directory centerness alone.
+distributions: of the sides of chosen boxes, beside the picture (detectors with general boxes)."""
 
 VERIFY = """\
 Recomputes figures of an independent PyTorch implementation (mmdetection) on this machine:
@@ -111,6 +125,20 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
     predict.add_argument(
         "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
+    )
+
+    analyze = command("analyze", ANALYZE, _analyze)
+    analyze.add_argument("--workdir", type=Path, metavar="DIR", help="a run of `train`")
+    analyze.add_argument("more", nargs="*", type=Path, metavar="DIR", help="more runs, to stand beside it")
+    analyze.add_argument("--config", metavar="FILE", help="instead of the work directories' config.json")
+    analyze.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: DIR/analyze in the first work directory"
+    )
+    analyze.add_argument(
+        "--only", nargs="+", choices=["correlation", "labels", "distributions"], help="default: all three"
+    )
+    analyze.add_argument(
+        "--boxes", nargs="+", type=int, metavar="N", help="draw the N-th best detections, from 0 on"
     )
 
     verify = command("verify", VERIFY, _verify)
@@ -218,6 +246,29 @@ def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         print(f"{found.path}: {len(found.boxes)} detections, {shown.sum()} drawn: {path}")
     write_results(output / "results.json", results)
     print(f"all detections: {output / 'results.json'}")
+    return 0
+
+
+def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from gfl_jax.analysis.analyze import Run, analyze
+    from gfl_jax.training.checkpoint import load_variables
+
+    workdirs = [*filter(None, [args.workdir]), *args.more]
+    if not workdirs and not args.config:
+        raise UserError("analyze: give the --workdir of a run, or a --config to look at its labels alone")
+    runs: list[Run] = []
+    for workdir in workdirs:
+        args.workdir = workdir
+        config = _config(args, overrides)
+        name = f"{workdir.name}_{len(runs)}" if workdir.name in (run.name for run in runs) else workdir.name
+        dataset = runs[0].config.dataset if runs else config.dataset  # all on the same pictures
+        runs.append(Run(name, dataclasses.replace(config, dataset=dataset), load_variables(workdir)))
+    if not workdirs:
+        config = _config(args, overrides)
+        runs = [Run(config.name, config, None)]
+    output = args.output or (workdirs[0] if workdirs else Path("runs") / runs[0].name) / "analyze"
+    for path in analyze(runs, output, args.only, args.boxes):
+        print(path)
     return 0
 
 

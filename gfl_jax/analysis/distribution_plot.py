@@ -1,0 +1,135 @@
+"""Learned distributions of box sides beside the pictures that they are about (GFL fig. 3)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from gfl_jax.analysis.collect import Found
+from gfl_jax.analysis.distributions import bin_pixels
+from gfl_jax.data.source import Example
+from gfl_jax.pictures.figure import BLUE, ORANGE, SKY, VERMILION, new_figure, save_figure, tidy
+
+COLUMNS = 3
+STRIP = 0.32  # the height of the bars, as a share of the picture beside them
+SHOWN = 0.02  # bins of less probability may lie outside of what is shown
+
+Window = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+
+def plot_distributions(
+    found: Found,
+    groups: dict[str, Int[np.ndarray, "chosen"]],
+    values: Float[np.ndarray, "bins"],
+    example: Callable[[int], Example],
+    path: Path,
+    title: str = "",
+) -> None:
+    """Draws each chosen box with the bins of its sides, each at the pixel that it stands for.
+
+    Args:
+      found: the detections.
+      groups: indices of the chosen ones, under what they are chosen for.
+      values: the bins' distances in strides.
+      example: gives the picture at a position of the source, with its true boxes.
+      path: of the figure.
+      title: above it.
+    """
+    chosen = [(group, i) for group, indices in groups.items() for i in indices.tolist()]
+    rows = -(-len(chosen) // COLUMNS)
+    figure = new_figure(4.1 * COLUMNS, 4.3 * rows + 0.8)
+    figure.suptitle(title)
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    highest = max(float(found.probabilities[i].max()) for _, i in chosen)
+    for axis, (group, i) in zip(axes, chosen, strict=False):
+        axis.set_title(
+            f"{group} {i}: score {found.scores[i]:.2f}, IoU {found.iou[i]:.2f}".strip(), fontsize=11
+        )
+        pixels = bin_pixels(found, i, values)
+        window = _window(found, i, pixels)
+        shown = example(int(found.images[i]))
+        _picture(axis, shown, found, i, window)
+        _strips(axis, found.probabilities[i], pixels, found.boxes[i], window, 1.08 * highest)
+    for axis in axes[len(chosen) :]:
+        axis.set_visible(False)
+    handles = [
+        Line2D([], [], color=SKY, linewidth=2, label="predicted box"),
+        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="true boxes"),
+        Line2D([], [], color="white", marker="P", linestyle="", markeredgecolor="black", label="location"),
+        Patch(color=BLUE, label="left and top side"),
+        Patch(color=VERMILION, label="right and bottom side"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    save_figure(figure, path)
+
+
+def _window(found: Found, i: int, pixels: Float[np.ndarray, "4 bins"]) -> Window:
+    """A square around the box and the bins that matter, with a margin."""
+    x1, y1, x2, y2 = found.boxes[i].tolist()
+    likely = found.probabilities[i] >= SHOWN
+    xs = np.concatenate([pixels[0][likely[0]], pixels[2][likely[2]], [x1, x2]])
+    ys = np.concatenate([pixels[1][likely[1]], pixels[3][likely[3]], [y1, y2]])
+    middle_x, middle_y = (xs.min() + xs.max()) / 2, (ys.min() + ys.max()) / 2
+    half = 0.6 * max(np.ptp(xs), np.ptp(ys), 8.0)
+    return middle_x - half, middle_y - half, middle_x + half, middle_y + half
+
+
+def _picture(axis: Axes, shown: Example, found: Found, i: int, window: Window) -> None:
+    height, width = shown.image.shape[:2]
+    left, top = max(int(window[0]), 0), max(int(window[1]), 0)
+    right, bottom = min(int(window[2]) + 1, width), min(int(window[3]) + 1, height)
+    axis.set_facecolor("0.9")
+    axis.imshow(shown.image[top:bottom, left:right], extent=(left, right, bottom, top))
+    for box in shown.boxes[~shown.is_crowd]:
+        _outline(axis, box, ORANGE, 1.5, "--")
+    _outline(axis, found.boxes[i], SKY, 2, "-")
+    axis.plot(*found.points[i], marker="P", color="white", markeredgecolor="black", markersize=7)
+    axis.set_xlim(window[0], window[2])
+    axis.set_ylim(window[3], window[1])
+    axis.tick_params(labelbottom=False, bottom=False)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _outline(axis: Axes, box: Float[np.ndarray, "4"], color: str, width: float, style: str) -> None:
+    x1, y1, x2, y2 = box.tolist()
+    axis.add_patch(
+        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width, linestyle=style)
+    )
+
+
+def _strips(
+    axis: Axes,
+    probabilities: Float[np.ndarray, "4 bins"],
+    pixels: Float[np.ndarray, "4 bins"],
+    box: Float[np.ndarray, "4"],
+    window: Window,
+    limit: float,
+) -> None:
+    """Bars of the left and right side below the picture, of the top and bottom side beside it."""
+    below = axis.inset_axes((0, -STRIP - 0.03, 1, STRIP))
+    beside = axis.inset_axes((1.03, 0, STRIP, 1))
+    for side, color in enumerate((BLUE, BLUE, VERMILION, VERMILION)):
+        thickness = 0.8 * abs(pixels[side, 1] - pixels[side, 0])
+        if side % 2 == 0:
+            below.bar(pixels[side], probabilities[side], thickness, color=color, alpha=0.8)
+            below.axvline(box[side], color=SKY, linewidth=2)
+        else:
+            beside.barh(pixels[side], probabilities[side], thickness, color=color, alpha=0.8)
+            beside.axhline(box[side], color=SKY, linewidth=2)
+    below.set_xlim(window[0], window[2])
+    below.set_ylim(0, limit)
+    below.set_xlabel("pixels")
+    below.set_ylabel("probability")
+    below.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    beside.set_ylim(window[3], window[1])
+    beside.set_xlim(0, limit)
+    beside.tick_params(labelleft=False)
+    for strip in (below, beside):
+        tidy(strip)
+    below.yaxis.set_major_locator(MaxNLocator(2))
+    beside.xaxis.set_major_locator(MaxNLocator(2))
