@@ -260,7 +260,9 @@ def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     for workdir in workdirs:
         args.workdir = workdir
         config = _config(args, overrides)
-        name = f"{workdir.name}_{len(runs)}" if workdir.name in (run.name for run in runs) else workdir.name
+        name = (
+            f"{workdir.name}_{len(runs) + 1}" if workdir.name in (run.name for run in runs) else workdir.name
+        )
         dataset = runs[0].config.dataset if runs else config.dataset  # all on the same pictures
         runs.append(Run(name, dataclasses.replace(config, dataset=dataset), load_variables(workdir)))
     if not workdirs:

@@ -11,7 +11,7 @@ from gfl_jax.analysis.collect import Collected, collect
 from gfl_jax.analysis.correlation import correlation_table, plot_correlation
 from gfl_jax.analysis.distribution_plot import plot_distributions
 from gfl_jax.analysis.distributions import check_indices, choose, distribution_table, probability_table
-from gfl_jax.analysis.labels import label_table, plot_labels
+from gfl_jax.analysis.labels import label_rows, label_tables, plot_labels
 from gfl_jax.analysis.measure import make_label_measure, make_measure
 from gfl_jax.analysis.tables import Table, for_console, write_csv
 from gfl_jax.box_representation import bins
@@ -55,14 +55,13 @@ def analyze(
     collected = {run.name: _collect(run) for run in runs}
     written: list[Path] = []
     if "correlation" in wanted:
-        measured = {run.name: (run.config.detector.quality, collected[run.name]) for run in runs}
-        plot_correlation(measured, output / "correlation.png")
-        table = correlation_table(measured)
-        written += [output / "correlation.png", _write(output / "correlation.csv", table, table)]
+        qualities = {run.name: (run.config.detector.quality, collected[run.name]) for run in runs}
+        plot_correlation(qualities, output / "correlation.png")
+        table = correlation_table(qualities)
+        written += _write(output / "correlation.png", [table], table)
     if "labels" in wanted:
         plot_labels(collected, output / "labels.png")
-        table = label_table(collected)
-        written += [output / "labels.png", _write(output / "labels.csv", table, table)]
+        written += _write(output / "labels.png", label_tables(collected), label_rows(collected))
     if "distributions" in wanted:
         for run in general:
             written += _distributions(run, collected[run.name], output, boxes)
@@ -110,10 +109,12 @@ def _distributions(run: Run, collected: Collected, output: Path, boxes: Sequence
     example = make_source(run.config, "eval").example
     plot_distributions(found, groups, values, example, path, f"{run.name}: distributions of the sides")
     table = distribution_table(run.name, found, groups)
-    return [path, _write(path.with_suffix(".csv"), table, probability_table(found, groups, values))]
+    return _write(path, [table], probability_table(found, groups, values))
 
 
-def _write(path: Path, printed: Table, written: Table) -> Path:
-    rich.print(for_console(printed))
-    write_csv(path, written)
-    return path
+def _write(figure: Path, printed: list[Table], written: Table) -> list[Path]:
+    """Prints tables and writes one beside the figure; returns both files."""
+    for table in printed:
+        rich.print(for_console(table))
+    write_csv(figure.with_suffix(".csv"), written)
+    return [figure, figure.with_suffix(".csv")]

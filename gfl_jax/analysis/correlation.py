@@ -11,7 +11,7 @@ from gfl_jax.analysis.collect import Collected
 from gfl_jax.analysis.tables import Table
 from gfl_jax.pictures.figure import BLUE, VERMILION, new_figure, save_figure, tidy
 
-QUOTED = "on COCO val, by the paper's rebuttal: GFL 0.78, ATSS 0.72"
+QUOTED = "the rebuttal on COCO val: GFL 0.78, ATSS 0.72"
 PREDICTED_BY = {
     "joint": "joint score",
     "none": "class score",
@@ -59,7 +59,8 @@ def plot_correlation(runs: Mapping[str, tuple[str, Collected]], path: Path) -> N
         pairs = quality_pairs(collected)
         for axis, (of, pair), color in zip(row, pairs.items(), (BLUE, VERMILION), strict=True):
             _scatter(axis, pair, color)
-            axis.set_title(f"{name}: {of}\nr = {pearson(*pair):.2f}, n = {len(pair[0])}", fontsize=11)
+            drawn = f", {MOST_POINTS} drawn" if len(pair[0]) > MOST_POINTS else ""
+            axis.set_title(f"{name}: {of}\nr = {pearson(*pair):.2f}, n = {len(pair[0])}{drawn}", fontsize=11)
             axis.set_xlabel(f"predicted IoU ({PREDICTED_BY[quality]})")
             axis.xaxis.set_tick_params(labelbottom=True)
         row[0].set_ylabel("actual IoU")
@@ -72,7 +73,8 @@ def _scatter(axis: Axes, pair: Pairs, color: str) -> None:
     chosen = np.random.default_rng(0).permutation(count)[:MOST_POINTS]
     alpha = float(np.clip(300 / max(count, 1), 0.15, 0.6))
     axis.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
-    axis.scatter(pair[0][chosen], pair[1][chosen], s=9, color=color, alpha=alpha, linewidths=0)
+    x, y = pair[0][chosen], pair[1][chosen]
+    axis.scatter(x, y, s=9, color=color, alpha=alpha, linewidths=0, clip_on=False)
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_aspect("equal")

@@ -41,10 +41,11 @@ def plot_distributions(
       title: above it.
     """
     chosen = [(group, i) for group, indices in groups.items() for i in indices.tolist()]
-    rows = -(-len(chosen) // COLUMNS)
-    figure = new_figure(4.1 * COLUMNS, 4.3 * rows + 0.8)
+    columns = min(len(chosen), COLUMNS)
+    rows = -(-len(chosen) // columns)
+    figure = new_figure(4.1 * columns, 4.3 * rows + 1)
     figure.suptitle(title)
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     highest = max(float(found.probabilities[i].max()) for _, i in chosen)
     for axis, (group, i) in zip(axes, chosen, strict=False):
         axis.set_title(
@@ -64,7 +65,7 @@ def plot_distributions(
         Patch(color=BLUE, label="left and top side"),
         Patch(color=VERMILION, label="right and bottom side"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 * columns - 1, frameon=False)
     save_figure(figure, path)
 
 
@@ -84,7 +85,9 @@ def _picture(axis: Axes, shown: Example, found: Found, i: int, window: Window) -
     left, top = max(int(window[0]), 0), max(int(window[1]), 0)
     right, bottom = min(int(window[2]) + 1, width), min(int(window[3]) + 1, height)
     axis.set_facecolor("0.9")
-    axis.imshow(shown.image[top:bottom, left:right], extent=(left, right, bottom, top))
+    axis.imshow(
+        shown.image[top:bottom, left:right], extent=(left, right, bottom, top), interpolation="bicubic"
+    )
     for box in shown.boxes[~shown.is_crowd]:
         _outline(axis, box, ORANGE, 1.5, "--")
     _outline(axis, found.boxes[i], SKY, 2, "-")
