@@ -253,22 +253,21 @@ def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.analysis.analyze import Run, analyze
     from gfl_jax.training.checkpoint import load_variables
 
-    workdirs = [*filter(None, [args.workdir]), *args.more]
+    workdirs = [args.workdir, *args.more] if args.workdir else args.more
     if not workdirs and not args.config:
         raise UserError("analyze: give the --workdir of a run, or a --config to look at its labels alone")
     runs: list[Run] = []
     for workdir in workdirs:
-        args.workdir = workdir
+        config = _config(argparse.Namespace(config=args.config, workdir=workdir), overrides)
+        if runs:  # all of them on the same pictures
+            config = dataclasses.replace(config, dataset=runs[0].config.dataset)
+        taken = workdir.name in (run.name for run in runs)
+        name = f"{workdir.name}_{len(runs) + 1}" if taken else workdir.name
+        runs.append(Run(name, config, load_variables(workdir)))
+    if not runs:
         config = _config(args, overrides)
-        name = (
-            f"{workdir.name}_{len(runs) + 1}" if workdir.name in (run.name for run in runs) else workdir.name
-        )
-        dataset = runs[0].config.dataset if runs else config.dataset  # all on the same pictures
-        runs.append(Run(name, dataclasses.replace(config, dataset=dataset), load_variables(workdir)))
-    if not workdirs:
-        config = _config(args, overrides)
-        runs = [Run(config.name, config, None)]
-    output = args.output or (workdirs[0] if workdirs else Path("runs") / runs[0].name) / "analyze"
+        runs = [Run(config.name, config, variables=None)]
+    output = args.output or (workdirs[0] if workdirs else Path("runs", runs[0].name)) / "analyze"
     for path in analyze(runs, output, args.only, args.boxes):
         print(path)
     return 0

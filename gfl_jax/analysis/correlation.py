@@ -59,8 +59,10 @@ def plot_correlation(runs: Mapping[str, tuple[str, Collected]], path: Path) -> N
         pairs = quality_pairs(collected)
         for axis, (of, pair), color in zip(row, pairs.items(), (BLUE, VERMILION), strict=True):
             _scatter(axis, pair, color)
-            drawn = f", {MOST_POINTS} drawn" if len(pair[0]) > MOST_POINTS else ""
-            axis.set_title(f"{name}: {of}\nr = {pearson(*pair):.2f}, n = {len(pair[0])}{drawn}", fontsize=11)
+            count, r = len(pair[0]), pearson(*pair)
+            drawn = f", {MOST_POINTS} drawn" if count > MOST_POINTS else ""
+            known = "unknown" if np.isnan(r) else f"= {r:.2f}"
+            axis.set_title(f"{name}\n{of}: r {known}, n = {count}{drawn}", fontsize=11)
             axis.set_xlabel(f"predicted IoU ({PREDICTED_BY[quality]})")
             axis.xaxis.set_tick_params(labelbottom=True)
         row[0].set_ylabel("actual IoU")

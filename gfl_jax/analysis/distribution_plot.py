@@ -16,7 +16,11 @@ from gfl_jax.data.source import Example
 from gfl_jax.pictures.figure import BLUE, ORANGE, SKY, VERMILION, new_figure, save_figure, tidy
 
 COLUMNS = 3
-STRIP = 0.32  # the height of the bars, as a share of the picture beside them
+# Inches: the picture's side, the bars beside it and the gap in between, all of it with title and ticks.
+PICTURE, BARS, GAP = 2.6, 0.8, 0.08
+WIDTH, HEIGHT = 4.3, 4.4
+LEFT, TOP = 0.7, 0.4  # from the edge of its part of the figure to the picture
+TITLE, LEGEND = 0.35, 0.25  # above all of them, and each line below
 SHOWN = 0.02  # bins of less probability may lie outside of what is shown
 
 Window = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
@@ -43,29 +47,29 @@ def plot_distributions(
     chosen = [(group, i) for group, indices in groups.items() for i in indices.tolist()]
     columns = min(len(chosen), COLUMNS)
     rows = -(-len(chosen) // columns)
-    figure = new_figure(4.1 * columns, 4.3 * rows + 1)
-    figure.suptitle(title)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    legend_columns = 2 if columns == 1 else 5
+    width, height = WIDTH * columns, TITLE + HEIGHT * rows + LEGEND * (1 + 5 // legend_columns)
+    figure = new_figure(width, height, layout="none")
+    figure.suptitle(title, y=1 - 0.1 / height, va="top")
     highest = max(float(found.probabilities[i].max()) for _, i in chosen)
-    for axis, (group, i) in zip(axes, chosen, strict=False):
-        axis.set_title(
-            f"{group} {i}: score {found.scores[i]:.2f}, IoU {found.iou[i]:.2f}".strip(), fontsize=11
-        )
+    for number, (group, i) in enumerate(chosen):
+        row, column = divmod(number, columns)
+        left, top = WIDTH * column + LEFT, TITLE + HEIGHT * row + TOP
+        corner = (left / width, 1 - (top + PICTURE) / height)
+        axis = figure.add_axes((*corner, PICTURE / width, PICTURE / height))
+        axis.set_title(f"{group} {i}: score {found.scores[i]:.2f}, IoU {found.iou[i]:.2f}", fontsize=11)
         pixels = bin_pixels(found, i, values)
         window = _window(found, i, pixels)
-        shown = example(int(found.images[i]))
-        _picture(axis, shown, found, i, window)
+        _picture(axis, example(int(found.images[i])), found, i, window)
         _strips(axis, found.probabilities[i], pixels, found.boxes[i], window, 1.08 * highest)
-    for axis in axes[len(chosen) :]:
-        axis.set_visible(False)
     handles = [
-        Line2D([], [], color=SKY, linewidth=2, label="predicted box"),
-        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="true boxes"),
+        Line2D([], [], color=SKY, linewidth=2, label="predicted"),
+        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="true"),
         Line2D([], [], color="white", marker="P", linestyle="", markeredgecolor="black", label="location"),
-        Patch(color=BLUE, label="left and top side"),
-        Patch(color=VERMILION, label="right and bottom side"),
+        Patch(color=BLUE, label="left, top"),
+        Patch(color=VERMILION, label="right, bottom"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 * columns - 1, frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncols=legend_columns, frameon=False)
     save_figure(figure, path)
 
 
@@ -114,8 +118,9 @@ def _strips(
     limit: float,
 ) -> None:
     """Bars of the left and right side below the picture, of the top and bottom side beside it."""
-    below = axis.inset_axes((0, -STRIP - 0.03, 1, STRIP))
-    beside = axis.inset_axes((1.03, 0, STRIP, 1))
+    gap, size = GAP / PICTURE, BARS / PICTURE
+    below = axis.inset_axes((0, -gap - size, 1, size))
+    beside = axis.inset_axes((1 + gap, 0, size, 1))
     for side, color in enumerate((BLUE, BLUE, VERMILION, VERMILION)):
         thickness = 0.8 * abs(pixels[side, 1] - pixels[side, 0])
         if side % 2 == 0:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from gfl_jax import config
 from gfl_jax.box_representation import decode_boxes, num_parameters
 from gfl_jax.boxes import boxes_to_distances, centerness, iou
-from gfl_jax.inference.detect import detections_from_outputs
+from gfl_jax.inference.detect import check_voting, detections_from_outputs
 from gfl_jax.models.detector import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch, Detections, HeadOutputs
@@ -44,8 +44,13 @@ Measure = Callable[[Any, Batch], Measures]
 def make_measure(
     model: DetectorNetwork, normalization: config.Normalization, inference: config.Inference
 ) -> Measure:
-    """A jitted function (variables, batch) -> Measures. It compiles once for each batch shape."""
+    """A jitted function (variables, batch) -> Measures. It compiles once for each batch shape.
+
+    Raises:
+      UserError: variance voting is asked of boxes without variances.
+    """
     detector = model.detector
+    check_voting(detector, inference)
 
     @jax.jit
     def measure(variables: Any, batch: Batch) -> Measures:

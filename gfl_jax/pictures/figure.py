@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,9 +16,9 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY = COLORS = (
 )  # fmt: skip
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches, that needs no window."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+def new_figure(width: float, height: float, layout: Literal["constrained", "none"] = "constrained") -> Figure:
+    """An empty figure, sizes in inches, that needs no window; unless "none", it makes room for all text."""
+    figure = Figure(figsize=(width, height), layout=layout, dpi=150)
     FigureCanvasAgg(figure)
     return figure
 

@@ -90,7 +90,7 @@ def test_detections_of_a_joint_score(joint):
     np.testing.assert_array_equal(found.detections.labels, [[0, 1, 0]])
     np.testing.assert_array_equal(found.points, [[[24, 8], [8, 8], [8, 8]]])
     np.testing.assert_array_equal(found.strides, [[16, 16, 16]])
-    # Clipped to the picture: (8, 0, 32, 16) twice as far as class 0 goes, and (0, 0, 24, 16).
+    # Of (8, 0, 32, 16) with the box of class 0, and of (0, 0, 24, 16) with that of class 1, then 0.
     overlaps = [16 * 12 / (24 * 16), 16 * 16 / (24 * 16), 8 * 12 / (24 * 16 + 16 * 12 - 8 * 12)]
     np.testing.assert_allclose(found.iou, [overlaps], rtol=1e-5)
     np.testing.assert_allclose(found.probabilities, np.tile(SHARES, (1, 3, 4, 1)), atol=1e-6)
