@@ -49,7 +49,7 @@ def plot_distributions(
     rows = -(-len(chosen) // columns)
     legend_columns = 2 if columns == 1 else 5
     width, height = WIDTH * columns, TITLE + HEIGHT * rows + LEGEND * (1 + 5 // legend_columns)
-    figure = new_figure(width, height, layout="none")
+    figure = new_figure(width, height, layout=None)
     figure.suptitle(title, y=1 - 0.1 / height, va="top")
     highest = max(float(found.probabilities[i].max()) for _, i in chosen)
     for number, (group, i) in enumerate(chosen):
@@ -63,8 +63,8 @@ def plot_distributions(
         _picture(axis, example(int(found.images[i])), found, i, window)
         _strips(axis, found.probabilities[i], pixels, found.boxes[i], window, 1.08 * highest)
     handles = [
-        Line2D([], [], color=SKY, linewidth=2, label="predicted"),
-        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="true"),
+        Line2D([], [], color=SKY, linewidth=2, label="predicted box"),
+        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="true box"),
         Line2D([], [], color="white", marker="P", linestyle="", markeredgecolor="black", label="location"),
         Patch(color=BLUE, label="left, top"),
         Patch(color=VERMILION, label="right, bottom"),

@@ -16,8 +16,8 @@ BLUE, VERMILION, GREEN, PINK, ORANGE, SKY = COLORS = (
 )  # fmt: skip
 
 
-def new_figure(width: float, height: float, layout: Literal["constrained", "none"] = "constrained") -> Figure:
-    """An empty figure, sizes in inches, that needs no window; unless "none", it makes room for all text."""
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty figure, sizes in inches, that needs no window; constrained: it makes room for all text."""
     figure = Figure(figsize=(width, height), layout=layout, dpi=150)
     FigureCanvasAgg(figure)
     return figure

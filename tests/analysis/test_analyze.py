@@ -134,6 +134,11 @@ def test_neither_a_work_directory_nor_a_config(capsys):
     assert "analyze: give the --workdir of a run, or a --config" in complaint(capsys, ["analyze"])
 
 
+def test_a_second_work_directory_that_is_not_there(capsys, workdir, tmp_path):
+    line = complaint(capsys, ["analyze", f"--workdir={workdir}", str(tmp_path / "nowhere")])
+    assert line.startswith(f"error: {tmp_path / 'nowhere' / 'config.json'}: there is no such file")
+
+
 def test_dirac_boxes_have_no_distributions(tmp_path):
     with pytest.raises(UserError, match=r"--only=distributions: config\.detector\.box\.kind='dirac' has no"):
         module.analyze([module.Run("dirac", DIRAC, {})], tmp_path, ["distributions"])
