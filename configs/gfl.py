@@ -9,7 +9,7 @@ with three seeds each takes about an hour; longer training scores more.
 
 from typing import Literal
 
-from configs import gfl_r50_fpn_1x_coco, gfl_trees
+from configs import gfl_digits, gfl_r50_fpn_1x_coco, gfl_trees
 from gfl_jax.config import Config
 from gfl_jax.overrides import override
 
@@ -17,6 +17,8 @@ from gfl_jax.overrides import override
 def get_config(dataset: Literal["coco", "trees", "digits"] = "coco") -> Config:
     if dataset == "coco":
         return gfl_r50_fpn_1x_coco.get_config()
+    if dataset == "digits":
+        return gfl_digits.get_config()
     return override(
         gfl_trees.get_config(),
         {

@@ -35,10 +35,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "fcos": {
         "detector.box.kind": "dirac",
         "detector.assigner.kind": "fcos",
-        "detector.assigner.range_bounds": (40, 80),  # pixels; three levels
         "detector.assigner.center_radius": 1.5,
     },
 }
+RANGE_BOUNDS = {"trees": (40, 80), "digits": (24, 48)}  # pixels, as large as the anchors of ATSS
 WEIGHTING = {"centerness": "centerness", "joint": "score", "iou": "none", "none": "none"}
 
 
@@ -52,6 +52,8 @@ def get_config(
         config = {"atss": atss_r50_fpn_1x_coco, "fcos": fcos_r50_fpn_tricks_1x_coco}[assigner].get_config()
     else:
         config = override(gfl.get_config(dataset), SMALL[assigner])
+        if assigner == "fcos":
+            config = override(config, {"detector.assigner.range_bounds": RANGE_BOUNDS[dataset]})
     loss = loss or ("quality_focal" if quality == "joint" else "focal")
     return override(
         config,

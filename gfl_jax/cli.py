@@ -4,6 +4,7 @@ Commands import what they need when they run, so that `--help` answers at once.
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -45,12 +46,26 @@ Detects in pictures: draws the boxes and writes them as a COCO results JSON.
 
   python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions"""
 
+ANALYZE = """\
+Looks into trained detectors on their evaluation split: three figures, each with a table and a CSV.
+
+  python main.py analyze --workdir=runs/gfl_trees
+  python main.py analyze --workdir=runs/gfl runs/atss --only correlation
+  python main.py analyze --workdir=runs/gfl_trees --only distributions --boxes 0 17
+  python main.py analyze --config=configs/gfl_trees.py --only labels
+
+correlation: predicted against actual IoU, over positives and detections, with Pearson's r.
+labels: IoU and centerness of the positives, and the best ones of each true box; without a
+work directory centerness alone.
+distributions: of the sides of chosen boxes, beside the picture (detectors with general boxes)."""
+
 VERIFY = """\
 Recomputes figures of an independent PyTorch implementation (mmdetection) on this machine:
 features, outputs, targets, losses, gradients, detections and a few steps of training.
 Exit status 1 if any deviates by more than its tolerance.
 
   python main.py verify --dtype=float64
+  python main.py verify --dtype=float64 --detector=all
   python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
 
 COMPARE = """\
@@ -137,9 +152,29 @@ def _parser() -> argparse.ArgumentParser:
         "--workdir", type=Path, metavar="DIR", help="where the runs live; default: runs/table_NAME_DATASET"
     )
 
+    analyze = command("analyze", ANALYZE, _analyze)
+    analyze.add_argument("--workdir", type=Path, metavar="DIR", help="a run of `train`")
+    analyze.add_argument("more", nargs="*", type=Path, metavar="DIR", help="more runs, to stand beside it")
+    analyze.add_argument("--config", metavar="FILE", help="instead of the work directories' config.json")
+    analyze.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: DIR/analyze in the first work directory"
+    )
+    analyze.add_argument(
+        "--only", nargs="+", choices=["correlation", "labels", "distributions"], help="default: all three"
+    )
+    analyze.add_argument(
+        "--boxes", nargs="+", type=int, metavar="N", help="draw the N-th best detections, from 0 on"
+    )
+
     verify = command("verify", VERIFY, _verify)
     verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
-    verify.add_argument("--reference", type=Path, metavar="FILE", help="default: the set in tests/data")
+    verify.add_argument(
+        "--detector",
+        choices=["gfl", "atss", "fcos", "fcos_tricks", "all"],
+        default="gfl",
+        help="whose figures, of those in tests/data (gfl)",
+    )
+    verify.add_argument("--reference", type=Path, metavar="FILE", help="other figures, of --config")
     verify.add_argument("--config", metavar="FILE", help="of the reference's detector")
     return parser
 
@@ -274,17 +309,41 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0 if complete else 130
 
 
+def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from gfl_jax.analysis.analyze import Run, analyze
+    from gfl_jax.training.checkpoint import load_variables
+
+    workdirs = [args.workdir, *args.more] if args.workdir else args.more
+    if not workdirs and not args.config:
+        raise UserError("analyze: give the --workdir of a run, or a --config to look at its labels alone")
+    runs: list[Run] = []
+    for workdir in workdirs:
+        config = _config(argparse.Namespace(config=args.config, workdir=workdir), overrides)
+        if runs:  # all of them on the same pictures
+            config = dataclasses.replace(config, dataset=runs[0].config.dataset)
+        taken = workdir.name in (run.name for run in runs)
+        name = f"{workdir.name}_{len(runs) + 1}" if taken else workdir.name
+        runs.append(Run(name, config, load_variables(workdir)))
+    if not runs:
+        config = _config(args, overrides)
+        runs = [Run(config.name, config, variables=None)]
+    output = args.output or (workdirs[0] if workdirs else Path("runs", runs[0].name)) / "analyze"
+    for path in analyze(runs, output, args.only, args.boxes):
+        print(path)
+    return 0
+
+
 def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from gfl_jax.verification.verify import DEFAULT_CONFIG, verify_default, verify_file
+    from gfl_jax.verification.verify import DEFAULT_CONFIG, DETECTORS, verify_default, verify_file
 
     if args.reference:
         config = parse_overrides(load_config(args.config or DEFAULT_CONFIG), overrides)
         rows = verify_file(args.reference, config, args.dtype)
     else:
-        rows = verify_default(args.dtype)
+        rows = verify_default(args.dtype, list(DETECTORS) if args.detector == "all" else [args.detector])
     console = Console()
     table = Table("part", "largest relative deviation", "tolerance", "verdict")
     failed = 0

@@ -83,12 +83,13 @@ def _default(hint: Any) -> Any:
 def checked(value: Any, hint: Any, name: str) -> Any:
     """Returns `value` as the type `hint` wants it, or raises a UserError that names the field."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # Literal[...] | None is the latter
+    if origin in (types.UnionType, typing.Union):  # int | None, and Literal[...] | None
         if value is None and type(None) in args:
             return None
         return checked(value, next(option for option in args if option is not type(None)), name)
     if origin is Literal:
-        value = "none" if value is None and "none" in args else value  # as `parse_value` reads it
+        if value is None and "none" in args:  # a command line cannot tell the word from the value
+            return "none"
         if value in args:
             return value
         raise UserError(f"{name}={value!r}: must be one of {', '.join(map(repr, args))}")

@@ -206,6 +206,7 @@ OPTIONS = {
     "train": ["--config FILE", "--workdir DIR"],
     "evaluate": ["--workdir DIR", "--config FILE", "--checkpoint DIR", "--output DIR", "--backend"],
     "predict": ["--workdir DIR", "--config FILE", "--checkpoint DIR", "--output DIR", "--min-score SCORE"],
+    "analyze": ["--workdir DIR", "--config FILE", "--output DIR", "--only {correlation,labels,", "--boxes N"],
     "verify": ["--dtype {float64,float32,bfloat16}", "--reference FILE", "--config FILE"],
 }
 

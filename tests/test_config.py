@@ -145,6 +145,11 @@ def test_a_bad_override_names_the_field_in_one_line(name, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_none_is_a_word_where_a_field_knows_it():
+    config = parse_overrides(Config(name="x"), {"detector.quality": "none", "crops": "none"})
+    assert (config.detector.quality, config.crops) == ("none", None)
+
+
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
 def test_the_files_in_configs_load_are_named_so_and_survive_json(path, tmp_path):
     config = load_config(path)

@@ -45,6 +45,11 @@ def decode_image(
     return image
 
 
+def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The content of a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
 def image_size(encoded: bytes, name: str) -> tuple[int, int]:
     """(height, width) of an encoded picture as `decode_image` gives it, read from its header.
 

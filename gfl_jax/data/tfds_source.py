@@ -107,6 +107,8 @@ def _preparing_command(directory: Path) -> str:
     command = "python scripts/prepare_dataset.py"
     if "aerial_trees" in directory.parts:
         return f"{command} trees"
+    if "composed_digits" in directory.parts:
+        return f"{command} digits"
     return f"{command} coco2017 --coco-dir DIR" if "coco" in directory.parts else f"{command} --help"
 
 

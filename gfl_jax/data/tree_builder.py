@@ -10,12 +10,11 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
-from gfl_jax.data.images import decode_image
+from gfl_jax.data.images import decode_image, encode_png
 from gfl_jax.data.tfds_features import detection_features, relative_box
 
 WHEEL = "deepforest-2.1.0-py3-none-any.whl"
@@ -76,7 +75,7 @@ class AerialTrees(tfds.core.GeneratorBasedBuilder):
         if (view.left, view.right) != (0.0, 1.0):
             left, right = round(view.left * image.shape[1]), round(view.right * image.shape[1])
             image, boxes = _cut(image, boxes, left, right)
-            encoded, name = _encode(image), f"{view.photograph}_columns_{left}_{right}.png"
+            encoded, name = encode_png(image), f"{view.photograph}_columns_{left}_{right}.png"
         yield (
             name,
             {
@@ -115,7 +114,3 @@ def _cut(
     clipped[:, ::2] = np.clip(boxes[:, ::2], left, right)
     share = (clipped[:, 2] - clipped[:, 0]) / (boxes[:, 2] - boxes[:, 0])
     return image[:, left:right], (clipped - [left, 0, left, 0])[share >= 0.5]
-
-
-def _encode(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -54,12 +54,13 @@ class CocoMetrics(NamedTuple):
     ARs: float
     ARm: float
     ARl: float
+    AP90: float  # not one of COCO's twelve; it tells what refining boxes is worth
     max_detections: int
     classes: tuple[ClassMetrics, ...]
 
     def scalars(self) -> dict[str, float]:
-        """The twelve numbers by name, for logs."""
-        return {name: getattr(self, name) for name in self._fields[:12]}
+        """The twelve numbers and AP90 by name, for logs."""
+        return {name: getattr(self, name) for name in self._fields[:13]}
 
 
 def evaluate_coco(
@@ -125,6 +126,7 @@ def evaluate_coco(
         ARs=average_recall(area=1),
         ARm=average_recall(area=2),
         ARl=average_recall(area=3),
+        AP90=average_precision(slice(8, 9)),
         max_detections=max_detections,
         classes=tuple(per_class),
     )
@@ -138,7 +140,10 @@ def metrics_table(metrics: CocoMetrics, title: str = "COCO metrics") -> Table:
     m = metrics
     table.add_row("AP", *map(_percent, (m.AP, m.AP50, m.AP75, m.APs, m.APm, m.APl)))
     table.add_row("AR", _percent(m.ARmax), "", "", *map(_percent, (m.ARs, m.ARm, m.ARl)))
-    table.caption = f"up to {m.max_detections} detections; AR1 {_percent(m.AR1)}, AR10 {_percent(m.AR10)}"
+    table.caption = (
+        f"up to {m.max_detections} detections; "
+        f"AR1 {_percent(m.AR1)}, AR10 {_percent(m.AR10)}, AP90 {_percent(m.AP90)}"
+    )
     return table
 
 

@@ -49,14 +49,26 @@ def evaluate_source(
 
 def detect_source(detect: Detect, variables: Any, source: Source, config: Config, mesh: Mesh) -> list[Result]:
     """The detections of every picture, as COCO results, in the order of the evaluation plan."""
-    check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     results: list[Result] = []
+    for batch, detections in each_batch(detect, variables, source, config, mesh):
+        results += _to_results(np.asarray(batch.indices), detections, source)
+    return results
+
+
+def each_batch(
+    function: Callable[[Any, Batch], Any], variables: Any, source: Source, config: Config, mesh: Mesh
+) -> Iterator[tuple[Batch, Any]]:
+    """Runs a compiled function (variables, batch) on each picture once, with a bar on terminals.
+
+    Yields:
+      Each batch and what the function gave for it, as numpy arrays.
+    """
+    check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     steps = len(evaluation_plan(source.sizes, source.file_names, config))
     with eval_batches(source, config) as batches:
-        detected = _one_ahead((batch.indices, detect(variables, put_batch(batch, mesh))) for batch in batches)
-        for indices, detections in progress(detected, "evaluating", steps):
-            results += _to_results(indices, jax.device_get(detections), source)
-    return results
+        given = _one_ahead((batch, function(variables, put_batch(batch, mesh))) for batch in batches)
+        for batch, result in progress(given, "evaluating", steps):
+            yield batch, jax.device_get(result)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:

@@ -28,11 +28,7 @@ def make_detect(
     Raises:
       UserError: variance voting is asked of boxes without variances.
     """
-    if inference.voting_sigma_t is not None and model.detector.box.kind == "dirac":
-        raise UserError(
-            "config.inference.voting_sigma_t: variance voting needs the variances of box sides, which "
-            "config.detector.box.kind='dirac' does not have; set it to None, or use 'general' or 'gaussian'"
-        )
+    check_voting(model.detector, inference)
 
     @jax.jit
     def detect(variables: Any, batch: Batch) -> Detections:
@@ -43,6 +39,15 @@ def make_detect(
         return dataclasses.replace(detections, boxes=detections.boxes / scale)
 
     return detect
+
+
+def check_voting(detector: config.Detector, inference: config.Inference) -> None:
+    """Raises a UserError if variance voting is asked of boxes without variances."""
+    if inference.voting_sigma_t is not None and detector.box.kind == "dirac":
+        raise UserError(
+            "config.inference.voting_sigma_t: variance voting needs the variances of box sides, which "
+            "config.detector.box.kind='dirac' does not have; set it to None, or use 'general' or 'gaussian'"
+        )
 
 
 def detections_from_outputs(

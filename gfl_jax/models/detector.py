@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gfl_jax import config
+from gfl_jax.detector_check import check_detector
 from gfl_jax.models.fpn import FeaturePyramid
 from gfl_jax.models.head import DenseHead
 from gfl_jax.models.resnet import ResNet
@@ -37,5 +38,10 @@ class DetectorNetwork(nn.Module):
 
 
 def build_detector(detector: config.Detector, precision: str = "float32") -> DetectorNetwork:
-    """The network of a detector config; `precision` is the dtype of its arithmetic."""
+    """The network of a detector config; `precision` is the dtype of its arithmetic.
+
+    Raises:
+      UserError: the parts of the detector do not fit together.
+    """
+    check_detector(detector)
     return DetectorNetwork(detector, jnp.dtype(precision))

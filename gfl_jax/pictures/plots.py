@@ -1,6 +1,5 @@
 """The course of a training run as a figure."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.pictures.figure import COLORS, new_figure, save_figure, tidy
 
 Series = dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]  # steps and values by key
-# Okabe and Ito's colours, which differ for colour-blind readers too.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def plot_losses(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
@@ -41,8 +36,7 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
     panels = [panel for panel in panels if panel[1]]
 
     heights = [height for *_, height in panels]
-    figure = Figure(figsize=(8, 1.1 * sum(heights) + 0.9), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 1.1 * sum(heights) + 0.9)
     figure.suptitle(title)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (label, series, _) in zip(axes, panels, strict=True):
@@ -52,10 +46,7 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
     axes[-1].set_xlabel("step")
     axes[-1].set_xlim(left=0)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-
-    data = io.BytesIO()
-    figure.savefig(data, format=Path(path).suffix.lstrip(".") or "png")
-    write_file(path, data.getvalue())
+    save_figure(figure, path)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) -> Series:
@@ -70,7 +61,7 @@ def _series(rows: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) ->
 
 def _plot(axis: Axes, series: Series, smooth: bool, markers: bool) -> None:
     """Lines with a legend; noisy ones pale, with their running mean over them."""
-    for (key, (steps, values)), color in zip(series.items(), _COLORS * len(series), strict=False):
+    for (key, (steps, values)), color in zip(series.items(), COLORS * len(series), strict=False):
         window = len(values) // 50 if smooth else 1
         if window > 2:
             axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
@@ -78,8 +69,7 @@ def _plot(axis: Axes, series: Series, smooth: bool, markers: bool) -> None:
         axis.plot(steps, values, color=color, label=key.removeprefix("loss/"), marker="o" if markers else "")
     if len(series) > 1:  # above the axes, where it hides no line
         axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, borderaxespad=0)
-    axis.grid(alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
+    tidy(axis)
     axis.margins(x=0.01)
 
 

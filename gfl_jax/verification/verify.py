@@ -1,6 +1,6 @@
 """Reference figures recomputed on the user's own machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -13,14 +13,22 @@ from gfl_jax.verification.units import verify_units
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "tests/data/reference/units.npz"
-DEFAULT = ROOT / "tests/data/reference/gfl.npz"
 DEFAULT_CONFIG = ROOT / "configs/gfl_r50_fpn_1x_coco.py"
+DETECTORS = {  # files of figures in tests/data/reference, and whose they are
+    "gfl": "gfl_r50_fpn_1x_coco",
+    "atss": "atss_r50_fpn_1x_coco",
+    "fcos": "fcos_r50_fpn_1x_coco",
+    "fcos_tricks": "fcos_r50_fpn_tricks_1x_coco",
+}
 
 
-def verify_default(precision: str) -> Iterator[Row]:
-    """The single functions (in float32, like their figures), and GFL with ResNet-50."""
+def verify_default(precision: str, detectors: Sequence[str] = ("gfl",)) -> Iterator[Row]:
+    """The single functions (in float32, like their figures), and whole detectors with ResNet-50."""
     yield from verify_units(Reference(UNITS))
-    yield from verify_file(DEFAULT, load_config(DEFAULT_CONFIG), precision)
+    for name in detectors:
+        config = load_config(ROOT / f"configs/{DETECTORS[name]}.py")
+        for row in verify_file(ROOT / f"tests/data/reference/{name}.npz", config, precision):
+            yield row._replace(part=f"{name} {row.part}" if len(detectors) > 1 else row.part)
 
 
 def verify_file(path: str | Path, config: Config, precision: str) -> Iterator[Row]:

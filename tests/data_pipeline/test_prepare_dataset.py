@@ -119,7 +119,7 @@ def test_what_is_half_prepared_does_not_look_complete(script, wheel, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(tree_builder, "_encode", stop)  # after three splits are written
+        broken.setattr(tree_builder, "encode_png", stop)  # after three splits are written
         with pytest.raises(KeyboardInterrupt):
             prepare(script, tmp_path, f"--wheel={wheel}")
     assert not (tmp_path / "data" / "aerial_trees" / "1.0.0").exists()

@@ -1,0 +1,1 @@
+"""What the paper claims, measured on a detector: quality correlation, label quality, distributions."""

@@ -1,0 +1,120 @@
+"""The three analyses of trained detectors: each a figure, a table and a CSV file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich
+
+from gfl_jax.analysis.collect import Collected, collect
+from gfl_jax.analysis.correlation import correlation_table, plot_correlation
+from gfl_jax.analysis.distribution_plot import plot_distributions
+from gfl_jax.analysis.distributions import check_indices, choose, distribution_table, probability_table
+from gfl_jax.analysis.labels import label_rows, label_tables, plot_labels
+from gfl_jax.analysis.measure import make_label_measure, make_measure
+from gfl_jax.analysis.tables import Table, for_console, write_csv
+from gfl_jax.axes.box_representation import bins
+from gfl_jax.config import Config
+from gfl_jax.data.loader import make_source
+from gfl_jax.errors import UserError
+from gfl_jax.mesh import make_mesh, put_everywhere
+from gfl_jax.models.detector import build_detector
+
+ANALYSES = ("correlation", "labels", "distributions")
+
+
+class Run(NamedTuple):
+    """A detector to look at."""
+
+    name: str
+    config: Config
+    variables: Any  # of the network; None: only the centerness labels can be looked at
+
+
+def analyze(
+    runs: Sequence[Run], output: Path, only: Sequence[str] | None = None, boxes: Sequence[int] | None = None
+) -> list[Path]:
+    """Evaluates each detector on its evaluation split, prints the tables, draws and writes.
+
+    Args:
+      runs: detectors of different names.
+      output: gets the PNG and CSV files.
+      only: which of ANALYSES are asked for; None: all that can be made, with a line for the others.
+      boxes: draw the distributions of these detections, numbered from 0 by score over the split;
+        None: of the sharpest, flattest and most two-peaked ones.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: an analysis was asked for that these detectors cannot have, or a box that is not there.
+    """
+    general = [run for run in runs if run.variables is not None and run.config.detector.box.kind == "general"]
+    wanted = _possible(runs, len(general), only)
+    collected = {run.name: _collect(run) for run in runs}
+    written: list[Path] = []
+    if "correlation" in wanted:
+        qualities = {run.name: (run.config.detector.quality, collected[run.name]) for run in runs}
+        plot_correlation(qualities, output / "correlation.png")
+        table = correlation_table(qualities)
+        written += _write(output / "correlation.png", [table], table)
+    if "labels" in wanted:
+        plot_labels(collected, output / "labels.png")
+        written += _write(output / "labels.png", label_tables(collected), label_rows(collected))
+    if "distributions" in wanted:
+        for run in general:
+            written += _distributions(run, collected[run.name], output, boxes)
+    return written
+
+
+def _possible(runs: Sequence[Run], num_general: int, only: Sequence[str] | None) -> set[str]:
+    """The analyses to make; says why others are left out, as an error if one was asked for."""
+    reasons = {}
+    if any(run.variables is None for run in runs):
+        reason = "needs a trained detector; give its --workdir"
+        reasons = {"correlation": reason, "distributions": reason}
+    elif not num_general:
+        kind = runs[0].config.detector.box.kind
+        reasons["distributions"] = (
+            f"config.detector.box.kind={kind!r} has no distributions; give a --workdir with 'general' boxes"
+        )
+    for name, reason in reasons.items():
+        if only and name in only:
+            raise UserError(f"--only={name}: {reason}")
+        if not only:
+            print(f"left out: {name}: {reason}")
+    return set(only or ANALYSES) - set(reasons)
+
+
+def _collect(run: Run) -> Collected:
+    config, mesh = run.config, make_mesh()
+    source = make_source(config, "eval")
+    if run.variables is None:
+        return collect(make_label_measure(config.detector), None, source, config, mesh)
+    model = build_detector(config.detector, config.precision)
+    measure = make_measure(model, config.normalization, config.inference)
+    return collect(measure, put_everywhere(run.variables, mesh), source, config, mesh)
+
+
+def _distributions(run: Run, collected: Collected, output: Path, boxes: Sequence[int] | None) -> list[Path]:
+    found, values = collected.found, np.asarray(bins(run.config.detector.box))
+    assert found is not None
+    check_indices(boxes or (), len(found.scores))
+    groups = {"box": np.array(boxes)} if boxes else choose(found)
+    if not any(map(len, groups.values())):
+        print(f"left out: distributions of {run.name}: it detects nothing")
+        return []
+    path = output / f"distributions_{run.name}.png"
+    example = make_source(run.config, "eval").example
+    plot_distributions(found, groups, values, example, path, f"{run.name}: distributions of the sides")
+    table = distribution_table(run.name, found, groups)
+    return _write(path, [table], probability_table(found, groups, values))
+
+
+def _write(figure: Path, printed: list[Table], written: Table) -> list[Path]:
+    """Prints tables and writes one beside the figure; returns both files."""
+    for table in printed:
+        rich.print(for_console(table))
+    write_csv(figure.with_suffix(".csv"), written)
+    return [figure, figure.with_suffix(".csv")]

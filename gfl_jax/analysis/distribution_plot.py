@@ -1,0 +1,143 @@
+"""Learned distributions of box sides beside the pictures that they are about (GFL fig. 3)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from gfl_jax.analysis.collect import Found
+from gfl_jax.analysis.distributions import bin_pixels
+from gfl_jax.data.source import Example
+from gfl_jax.pictures.figure import BLUE, ORANGE, SKY, VERMILION, new_figure, save_figure, tidy
+
+COLUMNS = 3
+# Inches: the picture's side, the bars beside it and the gap in between, all of it with title and ticks.
+PICTURE, BARS, GAP = 2.6, 0.8, 0.08
+WIDTH, HEIGHT = 4.3, 4.4
+LEFT, TOP = 0.7, 0.4  # from the edge of its part of the figure to the picture
+TITLE, LEGEND = 0.35, 0.25  # above all of them, and each line below
+SHOWN = 0.02  # bins of less probability may lie outside of what is shown
+
+Window = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+
+def plot_distributions(
+    found: Found,
+    groups: dict[str, Int[np.ndarray, "chosen"]],
+    values: Float[np.ndarray, "bins"],
+    example: Callable[[int], Example],
+    path: Path,
+    title: str = "",
+) -> None:
+    """Draws each chosen box with the bins of its sides, each at the pixel that it stands for.
+
+    Args:
+      found: the detections.
+      groups: indices of the chosen ones, under what they are chosen for.
+      values: the bins' distances in strides.
+      example: gives the picture at a position of the source, with its true boxes.
+      path: of the figure.
+      title: above it.
+    """
+    chosen = [(group, i) for group, indices in groups.items() for i in indices.tolist()]
+    columns = min(len(chosen), COLUMNS)
+    rows = -(-len(chosen) // columns)
+    legend_columns = 2 if columns == 1 else 5
+    width, height = WIDTH * columns, TITLE + HEIGHT * rows + LEGEND * (1 + 5 // legend_columns)
+    figure = new_figure(width, height, layout=None)
+    figure.suptitle(title, y=1 - 0.1 / height, va="top")
+    highest = max(float(found.probabilities[i].max()) for _, i in chosen)
+    for number, (group, i) in enumerate(chosen):
+        row, column = divmod(number, columns)
+        left, top = WIDTH * column + LEFT, TITLE + HEIGHT * row + TOP
+        corner = (left / width, 1 - (top + PICTURE) / height)
+        axis = figure.add_axes((*corner, PICTURE / width, PICTURE / height))
+        axis.set_title(f"{group} {i}: score {found.scores[i]:.2f}, IoU {found.iou[i]:.2f}", fontsize=11)
+        pixels = bin_pixels(found, i, values)
+        window = _window(found, i, pixels)
+        _picture(axis, example(int(found.images[i])), found, i, window)
+        _strips(axis, found.probabilities[i], pixels, found.boxes[i], window, 1.08 * highest)
+    handles = [
+        Line2D([], [], color=SKY, linewidth=2, label="predicted box"),
+        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="true box"),
+        Line2D([], [], color="white", marker="P", linestyle="", markeredgecolor="black", label="location"),
+        Patch(color=BLUE, label="left, top"),
+        Patch(color=VERMILION, label="right, bottom"),
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=legend_columns, frameon=False)
+    save_figure(figure, path)
+
+
+def _window(found: Found, i: int, pixels: Float[np.ndarray, "4 bins"]) -> Window:
+    """A square around the box and the bins that matter, with a margin."""
+    x1, y1, x2, y2 = found.boxes[i].tolist()
+    likely = found.probabilities[i] >= SHOWN
+    xs = np.concatenate([pixels[0][likely[0]], pixels[2][likely[2]], [x1, x2]])
+    ys = np.concatenate([pixels[1][likely[1]], pixels[3][likely[3]], [y1, y2]])
+    middle_x, middle_y = (xs.min() + xs.max()) / 2, (ys.min() + ys.max()) / 2
+    half = 0.6 * max(np.ptp(xs), np.ptp(ys), 8.0)
+    return middle_x - half, middle_y - half, middle_x + half, middle_y + half
+
+
+def _picture(axis: Axes, shown: Example, found: Found, i: int, window: Window) -> None:
+    height, width = shown.image.shape[:2]
+    left, top = max(int(window[0]), 0), max(int(window[1]), 0)
+    right, bottom = min(int(window[2]) + 1, width), min(int(window[3]) + 1, height)
+    axis.set_facecolor("0.9")
+    axis.imshow(
+        shown.image[top:bottom, left:right], extent=(left, right, bottom, top), interpolation="bicubic"
+    )
+    for box in shown.boxes[~shown.is_crowd]:
+        _outline(axis, box, ORANGE, 1.5, "--")
+    _outline(axis, found.boxes[i], SKY, 2, "-")
+    axis.plot(*found.points[i], marker="P", color="white", markeredgecolor="black", markersize=7)
+    axis.set_xlim(window[0], window[2])
+    axis.set_ylim(window[3], window[1])
+    axis.tick_params(labelbottom=False, bottom=False)
+    axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _outline(axis: Axes, box: Float[np.ndarray, "4"], color: str, width: float, style: str) -> None:
+    x1, y1, x2, y2 = box.tolist()
+    axis.add_patch(
+        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width, linestyle=style)
+    )
+
+
+def _strips(
+    axis: Axes,
+    probabilities: Float[np.ndarray, "4 bins"],
+    pixels: Float[np.ndarray, "4 bins"],
+    box: Float[np.ndarray, "4"],
+    window: Window,
+    limit: float,
+) -> None:
+    """Bars of the left and right side below the picture, of the top and bottom side beside it."""
+    gap, size = GAP / PICTURE, BARS / PICTURE
+    below = axis.inset_axes((0, -gap - size, 1, size))
+    beside = axis.inset_axes((1 + gap, 0, size, 1))
+    for side, color in enumerate((BLUE, BLUE, VERMILION, VERMILION)):
+        thickness = 0.8 * abs(pixels[side, 1] - pixels[side, 0])
+        if side % 2 == 0:
+            below.bar(pixels[side], probabilities[side], thickness, color=color, alpha=0.8)
+            below.axvline(box[side], color=SKY, linewidth=2)
+        else:
+            beside.barh(pixels[side], probabilities[side], thickness, color=color, alpha=0.8)
+            beside.axhline(box[side], color=SKY, linewidth=2)
+    below.set_xlim(window[0], window[2])
+    below.set_ylim(0, limit)
+    below.set_xlabel("pixels")
+    below.set_ylabel("probability")
+    below.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    beside.set_ylim(window[3], window[1])
+    beside.set_xlim(0, limit)
+    beside.tick_params(labelleft=False)
+    for strip in (below, beside):
+        tidy(strip)
+    below.yaxis.set_major_locator(MaxNLocator(2))
+    beside.xaxis.set_major_locator(MaxNLocator(2))
