@@ -19,17 +19,22 @@ ROWS = [(name, row) for name, file in FILES.items() for row in load_module(file)
 ROWS = [(name, row) for name, row in ROWS if name != "qfl" or row.column == "RetinaNet"]  # others are in 1
 STRIDES, GRIDS, CLASSES = (8, 16), ((8, 12), (4, 6)), 3  # of a canvas of 64 x 96
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-BATCH = Batch(
-    images=np.zeros((2, 64, 96, 3), np.uint8),
-    image_sizes=np.array([[64, 96], [40, 50]]),
-    scale_factors=np.ones((2, 2), np.float32),
-    indices=np.arange(2),
+PICTURES = 3
+BATCH = Batch(  # the last picture is without boxes
+    images=np.zeros((PICTURES, 64, 96, 3), np.uint8),
+    image_sizes=np.array([[64, 96], [40, 50], [64, 96]]),
+    scale_factors=np.ones((PICTURES, 2), np.float32),
+    indices=np.arange(PICTURES),
     boxes=np.array(
-        [[[8, 8, 40, 40], [57, 20, 86, 55], [12, 0, 82, 61]], [[4, 2, 28, 30], [0, 0, 9, 9], [0, 0, 9, 9]]],
+        [
+            [[8, 8, 40, 40], [57, 20, 86, 55], [12, 0, 82, 61]],
+            [[4, 2, 28, 30], [0, 0, 9, 9], [0, 0, 9, 9]],
+            [[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9]],
+        ],
         np.float32,
     ),
-    labels=np.array([[2, 1, 0], [1, 0, 0]]),
-    box_mask=np.array([[True, True, True], [True, False, False]]),
+    labels=np.array([[2, 1, 0], [1, 0, 0], [0, 0, 0]]),
+    box_mask=np.arange(3) < np.array([[3], [1], [0]]),
 )
 
 
@@ -70,7 +75,7 @@ def losses_by_hand(logits, parameters, quality, locations, targets, detector):
     """Sums over batch and levels. Arrays are (batch, locations, ...); all but the outputs are given."""
     box, loss, positive = detector.box, detector.classification, targets.positive
     points, strides, anchors = (
-        np.broadcast_to(x, (2, *x.shape))[positive].astype(float)
+        np.broadcast_to(x, (PICTURES, *x.shape))[positive].astype(float)
         for x in (locations.points, locations.strides, locations.anchors)
     )
     true_boxes, parameters = targets.boxes[positive].astype(float), parameters[positive]
@@ -126,11 +131,11 @@ def test_the_losses_of_a_row_are_those_by_hand(table, row):
     rng = np.random.default_rng(0)
 
     def maps(channels, mean=0.0):
-        shapes = [(2, *grid, anchors * channels) for grid in GRIDS]
+        shapes = [(PICTURES, *grid, anchors * channels) for grid in GRIDS]
         return tuple(rng.normal(mean, 1, shape).astype(np.float32) for shape in shapes)
 
     def flat(levels, *shape):
-        return np.concatenate([x.reshape(2, -1, *shape) for x in levels], axis=1).astype(float)
+        return np.concatenate([x.reshape(PICTURES, -1, *shape) for x in levels], axis=1).astype(float)
 
     branch = maps(1) if detector.quality in ("iou", "centerness") else ()
     per_side = num_parameters(detector.box)
