@@ -1,6 +1,7 @@
-"""GFL, ResNeXt-101-32x4d FPN, multi-scale 2x.
+r"""GFL, ResNeXt-101-32x4d FPN, multi-scale 2x.
 
-python main.py train --config=configs/gfl_x101_32x4d_fpn_ms2x_coco.py --workdir=runs/gfl_x101_32x4d_fpn_ms2x_coco
+    python main.py train --config=configs/gfl_x101_32x4d_fpn_ms2x_coco.py \
+        --workdir=runs/gfl_x101_32x4d
 """
 
 from configs import gfl_r101_fpn_ms2x_coco as base
