@@ -15,7 +15,7 @@ TOLERANCE = 1e-5  # the figures are float32
 
 def verify_deformable(reference: Reference) -> Iterator[Row]:
     """Recomputes every deformable convolution of a file of units."""
-    for name in sorted({key.split("/")[0] for key in reference.keys("dcn")}):
+    for name in sorted({"dcn" + key.split("/")[0] for key in reference.keys("dcn")}):
         yield Row(f"{name}, with all gradients", _deviation(reference, name), TOLERANCE)
 
 
@@ -27,7 +27,7 @@ def _deviation(reference: Reference, name: str) -> float:
         return jnp.asarray(reference[f"{name}/{key}"].transpose(axes))
 
     inputs = {"x": to_ours("x"), "offset": to_ours("offset"), "weight": to_ours("weight", (2, 3, 1, 0))}
-    modulated = bool(reference.keys(f"{name}/mask"))
+    modulated = f"{name}/mask" in reference
     if modulated:
         inputs["mask"] = to_ours("mask")
         inputs["bias"] = jnp.asarray(reference[f"{name}/bias"])
