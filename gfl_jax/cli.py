@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
     verify.add_argument(
         "--detector",
-        choices=["gfl", "atss", "fcos", "fcos_tricks", "all"],
+        choices=["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "all"],
         default="gfl",
         help="whose figures, of those in tests/data (gfl)",
     )

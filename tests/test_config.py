@@ -35,7 +35,7 @@ def another_value(hint, value):
     if origin is typing.Literal:
         return next((option for option in args if option != value), value)
     if origin is tuple and args[-1] is Ellipsis:
-        return (*value, value[-1])
+        return (*value, another_value(args[0], value[-1] if value else 1))
     if origin is tuple:
         return tuple(another_value(item, v) for item, v in zip(args, value, strict=True))
     if hint is bool:

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016), from ResNet-18 to ResNet-101, and small ones like them."""
+"""Residual networks (He et al. 2016): ResNet, ResNeXt, with deformable convolutions, and small ones."""
 
 from typing import Any
 
@@ -9,16 +9,21 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.models.convolution import BatchNorm, Conv
+from gfl_jax.models.deform_conv import DeformConv
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
 class ResidualBlock(nn.Module):
-    """relu(shortcut(x) + branch(x)); the branch is 3x3, 3x3 or 1x1, 3x3, 1x1."""
+    """relu(shortcut(x) + branch(x)); the branch is 3x3, 3x3 or 1x1, 3x3, 1x1.
+
+    The 3x3 of a bottleneck may have groups (ResNeXt, Xie et al. 2017) and be deformable.
+    """
 
     backbone: config.Backbone
     width: int
     stride: int
+    deformable: bool
     dtype: Any
 
     @nn.compact
@@ -26,18 +31,30 @@ class ResidualBlock(nn.Module):
         """Applies the block."""
         out_channels = self.width * EXPANSION[self.backbone.block]
         stride_in_1x1 = self.backbone.style == "caffe"
+        groups = self.backbone.groups
 
-        def conv_norm(x: Array, name: str, norm: str, features: int, kernel_size: int, stride: int) -> Array:
+        def norm(name: str, x: Array) -> Array:
+            return batch_norm(self.backbone, self.dtype, name)(x, train)
+
+        def conv_norm(x: Array, name: str, bn: str, features: int, kernel_size: int, stride: int) -> Array:
             conv = Conv(features, kernel_size, stride, use_bias=False, dtype=self.dtype, name=name)
-            return batch_norm(self.backbone, self.dtype, norm)(conv(x), train)
+            return norm(bn, conv(x))
 
         if self.backbone.block == "basic":
             y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 3, self.stride))
             y = conv_norm(y, "conv2", "bn2", out_channels, 3, 1)
         else:
             first, second = (self.stride, 1) if stride_in_1x1 else (1, self.stride)
-            y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 1, first))
-            y = nn.relu(conv_norm(y, "conv2", "bn2", self.width, 3, second))
+            middle = self.width * self.backbone.group_width // 64 * groups
+            y = nn.relu(conv_norm(x, "conv1", "bn1", middle, 1, first))
+            if self.deformable:
+                version, deform_groups = self.backbone.deform_version, self.backbone.deform_groups
+                conv2: nn.Module = DeformConv(
+                    middle, 3, second, groups, deform_groups, version, dtype=self.dtype, name="conv2"
+                )
+            else:
+                conv2 = Conv(middle, 3, second, groups, use_bias=False, dtype=self.dtype, name="conv2")
+            y = nn.relu(norm("bn2", conv2(y)))
             y = conv_norm(y, "conv3", "bn3", out_channels, 1, 1)
         if self.stride != 1 or x.shape[-1] != out_channels:
             x = conv_norm(x, "downsample_conv", "downsample_bn", out_channels, 1, self.stride)
@@ -63,7 +80,9 @@ class ResNet(nn.Module):
         for k, (blocks, width) in enumerate(zip(backbone.stage_sizes, backbone.widths, strict=True), 1):
             for i in range(blocks):
                 stride = 2 if k > 1 and i == 0 else 1
-                x = ResidualBlock(backbone, width, stride, self.dtype, name=f"layer{k}_{i}")(x, train)
+                deformable = k in backbone.deform_stages
+                name = f"layer{k}_{i}"
+                x = ResidualBlock(backbone, width, stride, deformable, self.dtype, name=name)(x, train)
             x = jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
             features.append(x)
         return tuple(features)

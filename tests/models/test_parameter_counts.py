@@ -2,12 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gfl_jax import config
+from gfl_jax.config_files import load_config
+from gfl_jax.interop.torch_names import CONSTANTS, to_torch
 from gfl_jax.models.detector import build_detector
 
 # Convolutions and norms of torchvision's networks without their last layer, and channels of C3 to C5.
@@ -17,6 +21,7 @@ TORCHVISION = {
     "resnet50": (("bottleneck", (3, 4, 6, 3)), 23_508_032, (512, 1024, 2048)),
     "resnet101": (("bottleneck", (3, 4, 23, 3)), 42_500_160, (512, 1024, 2048)),
 }
+ROOT = Path(__file__).resolve().parents[2]
 CONV = 256 * 256 * 9  # a 3x3 convolution of the pyramid and the head, without bias
 HEAD = 8 * (CONV + 2 * 256) + (256 * 9 + 1) * (80 + 4 * 17) + 5  # two towers, two outputs, five scales
 
@@ -50,3 +55,28 @@ def test_the_default_detector_is_the_references_gfl(reference_dir):
     assert len(jax.tree.leaves(shapes["params"])) == structure["n_params"]
     parts = [count(shapes["params"][part]) for part in ("backbone", "pyramid", "head")]
     assert parts == [structure["by_part"][part] for part in ("backbone", "neck", "bbox_head")]
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "parameters"),
+    [
+        ("gfl_r50_fpn_1x_coco", "gfl", 32_440_537),
+        ("atss_r50_fpn_1x_coco", "atss", 32_295_322),
+        ("fcos_r50_fpn_1x_coco", "fcos", None),
+        ("fcos_r50_fpn_tricks_1x_coco", "fcos_tricks", None),
+        ("gfl_r101_dcn_c3-c5_fpn_ms2x_coco", "gfl_r101_dcn", 52_718_837),
+        ("gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco", "gfl_x101_dcn", 53_467_053),
+    ],
+)
+def test_configs_have_the_names_and_shapes_of_the_reference(reference_dir, name, reference, parameters):
+    structure = json.loads((reference_dir / f"{reference}_structure.json").read_text())
+    detector = load_config(ROOT / "configs" / f"{name}.py").detector
+    shapes = shapes_of(detector)
+    assert count(shapes["params"]) == structure["params"]
+    assert parameters in (None, structure["params"])
+    ours = {}
+    for collection in shapes.values():
+        arrays = jax.tree.map(lambda x: np.empty(x.shape, np.int8), collection)
+        ours |= {path: list(x.shape) for path, x in to_torch(arrays, detector).items()}
+    theirs = {path: shape for path, shape in structure["shapes"].items() if not CONSTANTS.search(path)}
+    assert ours == theirs

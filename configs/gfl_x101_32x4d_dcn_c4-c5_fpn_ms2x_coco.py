@@ -1,0 +1,19 @@
+r"""GFL, ResNeXt-101-32x4d with deformable convolutions in C4 and C5, as in mmdetection.
+
+    python main.py train --config=configs/gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco.py \
+        --workdir=runs/gfl_x101_32x4d_dcn_c4-c5
+"""
+
+from configs import gfl_x101_32x4d_fpn_ms2x_coco as base
+from gfl_jax.config import Config
+from gfl_jax.overrides import override
+
+
+def get_config() -> Config:
+    return override(
+        base.get_config(),
+        {
+            "name": "gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco",
+            "detector.backbone.deform_stages": (3, 4),
+        },
+    )

@@ -1,0 +1,20 @@
+r"""GFL, ResNeXt-101-32x4d FPN, multi-scale 2x.
+
+    python main.py train --config=configs/gfl_x101_32x4d_fpn_ms2x_coco.py \
+        --workdir=runs/gfl_x101_32x4d
+"""
+
+from configs import gfl_r101_fpn_ms2x_coco as base
+from gfl_jax.config import Config
+from gfl_jax.overrides import override
+
+
+def get_config() -> Config:
+    return override(
+        base.get_config(),
+        {
+            "name": "gfl_x101_32x4d_fpn_ms2x_coco",
+            "detector.backbone.groups": 32,
+            "detector.backbone.group_width": 4,
+        },
+    )
