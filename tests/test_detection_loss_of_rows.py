@@ -58,7 +58,8 @@ def decoded(parameters, points, strides, anchors, box):
         shares = np.exp(parameters) / np.exp(parameters).sum(axis=-1, keepdims=True)
         distances = shares @ np.arange(box.reg_max + 1.0)
     else:
-        distances = np.maximum(parameters[..., 0], 0)
+        means = parameters[..., 0]
+        distances = np.exp(means) if box.activation == "exp" else np.maximum(means, 0)
     reach = distances * strides[:, None]
     return np.concatenate([points - reach[:, :2], points + reach[:, 2:]], axis=1), distances
 
