@@ -48,7 +48,7 @@ def small(detector):
         assigner=dataclasses.replace(detector.assigner, range_bounds=(24,)),
         backbone=config.Backbone("basic", (1,), (8,), "patch4", frozen_stages=0),
         pyramid=config.Pyramid(channels=8, num_laterals=1, num_levels=2),
-        head=config.Head(channels=8, num_convs=0),
+        head=config.Head(channels=8, num_convs=0, num_groups=2),
     )
 
 
@@ -192,10 +192,8 @@ def test_a_table_is_found_by_its_name_and_its_rows_by_theirs(monkeypatch):
         UserError, match=r"^--rows=atss_joint,atss: there is no row atss; the rows are: fcos_"
     ):
         select_rows(module.ROWS, "atss_joint,atss")
-    with pytest.raises(
-        UserError, match=r"^--table=2: there is no configs/table_2.py; .*: 1, beta, boxes, dfl,"
-    ):
-        load_table("2")
+    with pytest.raises(UserError, match=r"^--table=iii: there is no configs/table_iii.py; .*: 1, 2, beta,"):
+        load_table("iii")
 
 
 def test_where_there_are_no_tables_the_message_says_so(monkeypatch, tmp_path):
