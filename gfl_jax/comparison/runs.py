@@ -10,9 +10,9 @@ import jax
 
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.config_files import config_differences, config_from_fields
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
-from gfl_jax.overrides import differences
 from gfl_jax.training.loop import train
 
 Metrics = dict[str, float]  # AP, AP50, ...: the COCO metrics by name
@@ -91,13 +91,13 @@ def read_result(folder: Path, config: Config) -> Metrics | None:
         return None
     try:
         content = json.loads(file.read_text())
-        saved, metrics = content["config"], content["metrics"]
+        saved, metrics = config_from_fields(content["config"], str(file)), dict(content["metrics"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
-    names = differences(json.loads(json.dumps(dataclasses.asdict(config))), saved)
+    names = config_differences(config, saved)
     if names:
         raise UserError(
             f"{folder}: has the result of another configuration, different in {', '.join(names)}; "
             "give another --workdir"
         )
-    return dict(metrics)
+    return metrics
