@@ -7,6 +7,7 @@
 import importlib
 import io
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def is_state_dict_file(path: str | Path) -> bool:
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Names to arrays, in the file's order; float16 and bfloat16 become float32, which changes no value.
+    """Names to arrays; float16 and bfloat16 become float32, which changes no value.
 
     Raises:
       UserError: there is no such file, it cannot be read, it holds more than weights, or it is a
@@ -142,27 +143,22 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
             content = content[wrapper]
             break
     if not isinstance(content, dict) or not content:
-        raise UserError(
-            f"{path}: holds no state dict but a {type(content).__name__}; save model.state_dict()"
-        )
+        raise UserError(f"{path}: holds no state dict ({type(content).__name__}); save model.state_dict()")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise UserError(
-                f"{path}: {name!r} in it is a {type(value).__name__}, not a tensor; save weights only"
-            )
+            raise UserError(f"{path}: {name!r} in it is no tensor; save model.state_dict()")
     return {name: _to_numpy(torch, value) for name, value in content.items()}
 
 
 def _refusal(message: str) -> str:
     """PyTorch's reason in one line, without its advice to read the file in an unsafe way."""
-    _, _, reason = message.partition("WeightsUnpickler error: ")
-    names = reason.partition("GLOBAL ")[2].split()
-    if names:
+    if wanted := re.search(r"GLOBAL (\S+)", message):
         return (
-            f"refused: it asks for {names[0]}, which is no weights, and nothing of it was run; "
+            f"refused: it asks for {wanted[1]}, which is no weights, and nothing of it was run; "
             "save its state_dict() alone, or as .safetensors"
         )
-    return f"is no PyTorch file of weights ({(reason.splitlines() or ['unreadable'])[0]}); fetch it again"
+    reason = re.search(r"WeightsUnpickler error:\s*(.*)", message)
+    return f"is no PyTorch file of weights ({reason[1] if reason else 'unreadable'}); fetch it again"
 
 
 def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
