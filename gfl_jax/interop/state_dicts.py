@@ -120,7 +120,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: is no readable safetensors file ({error}); fetch it again") from error
     state_dict = {}
-    for name, entry in entries:
+    for name, entry in sorted(entries):
         if entry["dtype"] not in SAFETENSORS_TYPES:
             raise UserError(f"{path}: {name} is of type {entry['dtype']}, which no weights here are")
         flat = np.frombuffer(entry["data"], SAFETENSORS_TYPES[entry["dtype"]])

@@ -116,6 +116,10 @@ def test_logs_in_files_of_mmdetection_3_are_passed_over(tensors, tmp_path, monke
     logs = {"loss": HistoryBuffer(), "lr": np.float64(0.01)}
     torch.save({"message_hub": logs, "state_dict": tensors}, tmp_path / "x.pth")
     monkeypatch.delitem(sys.modules, module.__name__)
+    asked = torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "x.pth")
+    assert {name.rpartition(".")[2] for name in asked} == {
+        "HistoryBuffer", "getattr", "_reconstruct", "ndarray", "dtype", "scalar"
+    }  # fmt: skip
     same_bits(read_state_dict(tmp_path / "x.pth"), tensors)
 
 
