@@ -57,7 +57,7 @@ def account_table(matched: Matched) -> Table:
 
 
 def difference_table(matched: Matched, most: int = 10) -> Table:
-    """The first entries that do not fit, in the order of the network."""
+    """The first entries that do not fit."""
     table = Table("entry", "in the file", "in the detector")
     for name, found, wanted in matched.differences[:most]:
         table.add_row(name, _shape(found), _shape(wanted))
@@ -66,7 +66,7 @@ def difference_table(matched: Matched, most: int = 10) -> Table:
     return table
 
 
-def _first(names: list[str], most: int = 3) -> str:
+def _first(names: list[str], most: int = 2) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
