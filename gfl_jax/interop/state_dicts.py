@@ -8,6 +8,7 @@ import importlib
 import io
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     torch = _import_torch(path)
     try:
-        with torch.serialization.safe_globals([(Ignored, name) for name in LOGS]):
+        allowed = torch.serialization.safe_globals([(Ignored, name) for name in LOGS])
+        with allowed, warnings.catch_warnings(action="ignore"):  # of pickles it does not know
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(str(error))}") from error

@@ -1,36 +1,31 @@
 """The script on small detectors, without PyTorch."""
 
 import dataclasses
-import importlib.util
-from pathlib import Path
+import json
 
+import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gfl_jax import config
+from gfl_jax.cli import main
 from gfl_jax.config_files import config_from_json
 from gfl_jax.data.categories import read_categories
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.state_dicts import read_state_dict, write_state_dict
 from gfl_jax.interop.torch_names import whole_state_dict
 from gfl_jax.training.checkpoint import load_variables
+from gfl_jax.training.start import start_from_file
+from gfl_jax.training.state import TrainState
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
 CONFIG = """
 from gfl_jax import config
 
 def get_config():
     return config.Config(name="small", detector={detector})
 """
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,8 @@ def detector(small_detector):
 @pytest.fixture(scope="module")
 def variables(detector):
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), detector_shapes(detector))
+    shapes = detector_shapes(detector)
+    return jax.tree.map(lambda x: np.abs(rng.standard_normal(x.shape, np.float32)), shapes)
 
 
 @pytest.fixture
@@ -116,7 +112,7 @@ def test_entries_without_a_place_are_refused(script, files, capsys):
     assert not (files / "run").exists()
 
 
-def test_a_bare_backbone(script, files, variables, capsys):
+def test_a_bare_backbone(script, files, variables, detector, capsys):
     state_dict = read_state_dict(files / "theirs.safetensors")
     bare = {n.removeprefix("backbone."): x for n, x in state_dict.items() if n.startswith("backbone.")}
     write_state_dict(files / "bare.safetensors", bare | {"fc.weight": np.zeros((10, 32))})
@@ -125,11 +121,27 @@ def test_a_bare_backbone(script, files, variables, capsys):
     assert ("left over", "1", "fc.weight") in rows(capsys.readouterr().out)
     taken = load_variables(files / "run")
     assert list(taken["params"]) == list(taken["batch_stats"]) == ["backbone"]
+    zeros = jax.tree.map(jnp.zeros_like, variables)
+    state = TrainState(step=jnp.zeros((), jnp.int32), opt_state=(), **zeros)
+    started = start_from_file(state, str(files / "run"), detector)
+    jax.tree.map(np.testing.assert_array_equal, started.params["backbone"], variables["params"]["backbone"])
+    jax.tree.map(np.testing.assert_array_equal, started.params["head"], zeros["params"]["head"])
     jax.tree.map(np.testing.assert_array_equal, taken["params"]["backbone"], variables["params"]["backbone"])
     del bare["layer3.0.conv3.weight"]
     write_state_dict(files / "bare.safetensors", bare)
     assert convert(script, files, "--backbone", f"--output={files / 'other'}", file="bare.safetensors") == 2
     assert not (files / "other").exists()
+
+
+def test_predict_takes_what_was_written(script, files, capsys):
+    assert convert(script, files) == 0
+    cv2.imwrite(str(files / "x.png"), np.full((64, 64, 3), 99, np.uint8))
+    fields = ["--config.resize.short_side=None", "--config.loader.buckets=((64, 64),)"]
+    fields += ["--config.inference.score_threshold=0.0"]
+    assert main(["predict", f"--workdir={files / 'run'}", str(files / "x.png"), *fields]) == 0
+    results = json.loads((files / "run" / "predict" / "results.json").read_text())
+    assert results
+    assert {result["category_id"] for result in results} <= {1, 2, 3}
 
 
 def test_two_entries_that_mean_the_same_are_refused(script, files, capsys):

@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ torch = pytest.importorskip(
     "torch", reason="the optional PyTorch is not installed: pip install torch==2.13.0", exc_type=ImportError
 )
 import safetensors.torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -168,6 +171,23 @@ def test_truncated_and_foreign_files(tensors, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.txt", "no weights")
     assert refusal(path).startswith("is no ")
+
+
+def test_the_script_writes_nothing_for_a_file_it_refuses(script, tensors, tmp_path, capsys):
+    torch.save(tensors, tmp_path / "whole.pth")
+    (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-100])
+    torch.save({"state_dict": tensors, "meta": Malicious(tmp_path / "owned")}, tmp_path / "malicious.pth")
+    files = sorted(tmp_path.iterdir())
+    config = f"--config={ROOT / 'configs' / 'gfl_r50_fpn_1x_coco.py'}"
+    for name, words in (
+        ("half.pth", "is no readable PyTorch file"),
+        ("malicious.pth", "refused: it asks for posix.mkdir"),
+        ("whole.pth", "313 entries do not fit config gfl_r50_fpn_1x_coco"),
+    ):
+        assert script.main(["to-jax", str(tmp_path / name), config, f"--output={tmp_path / 'run'}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {tmp_path / name}: {words}")
+        assert sorted(tmp_path.iterdir()) == files
 
 
 def test_files_of_other_things(tensors, tmp_path):
