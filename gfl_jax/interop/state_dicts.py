@@ -149,7 +149,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise UserError(f"{path}: {name!r} in it is no tensor; save model.state_dict()")
-    return {name: _to_numpy(torch, value) for name, value in content.items()}
+    return {name: _to_numpy(torch, value, f"{path}: {name}") for name, value in content.items()}
 
 
 def _refusal(message: str) -> str:
@@ -163,9 +163,14 @@ def _refusal(message: str) -> str:
     return f"is no PyTorch file of weights ({reason[1] if reason else 'unreadable'}); fetch it again"
 
 
-def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
+def _to_numpy(torch: Any, tensor: Any, name: str) -> np.ndarray:
     tensor = tensor.detach()
-    return _widened((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+    try:
+        return _widened((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+    except (TypeError, RuntimeError) as error:  # sparse, quantized, ...
+        raise UserError(
+            f"{name} is no plain array ({tensor.layout}, {tensor.dtype}); save it dense"
+        ) from error
 
 
 def _widened(x: np.ndarray) -> np.ndarray:

@@ -197,6 +197,7 @@ def test_files_of_other_things(tensors, tmp_path):
         ({}, "holds no state dict"),
         ({"state_dict": {"x": 3}}, "'x' in it is no tensor"),
         ({1: torch.zeros(3)}, "1 in it is no tensor"),
+        ({"x": torch.eye(3).to_sparse()}, "x is no plain array (torch.sparse_coo, torch.float32)"),
         (tensors | {"optimizer": {"lr": 1}}, "'optimizer' in it is no tensor"),
     ):
         torch.save(content, path)
