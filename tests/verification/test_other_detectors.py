@@ -1,0 +1,30 @@
+"""ATSS and FCOS against the reference in float64: one batch of two pictures of unequal sizes.
+
+`python main.py verify --dtype=float64 --detector=all` recomputes all batches, and a few steps of training.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from gfl_jax.config_files import load_config
+from gfl_jax.verification.detector import verify_detector
+from gfl_jax.verification.reference import Reference
+from gfl_jax.verification.verify import DETECTORS, ROOT
+
+CASE = "d_unequal"
+
+
+@pytest.mark.parametrize("name", ["atss", "fcos", "fcos_tricks"])
+def test_every_row_of_a_batch_passes_in_float64(reference_dir, name):
+    reference = Reference(reference_dir / f"{name}.npz")
+    reference.arrays["cases"] = np.array([CASE])
+    del reference.arrays["traj/losses"]
+    with jax.enable_x64(True):
+        rows = list(
+            verify_detector(reference, load_config(ROOT / f"configs/{DETECTORS[name]}.py"), "float64")
+        )
+    assert [row for row in rows if not row.passed] == []
+    parts = {row.part.removeprefix(f"{CASE}: ") for row in rows}
+    assert {"targets", "loss_cls", "loss_bbox", "loss_centerness", "quality predictions"} <= parts
+    assert len(rows) >= 16
