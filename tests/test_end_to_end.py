@@ -89,6 +89,26 @@ def test_faster_backend_gives_the_same_numbers(run):
     assert read() == pytest.approx(slow, abs=1e-12)
 
 
+def test_evaluation_in_views(run):
+    """Two equal views are one; half the size, mirrored too, each picture is still seen once."""
+    read = lambda: json.loads((run / "evaluate" / "validation" / "results.json").read_text())  # noqa: E731
+    found = []
+    for scales in ("(1.0,)", "(1.0, 1.0)"):
+        assert main(["evaluate", f"--workdir={run}", f"--config.inference.test_scales={scales}"]) == 0
+        found.append(sorted((r["image_id"], r["category_id"], round(r["score"], 4)) for r in read()))
+    assert found[0] == found[1]
+    views = ["--config.inference.test_scales=(0.5, 1.0)", "--config.inference.test_flip=True"]
+    assert main(["evaluate", f"--workdir={run}", *views, "--config.inference.score_threshold=0.001"]) == 0
+    source = tfds_source(json.loads((run / "config.json").read_text())["dataset"]["tfds_dir"], "validation")
+    sizes = dict(zip(source.image_ids.tolist(), source.sizes.tolist(), strict=True))
+    assert {r["image_id"] for r in read()} == set(sizes)
+    for result in read():
+        x, y, width, height = result["bbox"]
+        assert min(x, y) >= 0
+        assert x + width <= sizes[result["image_id"]][1] + 1e-3
+        assert y + height <= sizes[result["image_id"]][0] + 1e-3
+
+
 def test_predict_draws_and_writes_results(run, coco_tree, tmp_path):
     pictures = sorted((coco_tree / "val2017").iterdir())[:2]
     command = [
