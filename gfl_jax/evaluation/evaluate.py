@@ -86,7 +86,7 @@ def each_group(
     check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     steps = len(evaluation_plan(source.sizes, source.file_names, config))
     with eval_batches(source, config, views=views) as batches:
-        groups = zip(*[batches] * len(views), strict=True)
+        groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
         given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)
         for group, result in progress(given, "evaluating", steps):
             yield group, jax.device_get(result)
