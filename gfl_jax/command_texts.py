@@ -20,7 +20,7 @@ Computes the COCO metrics of a trained detector on its evaluation split.
   python main.py evaluate --workdir=runs/gfl_r50
   python main.py evaluate --workdir=runs/gfl_trees --config.dataset.eval_split=far
   python main.py evaluate --workdir=runs/gfl_r50 \\
-      --config.inference.test_scales="(0.8, 1.0, 1.2)" --config.inference.test_flip=True
+      --config.inference.test_scales="(0.8,1.0,1.25)" --config.inference.test_flip=True
 
 Prints the twelve numbers and the AP of each class, and writes the detections as a COCO
 results JSON. Without --config, the config is the one that the work directory holds."""
