@@ -157,7 +157,7 @@ def test_a_missing_or_foreign_reference_file(capsys, reference_dir, tmp_path):
 def test_verify_fails_if_a_row_does(capsys, monkeypatch, deviation, status):
     monkeypatch.setenv("COLUMNS", "100")
     rows = [Row("good part", 0.0, 0.0), Row("other part", deviation, 1e-6)]
-    monkeypatch.setattr(verify, "verify_default", lambda dtype: iter(rows))
+    monkeypatch.setattr(verify, "verify_default", lambda dtype, detectors: iter(rows))
     assert main(["verify", "--dtype=float64"]) == status
     printed = capsys.readouterr().out
     assert "good part" in printed
