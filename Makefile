@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help install demo test lint clean
+.PHONY: help install torch demo test lint clean
 
 help:
 	@echo "make demo      fetch the aerial trees, train GFL on them, evaluate, draw (about 10 minutes on 2 cores)"
 	@echo "make test      run the whole test suite (about 10 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"
+	@echo "make torch     add the optional PyTorch to $(VENV): .pth files, and the tests that read them"
 	@echo "make clean     delete $(VENV); data/ and runs/ stay"
 
 install: $(VENV)/installed
@@ -18,6 +19,9 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+torch: install
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 
 demo: install
 	$(RUN) scripts/demo.py

@@ -1,7 +1,7 @@
 """GFL, ResNet-50 FPN, 12 epochs on COCO: the paper's 40.2 AP (val2017).
 
     python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \
-        --config.dataset.tfds_dir=data/coco/2017/1.1.0 --config.init_from=resnet50.npz
+        --config.dataset.tfds_dir=data/coco/2017/1.1.0 --config.init_from=resnet50.safetensors
 
 Cost: 12 epochs of 118k pictures at 800x1333, a global batch of 16.
 """

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)
     try:
-        return int(args.run(args, _overrides(rest, parser)))
+        return int(args.run(args, config_overrides(rest, parser)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
     """--config.NAME=VALUE or --config.NAME VALUE, as names and values."""
     overrides: dict[str, str] = {}
     words = list(rest)

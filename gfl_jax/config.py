@@ -188,7 +188,7 @@ class Config:
     name: str
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic
-    init_from: str = ""  # a checkpoint to start from
+    init_from: str = ""  # what to start from: a checkpoint, or a .safetensors or .pth file of PyTorch
     detector: Detector = Detector()
     normalization: Normalization = Normalization()
     resize: Resize = Resize()

@@ -19,7 +19,7 @@ from typing import Any
 
 from gfl_jax.config import Config
 from gfl_jax.errors import UserError
-from gfl_jax.overrides import checked, flat_fields, override, parse_value
+from gfl_jax.overrides import checked, differences, flat_fields, override, parse_value
 
 
 def load_config(name: str | Path) -> Config:
@@ -92,8 +92,21 @@ def config_from_json(path: Path) -> Config:
       UserError: the file is no JSON, or has fields that a config does not have.
     """
     try:
-        content = json.loads(path.read_text())
-        name = content["name"]
+        return config_from_fields(json.loads(path.read_text()), str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no config that can be read ({error!r}); give --config") from error
-    return override(Config(name=name), flat_fields(content), str(path))
+
+
+def config_from_fields(content: dict[str, Any], prefix: str) -> Config:
+    """The config of nested JSON fields; one that is not there, as in older files, has its default.
+
+    Raises:
+      UserError: there are fields that a config does not have; `prefix` stands before their names.
+      KeyError, TypeError: it is something else.
+    """
+    return override(Config(name=content["name"]), flat_fields(content), prefix)
+
+
+def config_differences(config: Config, other: Config) -> list[str]:
+    """The dotted names of the fields in which two configs differ."""
+    return differences(dataclasses.asdict(config), dataclasses.asdict(other))

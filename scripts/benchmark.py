@@ -1,7 +1,8 @@
-"""Measures the input pipeline, ATSS, inference and training on this machine: one table.
+"""Measures the input pipeline, ATSS, deformable convolutions, inference and training: one table.
 
 python scripts/benchmark.py
 python scripts/benchmark.py --parts=atss,train --repeats=15
+python scripts/benchmark.py --table=2
 python scripts/benchmark.py --markdown > benchmarks/MACHINE.md
 """
 
@@ -21,7 +22,17 @@ from gfl_jax.config_files import load_config  # noqa: E402
 from gfl_jax.errors import UserError  # noqa: E402
 from gfl_jax.structures import SIZE_DIVISOR  # noqa: E402
 
-PARTS = ("input", "atss", "inference", "train")
+PARTS = ("input", "atss", "deform", "inference", "train")
+TABLE_2 = ROOT / "configs" / "table_2.py"
+MODELS = (
+    "gfl,r50",
+    "atss,r50",
+    "gfl,r101",
+    "gfl,r101_dcn",
+    "gfl,x101_32x4d",
+    "atss,x101_32x4d",
+    "atss,x101_32x8d",
+)
 CONFIG = ROOT / "configs" / "gfl_r50_fpn_1x_coco.py"
 
 DESCRIPTION = """\
@@ -32,9 +43,14 @@ round, and the table gives their ratio.
              worker processes as far as there are cores: images/s, in all and for each worker
   atss       the targets of 100 boxes a picture from a window around each box, against the full
              matrix of boxes and locations, for 1 and 2 pictures
+  deform     a 3x3 deformable convolution against a plain one at the size of C4, forward and with all
+             gradients: 256 channels, and 1024 channels in 32 groups
   inference  uint8 pictures to detections, against the network's forward pass
   train      a whole train step, from uint8 pictures to new parameters, against the forward pass;
              on a CPU with and without gfl_jax's own gradient of convolution kernels
+
+With --table=2 it measures instead each model of the paper's Table II, and those on smaller
+backbones: the network alone, and with all from uint8 pictures to detections.
 
 Inference and training run on one device: on a CPU in float32, on others in bfloat16 too. The
 table goes to stdout, progress to stderr if that is a terminal."""
@@ -67,20 +83,36 @@ def run(args: argparse.Namespace, command: str) -> None:
     # Not at the top: the workers of the input pipeline import this file too.
     import jax
     from benchmarks.assignment import assignment_rows
+    from benchmarks.deformable import deformable_rows
     from benchmarks.detector import detector_rows
     from benchmarks.input_pipeline import input_rows
     from benchmarks.measure import Row
+    from benchmarks.models import model_rows
     from benchmarks.report import LEGEND, available_cores, describe_machine, make_table
 
     on_cpu = jax.default_backend() == "cpu"
     groups: list[list[Row]] = []
     too_large = None
     with Console(stderr=True).status("starting", refresh_per_second=2) as status:
+        if args.table:
+            models = {
+                name.replace(",", " "): load_config(
+                    "{}:detector={},backbone={}".format(TABLE_2, *name.split(","))
+                )
+                for name in args.models.split(";")
+            }
+            batch_sizes = (args.batch,) if args.batch else (1,) if on_cpu else (1, 16)
+            precisions = ("float32",) if on_cpu else ("float32", "bfloat16")
+            canvas = size or (800, 1344)
+            groups += model_rows(models, batch_sizes, canvas, precisions, args.repeats, status.update)
+            parts = []
         if "input" in parts:
             workers = [n for n in (0, 1, 2, 4, 8) if n <= available_cores()]
             groups.append(input_rows(config, args.batch or 16, workers, args.repeats, status.update))
         if "atss" in parts:
             groups += assignment_rows(config.detector, size or (800, 1344), args.repeats, status.update)
+        if "deform" in parts:
+            groups += deformable_rows(args.batch or 1, size or (800, 1344), args.repeats, status.update)
         if "inference" in parts or "train" in parts:
             batch_size, canvas = (2, (416, 416)) if on_cpu else (16, (800, 1344))
             batch_size, canvas = args.batch or batch_size, size or canvas
@@ -119,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         "of pictures on the device (default: 800x1344; for a network on a CPU: 416x416)",
         metavar="HxW",
     )
+    add("--table", "measure the models of this table instead of parts", choices=["2"])
+    models = "of the table, as DETECTOR,BACKBONE;DETECTOR,BACKBONE (default: %(default)s)"
+    add("--models", models, default=";".join(MODELS), metavar="NAMES")
     add("--config", f"the experiment (default: configs/{CONFIG.name})", default=str(CONFIG), metavar="FILE")
     add("--markdown", "print Markdown, with the command, the machine and the versions", action="store_true")
     return parser

@@ -40,7 +40,8 @@ def main() -> int:
         print(f"  {split:<11} {numbers}   ({what})")
     print(f"  pictures    {WORKDIR}/evaluate/*/*.png, {WORKDIR}/curves.png")
     print(f"  checkpoint  {WORKDIR}/best")
-    print("To go on, detect trees in photographs of your own:")
+    print("To go on, look into the detector, or detect trees in photographs of your own:")
+    print(f"  python main.py analyze --workdir={WORKDIR}")
     print(f"  python main.py predict --workdir={WORKDIR} PHOTO.png")
     return 0
 

@@ -10,7 +10,7 @@ import pytest
 from gfl_jax.config import Config, Crops, Optimizer
 from gfl_jax.config_files import config_from_json, load_config, load_module, to_json
 from gfl_jax.errors import UserError
-from gfl_jax.overrides import differences, override, parse_overrides
+from gfl_jax.overrides import checked, differences, override, parse_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")
@@ -77,6 +77,7 @@ def test_texts_of_each_kind():
             "loader.flip": "false",
             "loader.buckets": "[[32, 64]]",
             "detector.strides": "8, 16",
+            "detector.quality": "none",
             "dataset.tfds_dir": "data/coco/2017/1.1.0",
         },
     )
@@ -85,7 +86,16 @@ def test_texts_of_each_kind():
     assert changed.loader.flip is False
     assert changed.loader.buckets == ((32, 64),)
     assert changed.detector.strides == (8, 16)
+    assert changed.detector.quality == "none"
     assert changed.dataset.tfds_dir == "data/coco/2017/1.1.0"
+
+
+@pytest.mark.parametrize(("value", "found"), [("slow", "slow"), ("none", "none"), (None, None)])
+def test_a_choice_that_may_be_left_out(value, found):
+    """Where `none` is one of the choices, the text stands for it."""
+    assert checked(value, typing.Literal["slow", "none"] | None, "speed") == found
+    if value is None:
+        assert checked(value, typing.Literal["slow", "none"], "speed") == "none"
 
 
 def test_a_field_of_an_optional_part_makes_the_part():

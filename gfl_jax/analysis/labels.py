@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from gfl_jax.analysis.collect import Collected
 from gfl_jax.analysis.tables import Cell, Table
@@ -67,15 +67,15 @@ def _parts(collected: Collected) -> list[tuple[str, str, Float[np.ndarray, "n"]]
 
 def plot_labels(runs: Mapping[str, Collected], path: Path) -> None:
     """For each run: labels of positives, best labels of true boxes, and these by the boxes' sizes."""
-    figure = new_figure(12, 3.9 * len(runs) + 0.3)
+    figure = new_figure(12, 4.1 * len(runs) + 0.3)
     axes = figure.subplots(len(runs), 3, squeeze=False)
     for row, (name, collected) in zip(axes, runs.items(), strict=True):
         _histogram(row[0], collected.labels)
-        row[0].set_title(f"{name}: {len(collected.labels['centerness'])} positives")
+        row[0].set_title(f"{name}\n{len(collected.labels['centerness'])} positives", fontsize=11)
         _cumulative(row[1], collected.best)
-        row[1].set_title(f"{name}: {len(collected.sizes)} true boxes")
+        row[1].set_title(f"{name}\n{len(collected.sizes)} true boxes", fontsize=11)
         _by_size(row[2], collected)
-        row[2].set_title(f"{name}: small and large boxes")
+        row[2].set_title(f"{name}\nsmall and large boxes", fontsize=11)
         for axis in row:
             tidy(axis)
     known = sorted({label for collected in runs.values() for label in collected.labels})
@@ -92,6 +92,7 @@ def _histogram(axis: Axes, labels: dict[str, Float[np.ndarray, "n"]]) -> None:
         axis.hist(values, edges, weights=share, color=COLORS[label], histtype="step", linewidth=1.5)
     axis.set_xlabel("label of a positive")
     axis.set_ylabel("share of positives")
+    axis.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))  # whole percents
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlim(0, 1)
 

@@ -32,6 +32,9 @@ class Assigner:
     anchor_scale: float = 8.0
     anchor_octave_parts: int = 1
     anchor_ratios: tuple[float, ...] = (1.0,)
+    # Whether locations lie in the middle of their cells, as FCOS's always do, or in the upper left corner.
+    # Weights of mmdetection 1.x, the official GFL repository's among them, need the middle.
+    cell_centers: bool = False
     topk: int = 9  # ATSS: candidates of a box on each level
     # FCOS: a level takes the boxes whose farthest side is at most this many pixels away, and
     # farther than the bound of the level before. The last level has no bound.
@@ -52,9 +55,14 @@ class Targets(NamedTuple):
 
 
 def assigner_locations(grid_sizes: GridSizes, strides: Sequence[int], assigner: Assigner) -> Locations:
-    """The locations of a pyramid with their anchors; FCOS's lie in the middle of their cells."""
+    """The locations of a pyramid with their anchors."""
     shapes = anchor_shapes(assigner.anchor_scale, assigner.anchor_octave_parts, assigner.anchor_ratios)
-    return make_locations(grid_sizes, strides, 0.5 if assigner.kind == "fcos" else 0.0, shapes)
+    return make_locations(grid_sizes, strides, location_offset(assigner), shapes)
+
+
+def location_offset(assigner: Assigner) -> float:
+    """Strides from the upper left corner of a cell to its location, along both axes."""
+    return 0.5 if assigner.kind == "fcos" or assigner.cell_centers else 0.0
 
 
 def num_anchors(assigner: Assigner) -> int:
@@ -84,7 +92,14 @@ def assign_targets(batch: Batch, locations: Locations, strides: Sequence[int], a
                 boxes, box_mask, valid, locations, assigner.positive_iou, assigner.negative_iou
             )
         index = assign_atss(
-            boxes, box_mask, valid_size, grid_sizes, strides, assigner.topk, assigner.anchor_scale
+            boxes,
+            box_mask,
+            valid_size,
+            grid_sizes,
+            strides,
+            assigner.topk,
+            assigner.anchor_scale,
+            location_offset(assigner),
         )
         return index, valid
 

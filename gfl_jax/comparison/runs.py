@@ -1,17 +1,18 @@
 """Training and evaluating the rows of a table, each with several seeds, going on where it stopped."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.config_files import config_differences, config_from_fields
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
-from gfl_jax.overrides import differences
 from gfl_jax.training.loop import train
 
 Metrics = dict[str, float]  # AP, AP50, ...: the COCO metrics by name
@@ -44,22 +45,33 @@ def compare_rows(
       UserError: a run that is there already was made with another configuration.
     """
     results: Results = {row.name: [] for row in rows}
-    # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))
     jobs = [(seed, row) for seed in range(seeds) for row in rows]
-    for number, (seed, row) in enumerate(jobs, start=1):
-        folder = workdir / f"{row.name}_seed_{seed}"
-        config = dataclasses.replace(make_config(row), seed=seed)
-        metrics = read_result(folder, config)
-        if metrics is None:
-            say(f"run {number} of {len(jobs)}: {row.column}, {row.label}, seed {seed}: {folder}")
-            metrics = train(config, folder)
-            jax.clear_caches()
-            if not metrics:
-                return results
-            write_result(folder, config, metrics)
-        results[row.name].append(metrics)
+    # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
+    with compilation_cache(workdir / "compiled"):
+        for number, (seed, row) in enumerate(jobs, start=1):
+            folder = workdir / f"{row.name}_seed_{seed}"
+            config = dataclasses.replace(make_config(row), seed=seed)
+            metrics = read_result(folder, config)
+            if metrics is None:
+                say(f"run {number} of {len(jobs)}: {row.column}, {row.label}, seed {seed}: {folder}")
+                metrics = train(config, folder)
+                jax.clear_caches()
+                if not metrics:
+                    break
+                write_result(folder, config, metrics)
+            results[row.name].append(metrics)
     return results
+
+
+@contextlib.contextmanager
+def compilation_cache(folder: Path) -> Iterator[None]:
+    """Keeps compiled programs in a folder while the block runs."""
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def write_result(folder: Path, config: Config, metrics: Metrics) -> None:
@@ -79,13 +91,13 @@ def read_result(folder: Path, config: Config) -> Metrics | None:
         return None
     try:
         content = json.loads(file.read_text())
-        saved, metrics = content["config"], content["metrics"]
+        saved, metrics = config_from_fields(content["config"], str(file)), dict(content["metrics"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
-    names = differences(json.loads(json.dumps(dataclasses.asdict(config))), saved)
+    names = config_differences(config, saved)
     if names:
         raise UserError(
             f"{folder}: has the result of another configuration, different in {', '.join(names)}; "
             "give another --workdir"
         )
-    return dict(metrics)
+    return metrics

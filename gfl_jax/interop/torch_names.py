@@ -6,11 +6,12 @@ params/backbone/layer2_0/conv1/kernel (h, w, in, out).
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from gfl_jax.axes.box_representation import bins
 from gfl_jax.config import Detector
 from gfl_jax.errors import UserError
 
@@ -35,7 +36,10 @@ LEAVES = (
     (r"var$", "running_var"),
 )
 # Entries there that hold nothing learned.
-CONSTANTS = re.compile(r"num_batches_tracked$|integral\.project$")
+CONSTANTS = re.compile(r"num_batches_tracked$|integral\.project$|^data_preprocessor\.")
+
+# Of a kernel's axes: (h, w, in, out) to (out, in, h, w), and back.
+TO_TORCH, FROM_TORCH = (3, 2, 0, 1), (2, 3, 1, 0)
 
 
 def head_prefix(detector: Detector) -> str:
@@ -60,9 +64,81 @@ def to_torch(collection: Mapping[str, Any], detector: Detector) -> dict[str, np.
     """One collection (params, their gradients, or batch_stats) under PyTorch's names and layouts."""
     flat = flatten_dict(collection, sep="/")
     return {
-        torch_name(path, detector): _transposed(np.asarray(value), (3, 2, 0, 1))
-        for path, value in flat.items()
+        torch_name(path, detector): _transposed(np.asarray(value), TO_TORCH) for path, value in flat.items()
     }
+
+
+def whole_state_dict(variables: Mapping[str, Any], detector: Detector) -> dict[str, np.ndarray]:
+    """All entries of mmdetection's state dict, those that hold nothing learned too, sorted by name.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...} of a whole detector.
+      detector: the detector that they belong to.
+    """
+    entries = to_torch(variables["params"], detector) | to_torch(variables["batch_stats"], detector)
+    for name in [name for name in entries if name.endswith(".running_var")]:
+        entries[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    if detector.box.kind == "general":
+        entries["bbox_head.integral.project"] = np.asarray(bins(detector.box), np.float32)
+    return dict(sorted(entries.items()))
+
+
+class Difference(NamedTuple):
+    """An entry that does not fit; shapes in PyTorch's layout."""
+
+    name: str
+    found: tuple[int, ...] | None  # None: missing in the state dict
+    wanted: tuple[int, ...] | None  # None: has no place here
+
+
+class Matched(NamedTuple):
+    """What became of every entry of a state dict: used, of no importance, or different."""
+
+    arrays: dict[str, np.ndarray]  # our path, from the collection on, to the array in our layout
+    constants: list[str]  # entries that hold nothing learned
+    differences: list[Difference]
+
+    @property
+    def missing(self) -> list[Difference]:
+        """What the state dict lacks."""
+        return [entry for entry in self.differences if entry.found is None]
+
+    @property
+    def left_over(self) -> list[Difference]:
+        """What has no place here."""
+        return [entry for entry in self.differences if entry.wanted is None]
+
+    @property
+    def other_shape(self) -> list[Difference]:
+        """What has a place of another shape."""
+        return [entry for entry in self.differences if None not in entry]
+
+
+def match_entries(
+    state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any], detector: Detector
+) -> Matched:
+    """Finds the place of every entry of a state dict.
+
+    Args:
+      state_dict: mmdetection's names to arrays in PyTorch's layout.
+      variables: {"params": ..., "batch_stats": ...} of arrays or of their shapes, or parts of them.
+      detector: the detector that they belong to.
+    """
+    flat = flatten_dict(variables, sep="/")
+    paths = {torch_name(path.split("/", 1)[1], detector): path for path in flat}
+    arrays, differences = dict[str, np.ndarray](), list[Difference]()
+    for name, path in paths.items():
+        shape = tuple(flat[path].shape)
+        wanted = tuple(shape[i] for i in TO_TORCH) if len(shape) == 4 else shape
+        found = tuple(np.shape(state_dict[name])) if name in state_dict else None
+        if found == wanted:
+            arrays[path] = _transposed(np.asarray(state_dict[name]), FROM_TORCH)
+        else:
+            differences.append(Difference(name, found, wanted))
+    others = [name for name in state_dict if name not in paths]
+    constants = [name for name in others if CONSTANTS.search(name)]
+    left_over = [Difference(n, tuple(np.shape(state_dict[n])), None) for n in others if n not in constants]
+    return Matched(arrays, constants, differences + left_over)
 
 
 def from_torch(
@@ -81,21 +157,14 @@ def from_torch(
     Raises:
       UserError: entries are missing, left over, or of another shape.
     """
-    flat = flatten_dict(variables, sep="/")
-    names = {path: torch_name(path.split("/", 1)[1], detector) for path in flat}
-    _refuse(sorted(set(names.values()) - set(state_dict)), "missing in the checkpoint")
-    left_over = sorted(name for name in set(state_dict) - set(names.values()) if not CONSTANTS.search(name))
-    _refuse(left_over, "in the checkpoint but not in this detector")
-    filled = {path: _transposed(np.asarray(state_dict[name]), (2, 3, 1, 0)) for path, name in names.items()}
+    matched = match_entries(state_dict, variables, detector)
+    _refuse([entry.name for entry in matched.missing], "missing in the checkpoint")
+    _refuse([entry.name for entry in matched.left_over], "in the checkpoint but not in this detector")
     _refuse(
-        [
-            f"{names[path]} {filled[path].shape} for {tuple(flat[path].shape)}"
-            for path in flat
-            if filled[path].shape != tuple(flat[path].shape)
-        ],
+        [f"{name} {found} for {wanted}" for name, found, wanted in matched.other_shape],
         "of another shape (ours after the word for)",
     )
-    return unflatten_dict(filled, sep="/")
+    return unflatten_dict(matched.arrays, sep="/")
 
 
 def _transposed(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -103,7 +172,6 @@ def _transposed(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _refuse(names: Iterable[str], problem: str) -> None:
-    names = list(names)
-    if names:
+    if names := sorted(names):
         listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UserError(f"{len(names)} entries are {problem}: {listed}; choose the config they belong to")

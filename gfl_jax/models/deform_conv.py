@@ -1,20 +1,26 @@
 """Deformable convolution, version 1 (Dai et al. 2017) and 2, with a mask (Zhu et al. 2019).
 
 Each point of the kernel looks at a place of its own, moved by a learned offset, between pixels:
-four of them are read and weighted. Sampling and the product with the kernel go point by point, in
-a loop that is differentiated with its body computed anew. So what is kept beside the input, the
-offsets and the result is the samples of one point, a k*k-th of all columns, in both directions.
+four of them are read and weighted. Sampling and the product with the kernel go point by point, for
+a chunk of the places at a time, in loops that are differentiated with their body computed anew. So
+little is kept beside the input, the offsets and the result: some arrays of CHUNK samples, less than
+all sampled columns (k * k samples for each place) would take, forward and backward.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from gfl_jax.models.convolution import KAIMING, Conv, Initializer
+
+CHUNK = 1024  # places; the samples of so many stay in a processor's cache
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # the pixels around a place, as moves (y, x) from the first
 
 
 def deform_conv2d(
@@ -42,25 +48,44 @@ def deform_conv2d(
     size, out = kernel.shape[0], kernel.shape[-1]
     # Channels with the same offsets become pictures of their own: (batch, deform group, pixel, channel).
     pixels = x.reshape(batch, height * width, deform_groups, -1).swapaxes(1, 2)
-    grouped_kernel = kernel.reshape(size * size, channels // groups, groups, out // groups)
-    # The loop runs along the first axis: points of the kernel.
+    # Matrices for each point and group, laid out once.
+    matrices = kernel.reshape(size * size, channels // groups, groups, out // groups).swapaxes(1, 2)
+    # First axis: points of the kernel.
     places = _places(offsets, stride, size, deform_groups)
-    if mask is not None:
-        mask = mask.reshape(batch, rows * columns, deform_groups, size * size).transpose(3, 0, 2, 1)
+    masks = jnp.ones((batch, rows, columns, deform_groups * size * size), x.dtype) if mask is None else mask
+    masks = masks.reshape(batch, rows * columns, deform_groups, size * size).transpose(3, 0, 2, 1)
 
     @jax.checkpoint
-    def one_point(place: Array, weights: Array, factor: Array | None) -> Array:
+    def one_point(place: Array, weights: Array, factor: Array) -> Array:
         samples = _sample(pixels, place, (height, width))
-        samples = samples if factor is None else samples * factor[..., None]
-        samples = samples.swapaxes(1, 2).reshape(batch, rows * columns, groups, -1)
-        return jnp.einsum("bpgi,igo->bpgo", samples, weights)
+        samples = samples if mask is None else samples * factor[..., None]
+        samples = samples.swapaxes(1, 2).reshape(batch, place.shape[-2], channels)
+        if groups == 1:
+            return samples @ weights[0]
+        samples = samples.reshape(batch, -1, groups, channels // groups).swapaxes(1, 2)
+        return (samples @ weights).swapaxes(1, 2).reshape(batch, -1, out)
 
-    def add_point(total: Array, point: tuple[Array, Array, Array | None]) -> tuple[Array, None]:
-        return total + one_point(*point), None
+    def some_places(chunk: tuple[Array, Array]) -> Array:
+        def add_point(total: Array, point: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            return total + one_point(*point), None
 
-    zeros = jnp.zeros((batch, rows * columns, groups, out // groups), x.dtype)
-    total, _ = jax.lax.scan(add_point, zeros, (places, grouped_kernel, mask))
+        zeros = jnp.zeros((batch, chunk[0].shape[-2], out), x.dtype)
+        return jax.lax.scan(add_point, zeros, (chunk[0], matrices, chunk[1]))[0]
+
+    def in_chunks(count: int) -> Array:
+        def split(a: Array) -> Array:
+            return jnp.moveaxis(a.reshape(*a.shape[:3], count, -1, *a.shape[4:]), 3, 0)
+
+        total = jax.lax.map(some_places, (split(places), split(masks)))
+        return jnp.moveaxis(total, 0, 1)
+
+    total = in_chunks(_num_chunks(rows, columns))
     return total.reshape(batch, rows, columns, out)
+
+
+def _num_chunks(rows: int, columns: int) -> int:
+    """Into how many parts the rows are divided so that one has CHUNK places or less."""
+    return next((n for n in range(1, rows) if rows % n == 0 and rows // n * columns <= CHUNK), rows)
 
 
 def _places(
@@ -77,26 +102,66 @@ def _places(
     return places.reshape(batch, rows * columns, deform_groups, size * size, 2).transpose(3, 0, 2, 1, 4)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sample(
     pixels: Float[Array, "batch deform_groups pixels channels"],
     places: Float[Array, "batch deform_groups places 2"],
     shape: tuple[int, int],
 ) -> Float[Array, "batch deform_groups places channels"]:
     """Bilinear interpolation; pixels beyond the border are zeros."""
-    height, width = shape
-    corner = jnp.floor(places)
-    share = places - corner
-    y, x = corner[..., 0].astype(jnp.int32), corner[..., 1].astype(jnp.int32)
-    take = jax.vmap(jax.vmap(lambda rows, index: rows.at[index].get(mode="promise_in_bounds")))
     total = jnp.zeros((*places.shape[:-1], pixels.shape[-1]), pixels.dtype)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            weight = jnp.abs(1 - dy - share[..., 0]) * jnp.abs(1 - dx - share[..., 1])
-            inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
-            index = jnp.clip(y + dy, 0, height - 1) * width + jnp.clip(x + dx, 0, width - 1)
-            weight = jnp.where(inside, weight, 0).astype(pixels.dtype)
-            total += take(pixels, index) * weight[..., None]
+    for index, weight in zip(_corner_indices(places, shape), _corner_weights(places, shape), strict=True):
+        total += _take(pixels, index) * weight[..., None].astype(pixels.dtype)
     return total
+
+
+def _sample_forward(pixels: Array, places: Array, shape: tuple[int, int]) -> tuple[Array, Any]:
+    return _sample(pixels, places, shape), (pixels, places)
+
+
+def _sample_backward(shape: tuple[int, int], saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """One corner after the other, reading the pixels again, so that few arrays of samples live at once."""
+    pixels, places = jax.lax.optimization_barrier(saved)
+    weights, pull_back = jax.vjp(functools.partial(_corner_weights, shape=shape), places)
+    pixel_gradient, weight_gradients = jnp.zeros_like(pixels), []
+    ones = jnp.ones((g.shape[-1], 1), g.dtype)  # on CPUs a product with them is ten times as fast as a sum
+    for index, weight in zip(_corner_indices(places, shape), weights, strict=True):
+        by_place = jnp.matmul(_take(pixels, index) * g, ones, precision="highest")[..., 0]
+        weight_gradients.append(by_place.astype(weight.dtype))
+        pixel_gradient = _add(pixel_gradient, index, g * weight[..., None].astype(g.dtype))
+    return pixel_gradient, *pull_back(jnp.stack(weight_gradients))
+
+
+_sample.defvjp(_sample_forward, _sample_backward)
+
+
+def _corner_weights(places: Float[Array, "*n 2"], shape: tuple[int, int]) -> Float[Array, "4 *n"]:
+    """How much each of the four pixels around a place counts; those beyond the border do not."""
+    corner = jax.lax.stop_gradient(jnp.floor(places))
+    share = places - corner
+    weights = []
+    for move in CORNERS:
+        near = jnp.where(np.array(move), share, 1 - share)
+        inside = (corner + np.array(move) >= 0) & (corner + np.array(move) < np.array(shape))
+        weights.append(jnp.where(jnp.all(inside, axis=-1), near[..., 0] * near[..., 1], 0))
+    return jnp.stack(weights)
+
+
+def _corner_indices(places: Float[Array, "*n 2"], shape: tuple[int, int]) -> Int[Array, "4 *n"]:
+    """Which pixels these are, row by row; any pixel where it is beyond the border."""
+    last = np.array(shape) - 1
+    # Clipped before they become integers: a place may be anywhere.
+    corners = [jnp.clip(jnp.floor(places) + np.array(move), 0, last).astype(jnp.int32) for move in CORNERS]
+    return jnp.stack([corner[..., 0] * shape[1] + corner[..., 1] for corner in corners])
+
+
+def _for_each_picture(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Over the batch and the deform groups; so the batch can be split over devices."""
+    return jax.vmap(jax.vmap(function))
+
+
+_take = _for_each_picture(lambda rows, index: rows.at[index].get(mode="promise_in_bounds"))
+_add = _for_each_picture(lambda rows, index, x: rows.at[index].add(x, mode="promise_in_bounds"))
 
 
 class DeformConv(nn.Module):

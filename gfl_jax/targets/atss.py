@@ -27,6 +27,7 @@ def assign_atss(
     strides: Sequence[int],
     topk: int = 9,
     anchor_scale: float = 8.0,
+    offset: float = 0.0,
 ) -> Int[Array, "locations"]:
     """Assigns boxes to the locations of one picture.
 
@@ -38,6 +39,7 @@ def assign_atss(
       strides: pixels between the locations of each level.
       topk: candidates of a box on each level.
       anchor_scale: side of the square anchor around a location, in strides.
+      offset: the first location of a level lies at `offset` strides.
 
     Returns:
       The index of each location's box, or -1 where it is background. Of several boxes the one
@@ -47,7 +49,9 @@ def assign_atss(
     starts = np.cumsum([0] + [rows * columns for rows, columns in grid_sizes])
     found = []
     for level, (grid, stride) in enumerate(zip(grid_sizes, strides, strict=True)):
-        index, points, valid = _nearest(centers, stride, grid, valid_sizes[level], topk)
+        shift = offset * stride
+        index, points, valid = _nearest(centers - shift, stride, grid, valid_sizes[level], topk)
+        points += shift
         half_side = jnp.full_like(points, anchor_scale * stride / 2)
         anchors = jnp.concatenate([points - half_side, points + half_side], axis=-1)
         found.append((index + starts[level], points, anchors, valid))

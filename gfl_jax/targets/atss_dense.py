@@ -22,9 +22,10 @@ def assign_atss_dense(
     strides: Sequence[int],
     topk: int = 9,
     anchor_scale: float = 8.0,
+    offset: float = 0.0,
 ) -> Int[Array, "locations"]:
     """The same arguments and result as `atss.assign_atss`."""
-    locations = make_locations(grid_sizes, strides)
+    locations = make_locations(grid_sizes, strides, offset)
     valid = valid_locations(valid_sizes[None], grid_sizes)[0]
     points = jnp.asarray(locations.points, boxes.dtype)
     half_side = jnp.asarray(locations.strides, boxes.dtype)[:, None] * anchor_scale / 2

@@ -48,7 +48,7 @@ def make_locations(
     Args:
       grid_sizes: (rows, columns) of each level.
       strides: pixels between neighbors, level by level.
-      offset: the first location lies at `offset` strides (0.5 for FCOS, else 0).
+      offset: the first location lies at `offset` strides (0.5: in the middle of its cell).
       shapes: of the anchors, from `anchor_shapes`; None: one square of 8 strides.
     """
     shapes = np.full((1, 2), 8.0) if shapes is None else shapes

@@ -20,9 +20,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from gfl_jax.config import Config
-from gfl_jax.config_files import to_json
+from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
-from gfl_jax.overrides import differences
 from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.state import TrainState
 
@@ -47,13 +46,13 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     text = to_json(config)
     if steps_in(workdir / "checkpoints"):
         try:
-            saved = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
+            saved = config_from_fields(json.loads(file.read_text()), str(file))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
                 f"configuration ({error}); give another --workdir"
             ) from error
-        names = [n for n in differences(json.loads(text), saved) if not n.startswith(FREE_FIELDS)]
+        names = [n for n in config_differences(config, saved) if not n.startswith(FREE_FIELDS)]
         if names:
             raise UserError(
                 f"{workdir}: has checkpoints of another configuration, different in {', '.join(names)}; "

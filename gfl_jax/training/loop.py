@@ -19,10 +19,11 @@ from gfl_jax.inference.test_time_augmentation import make_detect_in_views
 from gfl_jax.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
 from gfl_jax.models.detector import build_detector
 from gfl_jax.pictures import plot_losses
-from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables
+from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
-from gfl_jax.training.state import create_state, start_from, state_shapes
+from gfl_jax.training.start import start_from_file
+from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
 from gfl_jax.training.stop import StopRequest
 
@@ -82,7 +83,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         if state is None:
             state = create_state(model, optimizer, config.seed)
             if config.init_from:
-                state = start_from(state, load_variables(config.init_from), config.init_from)
+                state = start_from_file(state, config.init_from, config.detector)
             state = put_everywhere(state, mesh)
         step = int(state.step)
 

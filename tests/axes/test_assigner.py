@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from gfl_jax.axes.assigner import assign_targets
+from gfl_jax import config
+from gfl_jax.axes.assigner import assign_targets, assigner_locations
 from gfl_jax.structures import Batch
 from gfl_jax.targets.locations import make_locations
 
@@ -24,6 +27,19 @@ def targets(small_detector):
     locations = make_locations(((8, 12), (4, 6), (2, 3)), small_detector.strides)
     strides, assigner = small_detector.strides, small_detector.assigner
     return locations, jax.jit(lambda: assign_targets(batch, locations, strides, assigner))()
+
+
+def test_where_locations_lie(small_detector):
+    grids, strides = ((2, 3), (1, 2), (1, 1)), small_detector.strides
+    atss, fcos = small_detector.assigner, config.Assigner(kind="fcos")
+    middle = dataclasses.replace(atss, cell_centers=True)
+    firsts = [
+        assigner_locations(grids, strides, assigner).points[[0, 6]] for assigner in (atss, middle, fcos)
+    ]
+    assert [first.tolist() for first in firsts] == [[[0, 0], [0, 0]], [[4, 4], [8, 8]], [[4, 4], [8, 8]]]
+    half = atss.anchor_scale * 16 / 2
+    anchor = assigner_locations(grids, strides, middle).anchors[6]
+    np.testing.assert_array_equal(anchor, [8 - half, 8 - half, 8 + half, 8 + half])
 
 
 def test_positive_locations_carry_their_boxs_label_and_corners(targets):

@@ -89,6 +89,23 @@ def test_both_ways_are_equal_in_float32(crowd):
     assert np.sum(found >= 0) > 100
 
 
+def test_both_ways_are_equal_with_locations_in_the_middle_of_their_cells(crowd):
+    boxes, _, at_corners, _ = crowd
+    grids = grids_of(320, 480)
+    rest = (jnp.ones(40, bool), jnp.array(grids), grids, STRIDES)
+    found, dense = (
+        np.asarray(jax.jit(lambda b, assign=assign: assign(b, *rest, offset=0.5))(boxes))
+        for assign in (assign_atss, assign_atss_dense)
+    )
+    np.testing.assert_array_equal(found, dense)
+    locations = make_locations(grids, STRIDES, 0.5)
+    inside = [locations.points[found == i] for i in range(40)]
+    assert all(
+        np.all((box[:2] < points) & (points < box[2:])) for box, points in zip(boxes, inside, strict=True)
+    )
+    assert np.any(found != at_corners)
+
+
 def test_positive_locations_lie_inside_their_boxes(crowd):
     boxes, locations, found, _ = crowd
     for point, index in zip(locations.points[found >= 0], found[found >= 0], strict=True):

@@ -9,6 +9,7 @@ import pytest
 from gfl_jax import config
 from gfl_jax.errors import UserError
 from gfl_jax.mesh import make_mesh, put_everywhere
+from gfl_jax.overrides import override
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import TrainState
@@ -173,7 +174,7 @@ def test_other_shapes_are_an_error_that_names_the_leaf(tmp_path):
 
 def test_a_work_directory_belongs_to_one_configuration(tmp_path):
     claim_workdir(tmp_path, CONFIG)
-    other = config.override(CONFIG, {"seed": 3, "optimizer.momentum": 0.5})
+    other = override(CONFIG, {"seed": 3, "optimizer.momentum": 0.5})
     claim_workdir(tmp_path, other)  # nothing to lose yet
     claim_workdir(tmp_path, CONFIG)
     save(tmp_path, [10])
@@ -182,7 +183,7 @@ def test_a_work_directory_belongs_to_one_configuration(tmp_path):
         claim_workdir(tmp_path, other)
     assert (tmp_path / "config.json").read_text() == before
     harmless = {"run.log_every": 1, "loader.workers": 0, "loader.cache_images": True}
-    claim_workdir(tmp_path, config.override(CONFIG, harmless | {"inference.max_detections": 7}))
+    claim_workdir(tmp_path, override(CONFIG, harmless | {"inference.max_detections": 7}))
 
 
 def test_a_lost_config_is_an_error_that_names_it(tmp_path):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny_training import assert_same_run, change, read_metrics, read_state
 
-from gfl_jax import config
 from gfl_jax.data.loader import train_batches
 from gfl_jax.errors import UserError
+from gfl_jax.overrides import override
 from gfl_jax.training import loop
 from gfl_jax.training.checkpoint import load_variables, steps_in
 from gfl_jax.training.loop import NonFiniteLossError, train
@@ -125,12 +125,12 @@ def test_starting_from_another_runs_checkpoint(tiny_config, whole_run, tmp_path,
 def test_another_configuration_is_refused_and_loses_nothing(tiny_config, whole_run):
     before = read_metrics(whole_run)
     with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate"):
-        train(config.override(tiny_config, {"optimizer.learning_rate": 0.5}), whole_run)
+        train(override(tiny_config, {"optimizer.learning_rate": 0.5}), whole_run)
     assert read_metrics(whole_run) == before
 
 
 def test_batches_that_do_not_divide_are_refused_at_once(tiny_config, tmp_path):
     for field in ("batch_size", "eval_batch_size"):
         with pytest.raises(UserError, match=rf"config\.loader\.{field}=7: .* multiple of 8"):
-            train(config.override(tiny_config, {f"loader.{field}": 7}), tmp_path / "run")
+            train(override(tiny_config, {f"loader.{field}": 7}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ from gfl_jax.errors import UserError
 from gfl_jax.mesh import check_batch_size, make_mesh, put_batch, put_everywhere
 from gfl_jax.models.detector import build_detector
 from gfl_jax.training.optimizer import make_optimizer, make_schedule
-from gfl_jax.training.state import create_state, start_from
+from gfl_jax.training.start import start_from
+from gfl_jax.training.state import create_state
 from gfl_jax.training.step import make_train_step
 
 

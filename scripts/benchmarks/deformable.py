@@ -1,0 +1,62 @@
+"""Deformable against plain convolutions at the size of C4 of a picture of 800x1344."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from benchmarks.measure import Case, Row, Say, measure
+from gfl_jax.models.conv_gradient import conv2d
+from gfl_jax.models.deform_conv import deform_conv2d
+
+STRIDE = 16
+LAYERS = ((256, 1), (1024, 32))  # channels and groups: of ResNet-101, of ResNeXt-101-32x8d
+
+
+def deformable_rows(batch_size: int, size: tuple[int, int], repeats: int, say: Say) -> list[list[Row]]:
+    """Times a 3x3 convolution of each layer, plain and deformable, forward and with all gradients.
+
+    Offsets are normal with a deviation of one pixel. The name of a deformable one tells how large
+    all sampled columns would be at once.
+    """
+    return [
+        measure(_cases(batch_size, size, channels, groups, say), repeats, say) for channels, groups in LAYERS
+    ]
+
+
+def _cases(batch_size: int, size: tuple[int, int], channels: int, groups: int, say: Say) -> list[Case]:
+    rng = np.random.default_rng(0)
+    rows, columns = size[0] // STRIDE, size[1] // STRIDE
+
+    def normal(*shape: int, deviation: float = 1.0) -> Array:
+        return jnp.asarray(rng.normal(scale=deviation, size=shape), jnp.float32)
+
+    x, offsets = normal(batch_size, rows, columns, channels), normal(batch_size, rows, columns, 18)
+    kernel = normal(3, 3, channels // groups, channels, deviation=0.02)
+    plain: Callable[..., Array] = lambda x, offsets, kernel: conv2d(x, kernel, 1, groups)  # noqa: E731
+    moved: Callable[..., Array] = functools.partial(_deformable, groups=groups)
+    column_megabytes = 9 * x.size * 4 / 1e6
+    layer = f"{channels} channels, {groups} groups"
+    cases = []
+    for direction, make in (("forward", jax.jit), ("forward and backward", _with_gradients)):
+        names = [f"convolution, {layer}, {direction}", f"deformable, {layer}, {direction}"]
+        names[1] += f" (columns: {column_megabytes:.0f} MB)"
+        for name, function, against in zip(names, (plain, moved), (None, names[0]), strict=True):
+            say(f"deform: compiling {name}")
+            compiled: Any = make(function).lower(x, offsets, kernel).compile()
+            run = functools.partial(compiled, x, offsets, kernel)
+            cases.append(Case("deform", name, size, batch_size, run, against, compiled))
+    return cases
+
+
+def _deformable(x: Array, offsets: Array, kernel: Array, groups: int) -> Array:
+    return deform_conv2d(x, offsets, kernel, groups=groups)
+
+
+def _with_gradients(function: Callable[..., Array]) -> Any:
+    """The gradients of the sum of squares, whose cotangent is the result itself."""
+    return jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.square(function(*inputs))), argnums=(0, 1, 2)))

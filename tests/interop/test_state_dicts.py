@@ -1,0 +1,77 @@
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from gfl_jax.errors import UserError
+from gfl_jax.interop.state_dicts import is_state_dict_file, read_state_dict, write_state_dict
+
+
+def entries():
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((3, 3, 2, 4), np.float32).transpose(3, 2, 0, 1)  # not contiguous
+    special = np.array([np.nan, np.inf, -0.0, 1e-45], np.float32)
+    return {"b.kernel": kernel, "a.special": special, "a.count": np.zeros((), np.int64)}
+
+
+def refusal(function, *arguments):
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_safetensors_come_back_with_the_same_bits(tmp_path):
+    write_state_dict(tmp_path / "there" / "x.safetensors", entries())
+    back = read_state_dict(tmp_path / "there" / "x.safetensors")
+    assert set(back) == set(entries())
+    for name, x in entries().items():
+        assert (back[name].shape, back[name].dtype) == (x.shape, x.dtype)
+        assert back[name].tobytes() == x.tobytes()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["x.safetensors"]
+
+
+def test_half_precision_becomes_float32_of_the_same_values(tmp_path):
+    values = np.array([[1.5, -2.25], [0.0078125, 100]], np.float32)  # exact in both
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.numpy.save({"x": values.astype(np.float16)}))
+    np.testing.assert_array_equal(read_state_dict(path)["x"], values, strict=True)
+    data = values.astype(jnp.bfloat16)
+    spec = safetensors.TensorSpec(
+        dtype="bfloat16", shape=data.shape, data_ptr=data.ctypes.data, data_len=data.nbytes
+    )
+    path.write_bytes(safetensors.serialize({"x": spec}))
+    np.testing.assert_array_equal(read_state_dict(path)["x"], values, strict=True)
+
+
+def test_unreadable_safetensors(tmp_path):
+    whole = safetensors.numpy.save(entries() | {"b.kernel": np.zeros(5)})
+    path = tmp_path / "x.safetensors"
+    for content in (whole[:-1], whole[: len(whole) // 2], whole[:3], b"", b"something else entirely"):
+        path.write_bytes(content)
+        assert f"{path}: is no readable safetensors file" in refusal(read_state_dict, path)
+
+
+def test_names_that_cannot_be_files_of_weights(tmp_path):
+    assert is_state_dict_file("x.pth")
+    assert is_state_dict_file(tmp_path / "x.safetensors")
+    assert not is_state_dict_file(tmp_path)
+    assert "x.pkl: the name of a file of weights must end in one of .safetensors, .pth" in refusal(
+        read_state_dict, tmp_path / "x.pkl"
+    )
+    assert "must end in" in refusal(write_state_dict, tmp_path / "x.npz", entries())
+    assert "there is no such file" in refusal(read_state_dict, tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pytorch_pth_files_name_the_extra_and_the_way_without(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    path = tmp_path / "x.pth"
+    assert "pip install torch==2.13.0" in refusal(write_state_dict, path, entries())
+    assert not path.exists()
+    path.write_bytes(b"anything")
+    message = refusal(read_state_dict, path)
+    assert "pip install torch==2.13.0" in message
+    assert ".safetensors" in message
