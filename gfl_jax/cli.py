@@ -11,72 +11,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gfl_jax.command_texts import (
+    ANALYZE,
+    COMPARE,
+    CONFIG_HELP,
+    EVALUATE,
+    EXPORT,
+    PREDICT,
+    TRAIN,
+    VERIFY,
+)
 from gfl_jax.comparison.rows import Row, load_table, select_rows
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_from_json, load_config
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.overrides import parse_overrides
-
-CONFIG_HELP = """\
-Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
---config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py (and gfl_jax/axes/ for the
-four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
-
-TRAIN = """\
-Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
-Ctrl-C and SIGTERM save the state and stop; the same command goes on, to the same bits.
-
-  python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50
-
-The work directory gets config.json, checkpoints/ (the last ones), best/ (the best by AP),
-metrics.jsonl, tensorboard/ and pictures/."""
-
-EVALUATE = """\
-Computes the COCO metrics of a trained detector on its evaluation split.
-
-  python main.py evaluate --workdir=runs/gfl_r50
-  python main.py evaluate --workdir=runs/gfl_trees --config.dataset.eval_split=far
-
-Prints the twelve numbers and the AP of each class, and writes the detections as a COCO
-results JSON. Without --config, the config is the one that the work directory holds."""
-
-PREDICT = """\
-Detects in pictures: draws the boxes and writes them as a COCO results JSON.
-
-  python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions"""
-
-ANALYZE = """\
-Looks into trained detectors on their evaluation split: three figures, each with a table and a CSV.
-
-  python main.py analyze --workdir=runs/gfl_trees
-  python main.py analyze --workdir=runs/gfl runs/atss --only correlation
-  python main.py analyze --workdir=runs/gfl_trees --only distributions --boxes 0 17
-  python main.py analyze --config=configs/gfl_trees.py --only labels
-
-correlation: predicted against actual IoU, over positives and detections, with Pearson's r.
-labels: IoU and centerness of the positives, and the best ones of each true box; without a
-work directory centerness alone.
-distributions: of the sides of chosen boxes, beside the picture (detectors with general boxes)."""
-
-VERIFY = """\
-Recomputes figures of an independent PyTorch implementation (mmdetection) on this machine:
-features, outputs, targets, losses, gradients, detections and a few steps of training.
-Exit status 1 if any deviates by more than its tolerance.
-
-  python main.py verify --dtype=float64
-  python main.py verify --dtype=float64 --detector=all
-  python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
-
-COMPARE = """\
-Trains and evaluates the rows of a table of the paper, each with several seeds, and prints the
-table with mean and spread, beside the paper's figures. The same command goes on where it stopped.
-
-  python main.py compare --table=1 --dataset=trees --seeds=3
-  python main.py compare --table=boxes --dataset=trees --rows general,general_dfl
-
-The tables are the files configs/table_*.py. The work directory gets a run for each row and seed,
-and the table as table.md, table.txt and results.csv."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,12 +68,14 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", EVALUATE, _evaluate)
     predict = command("predict", PREDICT, _predict)
-    for added in (evaluate, predict):
+    export = command("export", EXPORT, _export)
+    for added in (evaluate, predict, export):
         added.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="a run of `train`")
         added.add_argument("--config", metavar="FILE", help="instead of the work directory's config.json")
         added.add_argument(
             "--checkpoint", type=Path, metavar="DIR", help="default: the best by AP, else the latest"
         )
+    for added in (evaluate, predict):
         added.add_argument(
             "--output", type=Path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
         )
@@ -139,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
     predict.add_argument(
         "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
+    )
+    export.add_argument("--output", type=Path, metavar="FILE", required=True, help="what is written")
+    for side in ("height", "width"):
+        export.add_argument(
+            f"--{side}", type=int, metavar=side[0].upper(), help="default: the largest bucket's"
+        )
+    export.add_argument("--batch", type=int, metavar="N", help="pictures of a call; default: any number")
+    export.add_argument(
+        "--platforms", nargs="+", default=["cpu", "cuda", "tpu"], metavar="NAME", help="default: cpu cuda tpu"
     )
 
     compare = command("compare", COMPARE, _compare)
@@ -225,7 +186,7 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.evaluation.evaluate import evaluate_source
     from gfl_jax.evaluation.results import write_results
     from gfl_jax.evaluation.snapshots import save_snapshots
-    from gfl_jax.inference.detect import make_detect
+    from gfl_jax.inference.test_time_augmentation import make_detect_in_views
     from gfl_jax.mesh import make_mesh, put_everywhere
     from gfl_jax.models.detector import build_detector
     from gfl_jax.training.checkpoint import load_variables
@@ -235,7 +196,7 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     mesh = make_mesh()
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
     model = build_detector(config.detector, config.precision)
-    detect = make_detect(model, config.normalization, config.inference)
+    detect = make_detect_in_views(model, config.normalization, config.inference)
     metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
     output = args.output or args.workdir / "evaluate" / (
         config.dataset.eval_split if config.dataset.tfds_dir else ""
@@ -330,6 +291,20 @@ def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     output = args.output or (workdirs[0] if workdirs else Path("runs", runs[0].name)) / "analyze"
     for path in analyze(runs, output, args.only, args.boxes):
         print(path)
+    return 0
+
+
+def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from gfl_jax.data.categories import read_categories
+    from gfl_jax.export import export_detector, loader_code
+    from gfl_jax.training.checkpoint import load_variables
+
+    config = _config(args, overrides)
+    variables, categories = load_variables(args.checkpoint or args.workdir), read_categories(args.workdir)
+    canvas = (args.height, args.width)
+    export_detector(config, variables, categories, args.output, canvas, args.platforms, args.batch)
+    print(f"the detector: {args.output}\nits classes and sizes: {args.output}.json\n")
+    print(f"to run it with jax and flatbuffers alone:\n\n{loader_code(str(args.output))}")
     return 0
 
 

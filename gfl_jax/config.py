@@ -163,6 +163,11 @@ class Inference:
     # Variance voting: a kept box becomes the mean of its neighbors, weighted by their overlap
     # (exp(-(1 - IoU)^2 / sigma_t)) and by the inverse variance of each of their sides. None: off.
     voting_sigma_t: float | None = None
+    # Multi-scale testing, in `evaluate`, `predict` and the evaluations of `train`: a picture is seen in
+    # all of these scales of its size after `resize`, and mirrored in each if `test_flip`; the candidates
+    # of all views go through one suppression.
+    test_scales: tuple[float, ...] = (1.0,)
+    test_flip: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

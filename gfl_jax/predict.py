@@ -11,9 +11,10 @@ from jaxtyping import UInt8
 from gfl_jax.config import Config
 from gfl_jax.data.buckets import by_area, fits
 from gfl_jax.data.images import decode_image
-from gfl_jax.data.transforms import resize_image, resized_sizes
+from gfl_jax.data.transforms import flip_image, resize_image, resized_sizes
 from gfl_jax.errors import UserError
-from gfl_jax.inference.detect import make_detect
+from gfl_jax.inference.test_time_augmentation import make_detect_in_views
+from gfl_jax.inference.views import PLAIN, View, view_canvas, view_sizes, views_of
 from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import Batch, Detections
 
@@ -37,14 +38,16 @@ def predict(config: Config, variables: Any, paths: Sequence[Path]) -> Iterator[P
       UserError: a file is missing or is not a picture.
     """
     model = build_detector(config.detector, config.precision)
-    detect = make_detect(model, config.normalization, config.inference)
+    detect = make_detect_in_views(model, config.normalization, config.inference)
+    views = views_of(config.inference)
     for path in paths:
         try:
             encoded = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); name pictures") from error
         image = decode_image(encoded, str(path))
-        detections: Detections = jax.device_get(detect(variables, batch_of_one(image, config)))
+        batches = [batch_of_one(image, config, view) for view in views]
+        detections: Detections = jax.device_get(detect(variables, batches))
         found = np.asarray(detections.mask[0])
         yield Prediction(
             path,
@@ -55,16 +58,18 @@ def predict(config: Config, variables: Any, paths: Sequence[Path]) -> Iterator[P
         )
 
 
-def batch_of_one(image: UInt8[np.ndarray, "height width 3"], config: Config) -> Batch:
+def batch_of_one(image: UInt8[np.ndarray, "height width 3"], config: Config, view: View = PLAIN) -> Batch:
     """Resizes a picture as for evaluation and puts it on a bucket's canvas, or on one of its own."""
     original = np.array([image.shape[:2]], np.int32)
     size = resized_sizes(original, config.resize.short_side, config.resize.long_side)
     buckets = by_area(config.loader.buckets)
     fitting = np.flatnonzero(fits(size, buckets)[0])
     canvas = buckets[fitting[0]] if fitting.size else tuple(-(-size[0] // CANVAS_STEP) * CANVAS_STEP)
+    size, canvas = view_sizes(size, view.scale), view_canvas(canvas, view.scale)
     height, width = size[0].tolist()
+    shown = resize_image(image, (height, width))
     images = np.zeros((1, *canvas, 3), np.uint8)
-    images[0, :height, :width] = resize_image(image, (height, width))
+    images[0, :height, :width] = flip_image(shown) if view.flip else shown
     arrays = (
         images,
         size,

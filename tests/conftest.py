@@ -18,6 +18,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from small_coco import coco_tree, prepared_coco  # noqa: E402, F401
+from small_run import trained  # noqa: E402, F401
 
 from gfl_jax import config  # noqa: E402
 

@@ -8,13 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from gfl_jax import config
 from gfl_jax.cli import main
-from gfl_jax.data.categories import Categories, write_categories
-from gfl_jax.models.detector import build_detector
-from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
-from gfl_jax.training.optimizer import make_optimizer
-from gfl_jax.training.state import create_state
 from gfl_jax.verification import verify
 from gfl_jax.verification.reference import Row
 
@@ -23,27 +17,6 @@ TREES = f"--config={ROOT / 'configs' / 'gfl_trees.py'}"
 DEVICES = jax.device_count()
 SIZES = [f"--config.loader.{name}={DEVICES}" for name in ("batch_size", "eval_batch_size")]
 TRAIN = ["train", TREES, *SIZES]
-
-
-@pytest.fixture(scope="module")
-def trained(small_detector, tmp_path_factory) -> Path:
-    """A work directory with a checkpoint of an untrained detector, whose every box counts."""
-    workdir = tmp_path_factory.mktemp("runs") / "small"
-    experiment = config.Config(
-        name="small",
-        detector=small_detector,
-        resize=config.Resize(short_side=None),
-        loader=config.Loader(buckets=((64, 96),)),
-        inference=config.Inference(score_threshold=0.0),
-    )
-    model = build_detector(small_detector)
-    state = create_state(model, make_optimizer(experiment.optimizer, lambda step: 0.1), seed=0)
-    claim_workdir(workdir, experiment)
-    write_categories(workdir, Categories(("red", "green", "blue"), (10, 20, 30)))
-    checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(state)
-    checkpoints.close()
-    return workdir
 
 
 def write_picture(path, height, width):
@@ -158,6 +131,18 @@ def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):
         assert y + height <= limits[1] + 1e-4
 
 
+def test_impossible_views(capsys, trained, tmp_path):
+    picture = write_picture(tmp_path / "7.png", 60, 90)
+    predict = ["predict", str(picture), f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
+    line = complaint(capsys, [*predict, "--config.inference.test_scales=(1.0, -2)"])
+    assert "config.inference.test_scales[1]=-2.0: must be a positive number" in line
+    line = complaint(capsys, [*predict, "--config.inference.test_scales=()"])
+    assert "config.inference.test_scales=(): must have a scale" in line
+    line = complaint(capsys, [*predict, "--config.inference.test_scales=0.5"])
+    assert "config.inference.test_scales=0.5: must be tuple[float, ...]" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_or_foreign_reference_file(capsys, reference_dir, tmp_path):
     line = complaint(capsys, ["verify", "--reference=nowhere.npz"])
     assert line == "error: --reference=nowhere.npz: there is no such file"
@@ -172,7 +157,7 @@ def test_a_missing_or_foreign_reference_file(capsys, reference_dir, tmp_path):
 def test_verify_fails_if_a_row_does(capsys, monkeypatch, deviation, status):
     monkeypatch.setenv("COLUMNS", "100")
     rows = [Row("good part", 0.0, 0.0), Row("other part", deviation, 1e-6)]
-    monkeypatch.setattr(verify, "verify_default", lambda dtype: iter(rows))
+    monkeypatch.setattr(verify, "verify_default", lambda dtype, detectors: iter(rows))
     assert main(["verify", "--dtype=float64"]) == status
     printed = capsys.readouterr().out
     assert "good part" in printed
@@ -206,6 +191,7 @@ OPTIONS = {
     "train": ["--config FILE", "--workdir DIR"],
     "evaluate": ["--workdir DIR", "--config FILE", "--checkpoint DIR", "--output DIR", "--backend"],
     "predict": ["--workdir DIR", "--config FILE", "--checkpoint DIR", "--output DIR", "--min-score SCORE"],
+    "export": ["--workdir DIR", "--checkpoint DIR", "--output FILE", "--height H", "--width W", "--batch N"],
     "analyze": ["--workdir DIR", "--config FILE", "--output DIR", "--only {correlation,labels,", "--boxes N"],
     "verify": ["--dtype {float64,float32,bfloat16}", "--reference FILE", "--config FILE"],
 }

@@ -89,6 +89,21 @@ def test_faster_backend_gives_the_same_numbers(run):
     assert read() == pytest.approx(slow, abs=1e-12)
 
 
+def test_evaluation_in_views(run):
+    """In half the size and mirrored, pictures give boxes in their own pixels all the same."""
+    read = lambda: json.loads((run / "evaluate" / "validation" / "results.json").read_text())  # noqa: E731
+    views = ["--config.inference.test_scales=(0.5, 1.0)", "--config.inference.test_flip=True"]
+    assert main(["evaluate", f"--workdir={run}", *views, "--config.inference.score_threshold=0.001"]) == 0
+    source = tfds_source(json.loads((run / "config.json").read_text())["dataset"]["tfds_dir"], "validation")
+    sizes = dict(zip(source.image_ids.tolist(), source.sizes.tolist(), strict=True))
+    assert {r["image_id"] for r in read()} == set(sizes)
+    for result in read():
+        x, y, width, height = result["bbox"]
+        assert min(x, y) >= 0
+        assert x + width <= sizes[result["image_id"]][1] + 1e-3
+        assert y + height <= sizes[result["image_id"]][0] + 1e-3
+
+
 def test_predict_draws_and_writes_results(run, coco_tree, tmp_path):
     pictures = sorted((coco_tree / "val2017").iterdir())[:2]
     command = [

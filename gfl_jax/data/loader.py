@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol, SupportsIndex
 
 import cv2
@@ -27,6 +27,7 @@ from gfl_jax.data.crops import most_boxes
 from gfl_jax.data.source import Example, Source
 from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
+from gfl_jax.inference.views import PLAIN, View
 from gfl_jax.structures import Batch
 
 # Arrays from this size on reach the main process in shared memory. What is left of a batch
@@ -135,7 +136,13 @@ def train_batches(
     return Batches(steps, config.loader.workers)
 
 
-def eval_batches(source: Source, config: Config, process_index: int = 0, process_count: int = 1) -> Batches:
+def eval_batches(
+    source: Source,
+    config: Config,
+    process_index: int = 0,
+    process_count: int = 1,
+    views: Sequence[View] = (PLAIN,),
+) -> Batches:
     """Batches in which each picture comes exactly once; fillers have `indices` -1 and size 1 x 1.
 
     Args:
@@ -143,12 +150,15 @@ def eval_batches(source: Source, config: Config, process_index: int = 0, process
       config: its resize and loader are used; there are no crops.
       process_index: of this host: it gets its own columns of each global batch.
       process_count: number of hosts; each gets equally many batches.
+      views: how pictures are shown; the batches of one group of pictures, one for each view, follow
+        one another.
 
     Raises:
       UserError: a picture fits in no bucket, or the hosts cannot share a batch evenly.
     """
     columns = _columns("eval_batch_size", config.loader.eval_batch_size, process_index, process_count)
-    batches = plan.evaluation_plan(source.sizes, source.file_names, config)
+    groups = plan.evaluation_plan(source.sizes, source.file_names, config)
+    batches = [plan.in_view(group, view) for group in groups for view in views]
     steps = _EvalSteps(source, batches, columns, _round_up(source.max_boxes))
     return Batches(steps, min(config.loader.workers, len(steps)))
 

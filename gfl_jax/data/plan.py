@@ -13,6 +13,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.buckets import Shape, by_area, fits, group_by_bucket, outermost
 from gfl_jax.data.transforms import resized_sizes
 from gfl_jax.errors import UserError
+from gfl_jax.inference.views import View, view_canvas, view_sizes
 
 FILLER = -1
 
@@ -110,6 +111,15 @@ def evaluation_plan(
         resized[: len(members)] = shown[members]
         plan.append(PlannedBatch(bucket, positions, resized, np.zeros(batch, bool)))
     return plan
+
+
+def in_view(planned: PlannedBatch, view: View) -> PlannedBatch:
+    """The same pictures, shown in a view: at another scale, on a canvas of that scale, or mirrored."""
+    return planned._replace(
+        canvas=view_canvas(planned.canvas, view.scale),
+        sizes=view_sizes(planned.sizes, view.scale),
+        flips=planned.flips ^ view.flip,
+    )
 
 
 def _short_sides(config: Config) -> tuple[int, int] | tuple[None, None]:

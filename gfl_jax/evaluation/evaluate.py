@@ -1,6 +1,6 @@
 """Detections of a whole data set, and their COCO metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,12 @@ from gfl_jax.data.plan import evaluation_plan
 from gfl_jax.data.source import Source
 from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
 from gfl_jax.evaluation.results import Result, to_coco_results
+from gfl_jax.inference.views import PLAIN, View, views_of
 from gfl_jax.mesh import check_batch_size, put_batch
 from gfl_jax.progress import progress
 from gfl_jax.structures import Batch, Detections
 
-Detect = Callable[[Any, Batch], Detections]
+Detect = Callable[[Any, Sequence[Batch]], Detections]
 
 
 def evaluate_source(
@@ -32,7 +33,7 @@ def evaluate_source(
     """Detects in every picture once and compares with the ground truth.
 
     Args:
-      detect: from `make_detect`.
+      detect: from `make_detect_in_views`.
       variables: of the network, on the devices of `mesh`.
       source: the evaluation data; `config.dataset.eval_json` is its ground truth if given.
       config: the experiment.
@@ -50,8 +51,9 @@ def evaluate_source(
 def detect_source(detect: Detect, variables: Any, source: Source, config: Config, mesh: Mesh) -> list[Result]:
     """The detections of every picture, as COCO results, in the order of the evaluation plan."""
     results: list[Result] = []
-    for batch, detections in each_batch(detect, variables, source, config, mesh):
-        results += _to_results(np.asarray(batch.indices), detections, source)
+    views = views_of(config.inference)
+    for batches, detections in each_group(detect, variables, source, config, mesh, views):
+        results += _to_results(np.asarray(batches[0].indices), detections, source)
     return results
 
 
@@ -63,12 +65,31 @@ def each_batch(
     Yields:
       Each batch and what the function gave for it, as numpy arrays.
     """
+    plain = lambda variables, batches: function(variables, batches[0])  # noqa: E731
+    for batches, result in each_group(plain, variables, source, config, mesh, (PLAIN,)):
+        yield batches[0], result
+
+
+def each_group(
+    function: Callable[[Any, Sequence[Batch]], Any],
+    variables: Any,
+    source: Source,
+    config: Config,
+    mesh: Mesh,
+    views: Sequence[View],
+) -> Iterator[tuple[Sequence[Batch], Any]]:
+    """Runs a function (variables, batches) on each group of pictures, shown in several views.
+
+    Yields:
+      The batches of a group, one for each view, and what the function gave for them, as numpy arrays.
+    """
     check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     steps = len(evaluation_plan(source.sizes, source.file_names, config))
-    with eval_batches(source, config) as batches:
-        given = _one_ahead((batch, function(variables, put_batch(batch, mesh))) for batch in batches)
-        for batch, result in progress(given, "evaluating", steps):
-            yield batch, jax.device_get(result)
+    with eval_batches(source, config, views=views) as batches:
+        groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
+        given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)
+        for group, result in progress(given, "evaluating", steps):
+            yield group, jax.device_get(result)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from gfl_jax.data.source import Source, require_same_categories
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots
-from gfl_jax.inference.detect import make_detect
+from gfl_jax.inference.test_time_augmentation import make_detect_in_views
 from gfl_jax.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
 from gfl_jax.models.detector import build_detector
 from gfl_jax.pictures import plot_losses
@@ -71,7 +71,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     schedule = make_schedule(config.schedule, learning_rate, total_steps)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     train_step = make_train_step(model, optimizer, schedule, config, mesh)
-    detect = make_detect(model, config.normalization, config.inference)
+    detect = make_detect_in_views(model, config.normalization, config.inference)
 
     def is_due(every: int) -> bool:
         return step > 0 and (step % every == 0 or step == total_steps)

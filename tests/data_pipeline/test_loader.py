@@ -18,6 +18,7 @@ from gfl_jax.config import Config, Crops, Dataset, Detector, Loader, Resize
 from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.data.loader import eval_batches, make_source, steps_per_epoch, train_batches
 from gfl_jax.errors import UserError
+from gfl_jax.inference.views import View
 from gfl_jax.overrides import override
 
 REPOSITORY = Path(__file__).parents[2]
@@ -156,6 +157,23 @@ def test_evaluation_with_workers_is_the_same(config):
         take(eval_batches(source, config), 100),
         take(eval_batches(source, override(config, {"loader.workers": 2})), 100),
     )
+
+
+def test_evaluation_in_views_shows_each_group_of_pictures_in_all_of_them(config):
+    source = make_source(config, "eval")
+    views = (View(1.0), View(1.0, True), View(2.0))
+    batches = take(eval_batches(source, config, views=views), 100)
+    plain, mirrored, larger = batches[0::3], batches[1::3], batches[2::3]
+    assert_same(plain, take(eval_batches(source, config), 100))
+    for one, other, twice in zip(plain, mirrored, larger, strict=True):
+        np.testing.assert_array_equal(other.indices, one.indices)
+        np.testing.assert_array_equal(twice.indices, one.indices)
+        for i in np.flatnonzero(one.indices >= 0):
+            height, width = one.image_sizes[i]
+            np.testing.assert_array_equal(other.images[i, :, :width], one.images[i, :, :width][:, ::-1])
+            assert twice.image_sizes[i].tolist() == [2 * height, 2 * width]
+            np.testing.assert_allclose(twice.scale_factors[i], 2 * one.scale_factors[i], rtol=1e-6)
+        assert twice.images.shape[1:3] == tuple(2 * side for side in one.images.shape[1:3])
 
 
 def test_sources_are_chosen_by_the_config(config, prepared_coco, coco_tree):

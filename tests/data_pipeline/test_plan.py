@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from gfl_jax.config import Config, Crops, Dataset, Loader, Resize
 from gfl_jax.data.buckets import group_by_bucket, outermost
-from gfl_jax.data.plan import FILLER, evaluation_plan, steps_per_epoch, train_plan
+from gfl_jax.data.plan import FILLER, evaluation_plan, in_view, steps_per_epoch, train_plan
 from gfl_jax.errors import UserError
+from gfl_jax.inference.views import PLAIN, View
 from gfl_jax.overrides import override
 
 BUCKETS = ((80, 112), (112, 80), (80, 144), (144, 80))
@@ -132,3 +133,17 @@ def test_evaluation_shows_every_picture_exactly_once(sizes, batch):
         assert (planned.sizes <= planned.canvas).all()
         assert not planned.flips.any()
         assert len(planned.positions) == batch
+
+
+@given(SIZES, st.floats(0.1, 3.0), st.booleans())
+def test_a_view_shows_the_same_pictures_scaled_or_mirrored(sizes, scale, flip):
+    sizes = np.array(sizes)
+    for planned in evaluation_plan(sizes, names(sizes), make_config()):
+        view = in_view(planned, View(scale, flip))
+        np.testing.assert_array_equal(view.positions, planned.positions)
+        assert np.abs(view.sizes - np.maximum(planned.sizes * scale, 1)).max() <= 0.5 + 1e-6
+        assert (view.sizes <= view.canvas).all()
+        assert (view.flips == flip).all()
+        same = in_view(planned, PLAIN)
+        assert same.canvas == planned.canvas
+        np.testing.assert_array_equal(same.sizes, planned.sizes)

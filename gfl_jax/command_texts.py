@@ -1,0 +1,73 @@
+"""What `--help` says of each command: its first line is also in the list of commands."""
+
+CONFIG_HELP = """\
+Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
+--config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py (and gfl_jax/axes/ for the
+four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
+
+TRAIN = """\
+Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
+Ctrl-C and SIGTERM save the state and stop; the same command goes on, to the same bits.
+
+  python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50
+
+The work directory gets config.json, checkpoints/ (the last ones), best/ (the best by AP),
+metrics.jsonl, tensorboard/ and pictures/."""
+
+EVALUATE = """\
+Computes the COCO metrics of a trained detector on its evaluation split.
+
+  python main.py evaluate --workdir=runs/gfl_r50
+  python main.py evaluate --workdir=runs/gfl_trees --config.dataset.eval_split=far
+  python main.py evaluate --workdir=runs/gfl_r50 \\
+      --config.inference.test_scales="(0.8,1.0,1.25)" --config.inference.test_flip=True
+
+Prints the twelve numbers and the AP of each class, and writes the detections as a COCO
+results JSON. Without --config, the config is the one that the work directory holds."""
+
+PREDICT = """\
+Detects in pictures: draws the boxes and writes them as a COCO results JSON.
+
+  python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions"""
+
+ANALYZE = """\
+Looks into trained detectors on their evaluation split: three figures, each with a table and a CSV.
+
+  python main.py analyze --workdir=runs/gfl_trees
+  python main.py analyze --workdir=runs/gfl runs/atss --only correlation
+  python main.py analyze --workdir=runs/gfl_trees --only distributions --boxes 0 17
+  python main.py analyze --config=configs/gfl_trees.py --only labels
+
+correlation: predicted against actual IoU, over positives and detections, with Pearson's r.
+labels: IoU and centerness of the positives, and the best ones of each true box; without a
+work directory centerness alone.
+distributions: of the sides of chosen boxes, beside the picture (detectors with general boxes)."""
+
+EXPORT = """\
+Writes a trained detector into one file that runs with jax alone, on several platforms.
+
+  python main.py export --workdir=runs/gfl_trees --output=gfl_trees.jaxexport
+  python main.py export --workdir=runs/gfl_r50 --output=gfl.jaxexport --height=800 --width=1344 --batch=1
+
+It takes uint8 pictures on a canvas of this size with their heights and widths, and gives boxes,
+scores, labels and a mask. FILE.json beside it has the names of the classes and the resize.
+Test scales and flips are not exported."""
+
+VERIFY = """\
+Recomputes figures of an independent PyTorch implementation (mmdetection) on this machine:
+features, outputs, targets, losses, gradients, detections and a few steps of training.
+Exit status 1 if any deviates by more than its tolerance.
+
+  python main.py verify --dtype=float64
+  python main.py verify --dtype=float64 --detector=all
+  python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
+
+COMPARE = """\
+Trains and evaluates the rows of a table of the paper, each with several seeds, and prints the
+table with mean and spread, beside the paper's figures. The same command goes on where it stopped.
+
+  python main.py compare --table=1 --dataset=trees --seeds=3
+  python main.py compare --table=boxes --dataset=trees --rows general,general_dfl
+
+The tables are the files configs/table_*.py. The work directory gets a run for each row and seed,
+and the table as table.md, table.txt and results.csv."""

@@ -1,0 +1,140 @@
+"""A trained detector as one file that runs with jax alone: `jax.export`, weights inside.
+
+The file is what `jax.export.Exported.serialize` gives and nothing more, so that one line of jax
+reads it. What jax does not need stands in a small JSON beside it: the names of the classes, the
+canvas, and the resize that the detector was trained for.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+
+from gfl_jax.config import Config
+from gfl_jax.data.buckets import by_area
+from gfl_jax.data.categories import Categories
+from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
+from gfl_jax.inference.detect import make_detect
+from gfl_jax.models.detector import build_detector
+from gfl_jax.structures import SIZE_DIVISOR, Batch
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+LOADER = """\
+import jax.export
+import numpy as np
+
+exported = jax.export.deserialize(bytearray(open({file}, "rb").read()))
+
+
+def detect(image):  # uint8 RGB (height, width, 3), at most as large as the canvas
+    canvas = np.zeros((1, *exported.in_avals[0].shape[1:]), np.uint8)
+    canvas[0, : image.shape[0], : image.shape[1]] = image
+    found = exported.call(canvas, np.array([image.shape[:2]], np.int32))
+    return {{name: np.asarray(found[name][0])[found["mask"][0]] for name in ("boxes", "scores", "labels")}}
+"""
+
+
+def loader_code(file: str) -> str:
+    """Python code that runs an exported file (of batch 1 or any) with nothing of this package."""
+    return LOADER.format(file=json.dumps(file))
+
+
+def export_detector(
+    config: Config,
+    variables: Any,
+    categories: Categories,
+    output: Path,
+    canvas: tuple[int | None, int | None] = (None, None),
+    platforms: Sequence[str] = PLATFORMS,
+    batch: int | None = None,
+) -> None:
+    """Writes `output`, and `output`.json beside it.
+
+    The exported function takes uint8 RGB pictures (batch, height, width, 3) in the upper left
+    corner of the canvas, whatever lies beyond them, and their int32 (height, width); it gives a
+    dict of "boxes" (batch, n, 4) in pixels of these pictures, "scores", "labels" and "mask".
+    Pictures are resized before. Test scales and flips are not in it.
+
+    Args:
+      config: the experiment.
+      variables: of the network.
+      categories: of the detector.
+      output: the file.
+      canvas: (height, width) that pictures are put on; None: that of the largest bucket.
+      platforms: where it shall run, of PLATFORMS.
+      batch: the number of pictures of a call; None: any number, which is compiled when it comes.
+
+    Raises:
+      UserError: there is no such platform, the canvas or the batch is impossible, or the file cannot be.
+    """
+    largest = by_area(config.loader.buckets)[-1]
+    height, width = (bucket if side is None else side for side, bucket in zip(canvas, largest, strict=True))
+    _check(height, width, platforms, batch)
+    if output.is_dir():
+        raise UserError(f"--output={output}: is a directory; name a file")
+    detect = exportable(config, variables)
+    count = jax.export.symbolic_shape("batch")[0] if batch is None else batch
+    shapes = (
+        jax.ShapeDtypeStruct((count, height, width, 3), np.uint8),
+        jax.ShapeDtypeStruct((count, 2), np.int32),
+    )
+    exported = jax.export.export(jax.jit(detect), platforms=tuple(platforms))(*shapes)
+    about = {
+        "canvas": [height, width],
+        "batch": batch,
+        "platforms": list(platforms),
+        "resize": {"short_side": config.resize.short_side, "long_side": config.resize.long_side},
+        "categories": list(categories.names),
+        "category_ids": list(categories.ids),
+        "jax": jax.__version__,
+    }
+    write_file(output.with_name(f"{output.name}.json"), json.dumps(about, indent=1))
+    write_file(output, bytes(exported.serialize()))
+
+
+def exportable(config: Config, variables: Any) -> Any:
+    """The function (images, image_sizes) -> dict of arrays that is exported, weights inside."""
+    model = build_detector(config.detector, config.precision)
+    detect = make_detect(model, config.normalization, config.inference)
+
+    def run(
+        images: UInt8[Array, "batch height width 3"], image_sizes: Int[Array, "batch 2"]
+    ) -> dict[str, Array]:
+        count = images.shape[0]
+        batch = Batch(
+            images=images,
+            image_sizes=image_sizes,
+            scale_factors=jnp.ones((count, 2)),
+            indices=jnp.zeros(count, jnp.int32),
+            boxes=jnp.zeros((count, 0, 4)),
+            labels=jnp.zeros((count, 0), jnp.int32),
+            box_mask=jnp.zeros((count, 0), bool),
+        )
+        found = detect(variables, batch)
+        return {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+
+    return run
+
+
+def _check(height: int, width: int, platforms: Sequence[str], batch: int | None) -> None:
+    for name, value in (("--height", height), ("--width", width)):
+        if value < SIZE_DIVISOR or value % SIZE_DIVISOR:
+            raise UserError(
+                f"{name}={value}: must be a positive multiple of {SIZE_DIVISOR}, such as 800 or 1344"
+            )
+    for platform in platforms:
+        if platform not in PLATFORMS:
+            raise UserError(
+                f"--platforms {platform}: there is no such platform; name some of {', '.join(PLATFORMS)}"
+            )
+    if batch is not None and batch < 1:
+        raise UserError(f"--batch={batch}: must be at least 1; leave it out for any number")

@@ -1,0 +1,126 @@
+"""A detector that leaves the house: one file, run by jax alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax.export
+import numpy as np
+import pytest
+
+from gfl_jax.cli import main
+from gfl_jax.config_files import config_from_json
+from gfl_jax.export import loader_code
+from gfl_jax.predict import predict
+from gfl_jax.training.checkpoint import load_variables
+
+ROOT = Path(__file__).resolve().parents[1]
+HEIGHT, WIDTH = 60, 90
+ALONE = """
+import sys
+sys.modules["gfl_jax"] = None  # whatever is installed: it cannot be imported
+{loader}
+image = np.load("image.npy")
+both = np.full((2, *exported.in_avals[0].shape[1:]), 255, np.uint8)
+both[0, : image.shape[0], : image.shape[1]] = image
+both[1, : image.shape[0], : image.shape[1]] = image[::-1]
+batch = exported.call(both, np.array([image.shape[:2]] * 2, np.int32))
+np.savez("found.npz", **detect(image))
+np.savez("batch.npz", **batch)
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """The folder of an exported detector, and what its own loader finds in a picture, from there."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    assert main(["export", f"--workdir={trained}", f"--output={folder / 'small.jaxexport'}"]) == 0
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    np.save(folder / "image.npy", image)
+    cv2.imwrite(str(folder / "image.png"), image[..., ::-1])
+    subprocess.run(
+        [sys.executable, "-I", "-c", ALONE.format(loader=loader_code("small.jaxexport"))],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(exported, trained):
+    config = config_from_json(trained / "config.json")
+    return next(iter(predict(config, load_variables(trained), [exported / "image.png"])))
+
+
+def test_it_finds_what_predict_finds(exported, predicted):
+    alone = np.load(exported / "found.npz")
+    assert len(predicted.boxes) == len(alone["boxes"]) == 100
+    np.testing.assert_allclose(alone["boxes"], predicted.boxes, rtol=1e-5, atol=1e-5 * WIDTH)
+    np.testing.assert_allclose(alone["scores"], predicted.scores, rtol=1e-5)
+    np.testing.assert_array_equal(alone["labels"], predicted.labels)
+
+
+def test_the_batch_has_any_size_and_what_lies_beyond_a_picture_does_not_count(exported, predicted):
+    batch = np.load(exported / "batch.npz")
+    assert {name: batch[name].shape for name in batch} == {
+        "boxes": (2, 100, 4),
+        "scores": (2, 100),
+        "labels": (2, 100),
+        "mask": (2, 100),
+    }
+    np.testing.assert_allclose(batch["boxes"][0], predicted.boxes, rtol=1e-5, atol=1e-5 * WIDTH)
+    assert not np.allclose(batch["scores"][1], predicted.scores)
+
+
+def test_one_file_for_several_platforms_with_a_description_beside_it(exported):
+    file = jax.export.deserialize(bytearray((exported / "small.jaxexport").read_bytes()))
+    assert file.platforms == ("cpu", "cuda", "tpu")
+    about = json.loads((exported / "small.jaxexport.json").read_text())
+    assert about["canvas"] == [64, 96]
+    assert about["categories"] == ["red", "green", "blue"]
+    assert about["category_ids"] == [10, 20, 30]
+    assert about["resize"] == {"short_side": None, "long_side": 1333}
+
+
+def test_canvas_batch_and_platforms_may_be_chosen(trained, tmp_path, capsys):
+    output = tmp_path / "new" / "fixed.jaxexport"
+    options = ["--height=32", "--width=64", "--batch=3", "--platforms", "cpu"]
+    assert main(["export", f"--workdir={trained}", f"--output={output}", *options]) == 0
+    assert loader_code(str(output)) in capsys.readouterr().out
+    file = jax.export.deserialize(bytearray(output.read_bytes()))
+    assert file.platforms == ("cpu",)
+    assert [aval.shape for aval in file.in_avals] == [(3, 32, 64, 3), (3, 2)]
+    assert json.loads(output.with_name("fixed.jaxexport.json").read_text())["batch"] == 3
+
+
+def test_the_loader_of_the_readme_is_the_one_that_is_printed():
+    assert loader_code("gfl_trees.jaxexport") in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--height=100"], "--height=100: must be a positive multiple of 32, such as 800 or 1344"),
+        (["--width=0"], "--width=0: must be a positive multiple of 32"),
+        (["--height=-32"], "--height=-32: must be a positive multiple of 32"),
+        (["--batch=0"], "--batch=0: must be at least 1; leave it out for any number"),
+        (["--platforms", "cpu", "gpu"], "--platforms gpu: there is no such platform; name some of cpu, cuda"),
+        (["--checkpoint=nowhere"], "nowhere: no checkpoint there; name a work directory"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_nothing_is_written(trained, tmp_path, capsys, options, words):
+    output = tmp_path / "out.jaxexport"
+    assert main(["export", f"--workdir={trained}", f"--output={output}", *options]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_no_file(trained, tmp_path, capsys):
+    assert main(["export", f"--workdir={trained}", f"--output={tmp_path}"]) == 2
+    assert capsys.readouterr().err == f"error: --output={tmp_path}: is a directory; name a file\n"
