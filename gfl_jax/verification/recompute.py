@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfl_jax import config
-from gfl_jax.axes.assigner import assign_targets, assigner_locations
+from gfl_jax.axes.assigner import assign_targets, assigner_locations, count_positives
+from gfl_jax.boxes import boxes_to_distances, centerness
 from gfl_jax.detection_loss import detection_losses
 from gfl_jax.inference.detect import detections_from_outputs
 from gfl_jax.interop.torch_names import from_torch, to_torch
@@ -17,6 +18,9 @@ from gfl_jax.structures import SIZE_DIVISOR, Batch
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.verification.deterministic import image, weight
 from gfl_jax.verification.reference import Reference
+
+# mmdetection adds it to what it divides losses by.
+EPSILON = float(np.finfo(np.float32).eps)
 
 
 def deterministic_variables(model: DetectorNetwork, dtype: Any) -> dict[str, Any]:
@@ -103,4 +107,25 @@ def _loss(
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
     losses = detection_losses(outputs, batch, experiment.detector)
+    normalizers = _reference_normalizers(outputs, batch, experiment.detector)
+    losses = {
+        name: loss * (normalizers[name] / (normalizers[name] + EPSILON)) for name, loss in losses.items()
+    }
     return sum(jnp.sum(x) for x in losses.values()), losses
+
+
+def _reference_normalizers(outputs: Any, batch: Batch, detector: config.Detector) -> dict[str, Any]:
+    """What the reference divides each loss by together with its epsilon.
+
+    For the box losses of detectors with anchors that is 1, and 4 for the sides of DFL: it
+    divides them by the sum of the weights in another place, without an epsilon.
+    """
+    strides, assigner = detector.strides, detector.assigner
+    locations = assigner_locations(grid_sizes_of(outputs.class_logits), strides, assigner)
+    targets = assign_targets(batch, locations, strides, assigner)
+    positives = count_positives(targets, assigner)
+    box = 1.0
+    if assigner.kind == "fcos":
+        distances = boxes_to_distances(jnp.asarray(locations.points), targets.boxes)
+        box = jnp.maximum(jnp.sum(centerness(distances) * targets.positive), detector.box.min_normalizer)
+    return {"loss_cls": positives, "loss_centerness": positives, "loss_bbox": box, "loss_dfl": 4.0}
