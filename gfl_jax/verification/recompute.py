@@ -108,9 +108,7 @@ def _loss(
     outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
     losses = detection_losses(outputs, batch, experiment.detector)
     normalizers = _reference_normalizers(outputs, batch, experiment.detector)
-    losses = {
-        name: loss * (normalizers[name] / (normalizers[name] + EPSILON)) for name, loss in losses.items()
-    }
+    losses = {name: loss * normalizers[name] / (normalizers[name] + EPSILON) for name, loss in losses.items()}
     return sum(jnp.sum(x) for x in losses.values()), losses
 
 
@@ -124,7 +122,7 @@ def _reference_normalizers(outputs: Any, batch: Batch, detector: config.Detector
     locations = assigner_locations(grid_sizes_of(outputs.class_logits), strides, assigner)
     targets = assign_targets(batch, locations, strides, assigner)
     positives = count_positives(targets, assigner)
-    box = 1.0
+    box: Any = 1.0
     if assigner.kind == "fcos":
         distances = boxes_to_distances(jnp.asarray(locations.points), targets.boxes)
         box = jnp.maximum(jnp.sum(centerness(distances) * targets.positive), detector.box.min_normalizer)
