@@ -16,16 +16,16 @@ class Backbone:
     block: Literal["basic", "bottleneck"] = "bottleneck"
     stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
     widths: tuple[int, ...] = (64, 128, 256, 512)  # bottlenecks put out four times as many
-    groups: int = 1  # ResNeXt: of a bottleneck's 3x3 convolution
-    group_width: int = 64  # ResNeXt: channels of each group in the first stage; 32x4d is 32 groups of 4
-    deform_stages: tuple[int, ...] = ()  # whose bottlenecks' 3x3 convolutions are deformable; C3 is stage 2
-    deform_version: Literal[1, 2] = 1  # 2 has a mask
-    deform_groups: int = 1  # of channels with the same offsets
     stem: Literal["conv7", "patch4"] = "conv7"  # 7x7 and max pooling, or 4x4 space-to-depth
     style: Literal["pytorch", "caffe"] = "pytorch"  # a bottleneck's stride: in its 3x3 or 1x1
     norm: Literal["frozen", "batch"] = "frozen"  # running statistics, or those of the batch
     train_norm: bool = True  # whether the norms' scales and biases are trained
     frozen_stages: int = 1  # 0: nothing, 1: stem and first stage, 2: the second as well, ...
+    groups: int = 1  # ResNeXt: of a bottleneck's 3x3 convolution
+    group_width: int = 64  # ResNeXt: channels of each group in the first stage; 32x4d is 32 groups of 4
+    deform_stages: tuple[int, ...] = ()  # whose bottlenecks' 3x3 convolutions are deformable; C3 is stage 2
+    deform_version: Literal[1, 2] = 1  # 2 has a mask
+    deform_groups: int = 1  # of channels with the same offsets
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gfl_jax import config
+from gfl_jax.config_files import load_config
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -41,6 +42,7 @@ def rows_of(markdown):
 
 def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.report.available_cores", lambda: 0)  # no worker processes
+    monkeypatch.setattr("benchmarks.deformable.LAYERS", ((8, 2),))
     arguments = [f"--config={config_file}", "--repeats=2", "--batch=2", "--size=64x96", "--markdown"]
     assert benchmark.main(arguments) == 0
     printed = capsys.readouterr().out
@@ -48,12 +50,17 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
     assert f"    python scripts/benchmark.py {' '.join(arguments)}\n" in printed
     assert "- Versions: Python 3." in printed
     rows = rows_of(printed)
+    layer, both, columns = "8 channels, 2 groups", "forward and backward", "(columns: 0 MB)"
     assert [(row["part"], row["batch"], row["case"], row["to"]) for row in rows] == [
         ("input", "2 x 480x640", "from JPEG, no worker (a thread)", ""),
         ("atss", "1 x 64x96", "window", ""),
         ("atss", "1 x 64x96", "full matrix", "window"),
         ("atss", "2 x 64x96", "window", ""),
         ("atss", "2 x 64x96", "full matrix", "window"),
+        ("deform", "2 x 64x96", f"convolution, {layer}, forward", ""),
+        ("deform", "2 x 64x96", f"deformable, {layer}, forward {columns}", f"convolution, {layer}, forward"),
+        ("deform", "2 x 64x96", f"convolution, {layer}, {both}", ""),
+        ("deform", "2 x 64x96", f"deformable, {layer}, {both} {columns}", f"convolution, {layer}, {both}"),
         ("forward", "2 x 64x96", "forward, float32", ""),
         ("inference", "2 x 64x96", "inference, float32", "forward, float32"),
         ("train", "2 x 64x96", "train step, float32", "forward, float32"),
@@ -63,6 +70,21 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
         assert float(row["images/s"]) > 0
         assert bool(row["to"]) == bool(row["time ratio"]) == bool(row["temp ratio"])
         assert bool(row["GFLOP"]) == bool(row["temp MB"]) == (row["part"] != "input")
+
+
+def test_models_of_table_2_are_compared_with_the_first(benchmark, config_file, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "load_config", lambda name: load_config(config_file))
+    arguments = ["--table=2", "--models=gfl,r50;atss,r50", "--repeats=1", "--size=64x96", "--markdown"]
+    assert benchmark.main(arguments) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert [(row["case"], row["to"]) for row in rows] == [
+        ("matrix product 4096, float32", ""),
+        ("gfl r50, network, float32", ""),
+        ("gfl r50, inference, float32", ""),
+        ("atss r50, network, float32", "gfl r50, network, float32"),
+        ("atss r50, inference, float32", "gfl r50, inference, float32"),
+    ]
+    assert all(float(row["GFLOP"]) > 0 for row in rows)
 
 
 def test_cases_take_turns(benchmark):
@@ -105,7 +127,7 @@ def test_ratios_are_taken_round_by_round(benchmark):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--parts=atss,speed", "there is no part 'speed'; there are: input, atss, inference, train"),
+        ("--parts=atss,speed", "there is no part 'speed'; there are: input, atss, deform, inference, train"),
         ("--size=800x1333", "both multiples of 32"),
         ("--size=large", "both multiples of 32"),
         ("--repeats=0", "--repeats=0: must be at least 1"),

@@ -74,7 +74,7 @@ def test_evaluate_writes_results_and_metrics(run, capsys):
     assert main(["evaluate", f"--workdir={run}", f"--checkpoint={run}/checkpoints", "--pictures=2"]) == 0
     output = run / "evaluate" / "validation"
     metrics = json.loads((output / "metrics.json").read_text())
-    assert len(metrics) == 12
+    assert len(metrics) == 13  # and AP90
     results = json.loads((output / "results.json").read_text())
     assert {result["category_id"] for result in results} <= set(range(1, 91))
     assert len(list(output.glob("*.png"))) == 2

@@ -23,8 +23,8 @@ class ResidualBlock(nn.Module):
     backbone: config.Backbone
     width: int
     stride: int
-    deformable: bool
     dtype: Any
+    deformable: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"], train: bool) -> Float[Array, "batch h2 w2 c2"]:
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
                 stride = 2 if k > 1 and i == 0 else 1
                 deformable = k in backbone.deform_stages
                 name = f"layer{k}_{i}"
-                x = ResidualBlock(backbone, width, stride, deformable, self.dtype, name=name)(x, train)
+                x = ResidualBlock(backbone, width, stride, self.dtype, deformable, name=name)(x, train)
             x = jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
             features.append(x)
         return tuple(features)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gfl_jax.cli import main
+from gfl_jax.interop.torch_names import to_torch
 from gfl_jax.verification import detector, verify
 from gfl_jax.verification.reference import Reference
 from gfl_jax.verification.units import verify_units
@@ -15,6 +16,7 @@ from gfl_jax.verification.verify import verify_default
 CASES = ("a", "b_oneempty", "c_allempty", "d_unequal")
 ROWS_OF_A_CASE = 15
 ROWS_OF_UNITS = 27
+ROWS_OF_DEFORMABLE = 9
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,9 @@ def test_every_row_passes_in_float64(verified):
 
 def test_no_row_is_missing(verified):
     parts = [row.part for row in verified.rows]
-    assert len(set(parts)) == len(parts) == ROWS_OF_UNITS + len(CASES) * ROWS_OF_A_CASE + 2
+    assert (
+        len(set(parts)) == len(parts) == ROWS_OF_UNITS + ROWS_OF_DEFORMABLE + len(CASES) * ROWS_OF_A_CASE + 2
+    )
     for case in CASES:
         assert sum(part.startswith(f"{case}: ") for part in parts) == ROWS_OF_A_CASE
     assert sum(part.startswith("atss scene ") for part in parts) == 6
@@ -57,7 +61,7 @@ def test_tolerances_in_float64_are_1e_6_and_almost_none_for_targets_and_detectio
 
     GFL's boxes are copied, so that its targets must be equal.
     """
-    for row in verified.rows[ROWS_OF_UNITS:]:
+    for row in verified.rows[ROWS_OF_UNITS + ROWS_OF_DEFORMABLE :]:
         if row.part.endswith(": targets"):
             assert (row.tolerance, row.deviation) == (1e-12, 0)
         else:
@@ -138,7 +142,8 @@ def test_a_gradient_where_the_reference_has_none_fails(verified):
     reference = copy.copy(was.reference)
     moved = {"a/grad_none_names": was.reference["a/grad_none_names"][1:]}
     reference.arrays = was.reference.arrays | moved
-    rows = detector._compare_gradients(reference, "a", was.results.gradients, was.tolerances)
+    gradients = to_torch(was.results.gradients, was.experiment.detector)
+    rows = detector._compare_gradients(reference, "a", gradients, was.tolerances)
     part, deviation, _ = next(rows)
     assert part == "parameters with a gradient"
     assert deviation == np.inf
@@ -159,7 +164,7 @@ def test_one_tampered_unit_fails_its_row_and_the_command(reference_dir, tmp_path
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if "FAILED" in line]
     assert "giou loss and gradient" in line
-    assert f"{ROWS_OF_UNITS - 1} passed, 1 failed in float64" in printed
+    assert f"{ROWS_OF_UNITS + ROWS_OF_DEFORMABLE - 1} passed, 1 failed in float64" in printed
 
 
 def test_every_row_of_the_units_can_fail(reference_dir, tmp_path):
