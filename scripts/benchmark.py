@@ -126,7 +126,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     # What goes to a file or a pipe is not folded.
     console = Console() if sys.stdout.isatty() and not args.markdown else Console(width=300)
     if args.markdown:
-        print(f"# {config.name}\n\n    {command}\n\n{describe_machine()}\n")
+        title = "Models of Table II" if args.table else config.name
+        print(f"# {title}\n\n    {command}\n\n{describe_machine()}\n")
     with console.capture() as capture:
         console.print(make_table(groups, args.markdown))
     lines = [line.rstrip() for line in capture.get().splitlines()]

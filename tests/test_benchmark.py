@@ -85,6 +85,7 @@ def test_models_of_table_2_are_compared_with_the_first(benchmark, config_file, c
         ("atss r50, inference, float32", "gfl r50, inference, float32"),
     ]
     assert all(float(row["GFLOP"]) > 0 for row in rows)
+    assert [row["of peak"].endswith("%") for row in rows] == [False, True, True, True, True]
 
 
 def test_cases_take_turns(benchmark):

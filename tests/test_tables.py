@@ -46,7 +46,7 @@ def small(detector):
         detector,
         strides=(4, 8),
         assigner=dataclasses.replace(detector.assigner, range_bounds=(24,)),
-        backbone=config.Backbone("basic", (1,), (8,), "patch4", frozen_stages=0),
+        backbone=config.Backbone("basic", (1,), (8,), "conv7", frozen_stages=0),
         pyramid=config.Pyramid(channels=8, num_laterals=1, num_levels=2),
         head=config.Head(channels=8, num_convs=0, num_groups=2),
     )

@@ -28,6 +28,7 @@ class Case:
     prepare: Callable[[], Any] | None = None  # before each round, not timed
     calls: int | None = None  # in a round; None: as many as take MIN_SECONDS
     workers: int | None = None  # processes that share the work
+    peak: str | None = None  # the name of the case whose GFLOP/s stand for the machine's peak
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ def model_rows(
     """Times each model's network alone, and whole inference from uint8 pictures to detections.
 
     All models of a batch size and precision take turns; they are compared with the first one, and
-    their GFLOP/s with those of a product of two large matrices.
+    their GFLOP/s with those of a product of two large matrices, which stand for the machine's peak.
     """
     groups = []
     for batch_size in batch_sizes:
@@ -60,7 +60,11 @@ def _model_cases(
         run = functools.partial(compiled, variables, inputs)
         against = None if name == first else f"{first}, {what}, {precision}"
         cases.append(
-            Case("models", f"{name}, {what}, {precision}", size, batch_size, run, against, compiled, calls=1)
+            Case(
+                *("models", f"{name}, {what}, {precision}", size, batch_size, run, against, compiled),
+                calls=1,
+                peak=_peak_name(precision),
+            )
         )
     return cases
 
@@ -69,4 +73,8 @@ def _matrix_product(precision: str, size: tuple[int, int], batch_size: int) -> C
     matrix = jnp.ones((MATRIX, MATRIX), precision)
     compiled = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
     run = functools.partial(compiled, matrix, matrix)
-    return Case("models", f"matrix product {MATRIX}, {precision}", size, batch_size, run, None, compiled)
+    return Case("models", _peak_name(precision), size, batch_size, run, None, compiled)
+
+
+def _peak_name(precision: str) -> str:
+    return f"matrix product {MATRIX}, {precision}"

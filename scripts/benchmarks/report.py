@@ -29,6 +29,7 @@ def make_table(groups: Sequence[Sequence[Row]], markdown: bool) -> Table:
       groups: what was measured together, and can be compared.
       markdown: whether the table shall be Markdown.
     """
+    rows = [row for group in groups for row in group]
     columns: dict[str, Column] = {
         "part": lambda row, _: row.case.part,
         "batch": lambda row, _: f"{row.case.images} x {row.case.size[0]}x{row.case.size[1]}",
@@ -38,6 +39,7 @@ def make_table(groups: Sequence[Sequence[Row]], markdown: bool) -> Table:
         "per worker": lambda row, _: _quotient(row.images_per_second, row.case.workers),
         "GFLOP": lambda row, _: _quotient(row.flops, 1e9),
         "GFLOP/s": lambda row, _: _quotient(row.flops, 1e9 * statistics.median(row.seconds)),
+        "of peak": lambda row, _: _share_of_peak(row, rows),
         "temp MB": lambda row, _: _quotient(row.temporary_bytes, 1e6),
         "total MB": lambda row, _: _quotient(row.total_bytes, 1e6),
         "device peak MB": lambda row, _: _quotient(row.peak_bytes, 1e6),
@@ -90,6 +92,15 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _share_of_peak(row: Row, rows: Sequence[Row]) -> str:
+    """GFLOP/s in percent of those of the case that stands for the machine's peak."""
+    peak = next((other for other in rows if other.case.name == row.case.peak), None)
+    if peak is None or not row.flops or not peak.flops:
+        return ""
+    rates = [x.flops / statistics.median(x.seconds) for x in (row, peak) if x.flops]
+    return f"{100 * rates[0] / rates[1]:.0f}%"
 
 
 def _spread(values: Sequence[float]) -> str:
