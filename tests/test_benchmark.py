@@ -68,7 +68,9 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
     ]
     for row in rows:
         assert float(row["images/s"]) > 0
-        assert bool(row["to"]) == bool(row["time ratio"]) == bool(row["temp ratio"])
+        assert bool(row["to"]) == bool(row["time ratio"])
+        if row["part"] != "deform":  # a plain convolution may need no memory at all
+            assert bool(row["to"]) == bool(row["temp ratio"])
         assert bool(row["GFLOP"]) == bool(row["temp MB"]) == (row["part"] != "input")
 
 
