@@ -12,59 +12,32 @@ AP was 21.3, with 1200 steps of 8 it is 35.4, and 31.2 at half the learning rate
 scenes were evaluated once, at the end.
 """
 
-from gfl_jax.config import (
-    Assigner,
-    Backbone,
-    BoxRepresentation,
-    Config,
-    Dataset,
-    Detector,
-    Head,
-    Loader,
-    Optimizer,
-    Pyramid,
-    Resize,
-    Run,
-    Schedule,
-)
+from configs import gfl_trees
+from gfl_jax.config import Config, Inference
+from gfl_jax.overrides import override
 
 
 def get_config() -> Config:
-    return Config(
-        name="gfl_digits",
-        detector=Detector(
-            num_classes=10,
-            strides=(8, 16, 32),
-            assigner=Assigner(anchor_scale=3.0),  # 24 pixels on the finest level; digits have 14 to 56
-            box=BoxRepresentation(reg_max=8),
-            backbone=Backbone(
-                block="basic",
-                stage_sizes=(1, 2, 2, 1),
-                widths=(24, 48, 96, 96),
-                stem="patch4",
-                norm="batch",
-                frozen_stages=0,
-            ),
-            pyramid=Pyramid(channels=48, num_laterals=3, num_levels=3),
-            head=Head(channels=48, num_convs=2, num_groups=12),
-        ),
-        resize=Resize(short_side=None),
-        dataset=Dataset(tfds_dir="data/composed_digits/1.0.0"),
-        loader=Loader(
-            batch_size=8,
-            eval_batch_size=16,
-            buckets=((128, 128),),
-            flip=False,  # a mirrored digit is none
-            workers=0,
-            cache_images=True,
-        ),
-        optimizer=Optimizer(
-            kind="adamw",
-            learning_rate=4e-3,
-            reference_batch_size=None,
-            weight_decay=0.05,
-            clip_norm=10.0,
-        ),
-        schedule=Schedule(steps=1200, warmup_steps=50, decay="cosine"),
-        run=Run(log_every=50, checkpoint_every=600, evaluate_every=1200),
+    return override(
+        gfl_trees.get_config(),
+        {
+            "name": "gfl_digits",
+            "detector.num_classes": 10,
+            "detector.assigner.anchor_scale": 3.0,  # 24 pixels on the finest level; digits have 14 to 56
+            "detector.backbone.widths": (24, 48, 96, 96),
+            "detector.pyramid.channels": 48,
+            "detector.head.channels": 48,
+            "detector.head.num_groups": 12,
+            "crops": None,
+            "dataset.tfds_dir": "data/composed_digits/1.0.0",
+            "dataset.repeats": 1,
+            "loader.eval_batch_size": 16,
+            "loader.buckets": ((128, 128),),
+            "loader.flip": False,  # a mirrored digit is none
+            "schedule.steps": 1200,
+            "schedule.warmup_steps": 50,
+            "inference": Inference(),
+            "run.log_every": 50,
+            "run.evaluate_every": 1200,
+        },
     )

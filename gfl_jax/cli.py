@@ -21,7 +21,7 @@ from gfl_jax.command_texts import (
     TRAIN,
     VERIFY,
 )
-from gfl_jax.comparison.rows import Row, load_table, select_rows
+from gfl_jax.comparison.rows import Row, load_table, row_config, select_rows
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_from_json, load_config
 from gfl_jax.errors import UserError
@@ -254,15 +254,14 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     workdir = args.workdir or Path("runs") / f"{file.stem}_{args.dataset}"
 
     def make_config(row: Row) -> Config:
-        arguments = {**row.arguments, "dataset": args.dataset}
-        text = ",".join(f"{name}={value}" for name, value in arguments.items())
-        return parse_overrides(load_config(f"{file}:{text}"), overrides)
+        return parse_overrides(row_config(file, row, args.dataset), overrides)
 
     results = compare_rows(rows, make_config, args.seeds, workdir)
     table = comparison_table(f"{module.TITLE} ({args.dataset})", rows, results)
-    console = Console(record=True, width=200)
-    console.print(table)
-    write_file(workdir / "table.txt", console.export_text())
+    Console().print(table)
+    with Console(width=200).capture() as text:  # a file is not folded
+        Console(width=200).print(table)
+    write_file(workdir / "table.txt", text.get())
     write_file(workdir / "table.md", markdown(rows, results))
     write_file(workdir / "results.csv", csv_text(rows, results))
     print(f"the table as text, Markdown and CSV: {workdir}/table.txt, table.md, results.csv")

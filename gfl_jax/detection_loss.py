@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import assign_targets, assigner_locations, count_positives
-from gfl_jax.axes.box_representation import box_losses, box_weights, decode_boxes, num_parameters
+from gfl_jax.axes.box_representation import box_losses, box_weights, decode_boxes, side_parameters
 from gfl_jax.axes.classification import class_loss
 from gfl_jax.axes.quality import branch_labels, class_labels, has_branch
 from gfl_jax.boxes import boxes_to_distances, centerness, iou
@@ -38,10 +38,8 @@ def detection_losses(
     positive = targets.positive
     class_logits = flatten_levels(outputs.class_logits, detector.num_classes)
     dtype = class_logits.dtype
-    parameters = flatten_levels(outputs.box, 4 * num_parameters(box))
-    parameters = parameters.reshape(*parameters.shape[:2], 4, -1)
     # An exponential elsewhere could be infinite, and its gradient NaN in spite of a weight of zero.
-    parameters = jnp.where(positive[..., None, None], parameters, 0)
+    parameters = jnp.where(positive[..., None, None], side_parameters(outputs.box, box), 0)
 
     # Boxes and distances are in strides from here on.
     strides = jnp.asarray(locations.strides, dtype)[:, None]

@@ -18,6 +18,7 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
+from gfl_jax.config import Config  # noqa: E402
 from gfl_jax.config_files import load_config  # noqa: E402
 from gfl_jax.errors import UserError  # noqa: E402
 from gfl_jax.structures import SIZE_DIVISOR  # noqa: E402
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     Raises:
       UserError: an argument is bad, or the device's memory is too small.
     """
-    parts = _parts(args.parts)
+    parts = [] if args.table else _parts(args.parts)
     size = _size(args.size) if args.size else None
     for name, value in (("--repeats", args.repeats), ("--batch", args.batch)):
         if value is not None and value < 1:
@@ -95,17 +96,11 @@ def run(args: argparse.Namespace, command: str) -> None:
     too_large = None
     with Console(stderr=True).status("starting", refresh_per_second=2) as status:
         if args.table:
-            models = {
-                name.replace(",", " "): load_config(
-                    "{}:detector={},backbone={}".format(TABLE_2, *name.split(","))
-                )
-                for name in args.models.split(";")
-            }
+            models = _models(args.models)
             batch_sizes = (args.batch,) if args.batch else (1,) if on_cpu else (1, 16)
             precisions = ("float32",) if on_cpu else ("float32", "bfloat16")
             canvas = size or (800, 1344)
             groups += model_rows(models, batch_sizes, canvas, precisions, args.repeats, status.update)
-            parts = []
         if "input" in parts:
             workers = [n for n in (0, 1, 2, 4, 8) if n <= available_cores()]
             groups.append(input_rows(config, args.batch or 16, workers, args.repeats, status.update))
@@ -166,6 +161,14 @@ def _parts(text: str) -> list[str]:
         if part not in PARTS:
             raise UserError(f"--parts={text}: there is no part {part!r}; there are: {', '.join(PARTS)}")
     return parts
+
+
+def _models(text: str) -> dict[str, Config]:
+    models = {}
+    for name in text.split(";"):
+        detector, _, backbone = name.partition(",")
+        models[f"{detector} {backbone}"] = load_config(f"{TABLE_2}:detector={detector},backbone={backbone}")
+    return models
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gfl_jax import config
+from gfl_jax.comparison import rows
 from gfl_jax.comparison.rows import load_table, select_rows
 from gfl_jax.config_files import load_config, load_module
 from gfl_jax.data.loader import make_source, train_batches
@@ -36,8 +37,7 @@ QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": F
 
 
 def row_config(table, row, dataset):
-    arguments = {**row.arguments, "dataset": dataset}
-    return load_config(f"{TABLES[table]}:" + ",".join(f"{name}={value}" for name, value in arguments.items()))
+    return rows.row_config(TABLES[table], row, dataset)
 
 
 def small(detector):

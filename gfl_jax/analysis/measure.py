@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import Targets, assign_targets, assigner_locations
-from gfl_jax.axes.box_representation import decode_boxes, num_parameters
+from gfl_jax.axes.box_representation import decode_boxes, side_parameters
 from gfl_jax.boxes import boxes_to_distances, centerness, iou
 from gfl_jax.inference.detect import check_voting, detections_from_outputs
 from gfl_jax.models.detector import DetectorNetwork
@@ -60,7 +60,7 @@ def make_measure(
             grid_sizes_of(outputs.class_logits), detector.strides, detector.assigner
         )
         targets = assign_targets(batch, locations, detector.strides, detector.assigner)
-        parameters = _box_parameters(outputs, detector)
+        parameters = side_parameters(outputs.box, detector.box)
         points, strides = jnp.asarray(locations.points), jnp.asarray(locations.strides)[:, None]
         boxes = decode_boxes(parameters, points, strides, jnp.asarray(locations.anchors), detector.box)
         labels = {"IoU": iou(boxes, targets.boxes), "centerness": _centerness(targets, locations)}
@@ -86,11 +86,6 @@ def make_label_measure(detector: config.Detector) -> Measure:
 
 def _centerness(targets: Targets, locations: Locations) -> Float[Array, "batch locations"]:
     return centerness(boxes_to_distances(jnp.asarray(locations.points), targets.boxes))
-
-
-def _box_parameters(outputs: HeadOutputs, detector: config.Detector) -> Float[Array, "batch locations 4 k"]:
-    parameters = flatten_levels(outputs.box, 4 * num_parameters(detector.box))
-    return parameters.reshape(*parameters.shape[:2], 4, -1)
 
 
 def _quality(

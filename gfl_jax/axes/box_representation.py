@@ -7,6 +7,7 @@ Each location has `num_parameters` numbers for each of its four sides:
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from gfl_jax.boxes import boxes_to_distances, deltas_to_boxes, distances_to_boxes
 from gfl_jax.losses.box import giou_loss, iou_loss
 from gfl_jax.losses.distribution import distribution_focal_loss, gaussian_negative_log_likelihood
+from gfl_jax.targets.locations import flatten_levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,14 @@ class BoxRepresentation:
 def num_parameters(box: BoxRepresentation) -> int:
     """Numbers for each side."""
     return {"dirac": 1, "gaussian": 2, "general": box.reg_max + 1}[box.kind]
+
+
+def side_parameters(
+    levels: Sequence[Float[Array, "batch h w sides_times_parameters"]], box: BoxRepresentation
+) -> Float[Array, "batch locations 4 k"]:
+    """The head's numbers for the left, top, right and bottom side of each location."""
+    flat = flatten_levels(levels, 4 * num_parameters(box))
+    return flat.reshape(*flat.shape[:2], 4, -1)
 
 
 def bins(box: BoxRepresentation) -> Float[Array, "bins"]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from gfl_jax.config_files import load_module
+from gfl_jax.config import Config
+from gfl_jax.config_files import load_config, load_module
 from gfl_jax.errors import UserError
 
 FOLDER = Path("configs")
@@ -36,6 +37,16 @@ def load_table(name: str) -> tuple[Path, ModuleType]:
         known = ", ".join(sorted(path.stem.removeprefix("table_") for path in FOLDER.glob("table_*.py")))
         raise UserError(f"--table={name}: there is no {file}; the tables there are: {known or 'none here'}")
     return file, load_module(file)
+
+
+def row_config(file: Path, row: Row, dataset: str) -> Config:
+    """The experiment of a row of a table's file on a data set.
+
+    Raises:
+      UserError: the table does not know the data set.
+    """
+    arguments = {**row.arguments, "dataset": dataset}
+    return load_config(f"{file}:" + ",".join(f"{name}={value}" for name, value in arguments.items()))
 
 
 def select_rows(rows: Sequence[Row], names: str | None) -> Sequence[Row]:

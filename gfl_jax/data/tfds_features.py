@@ -1,7 +1,8 @@
 """The layout of the official tfds `coco/2017`, for builders that run without TensorFlow."""
 
+import io
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,6 +37,39 @@ def detection_features(
             ),
         }
     )
+
+
+def detection_example(
+    encoded: bytes,
+    name: str,
+    image_id: int,
+    size: tuple[int, int],
+    objects: Sequence[tuple[str, Sequence[float]]],
+) -> dict[str, Any]:
+    """A picture as these features have it.
+
+    Args:
+      encoded: content of its file.
+      name: of the file.
+      image_id: a number of its own.
+      size: (height, width) in pixels.
+      objects: the name of the category and the box (xyxy, pixels) of each; they are numbered from 1.
+    """
+    return {
+        "image": io.BytesIO(encoded),
+        "image/filename": name,
+        "image/id": image_id,
+        "objects": [
+            {
+                "id": number,
+                "area": int((x2 - x1) * (y2 - y1)),
+                "bbox": relative_box(x1, y1, x2, y2, size),
+                "label": label,
+                "is_crowd": False,
+            }
+            for number, (label, (x1, y1, x2, y2)) in enumerate(objects, start=1)
+        ],
+    }
 
 
 def relative_box(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int]) -> tfds.features.BBox:

@@ -4,7 +4,6 @@ The photographs (of the National Ecological Observatory Network) and their boxes
 the Python wheel `deepforest` (MIT licence); it is read as a zip and never installed.
 """
 
-import io
 import xml.etree.ElementTree
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
 from gfl_jax.data.images import decode_image, encode_png
-from gfl_jax.data.tfds_features import detection_features, relative_box
+from gfl_jax.data.tfds_features import detection_example, detection_features
 
 WHEEL = "deepforest-2.1.0-py3-none-any.whl"
 WHEEL_SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
@@ -31,6 +30,10 @@ class View(NamedTuple):
     photograph: str
     left: float = 0.0
     right: float = 1.0
+
+    def columns(self, width: int) -> tuple[int, int]:
+        """The first column and the one after the last, of a photograph of this width."""
+        return round(self.left * width), round(self.right * width)
 
 
 # The tune splits cut the training photograph in two, so that a recipe can be chosen
@@ -73,27 +76,11 @@ class AerialTrees(tfds.core.GeneratorBasedBuilder):
         name = f"{view.photograph}.png"
         image = decode_image(encoded, name)
         if (view.left, view.right) != (0.0, 1.0):
-            left, right = round(view.left * image.shape[1]), round(view.right * image.shape[1])
+            left, right = view.columns(image.shape[1])
             image, boxes = _cut(image, boxes, left, right)
             encoded, name = encode_png(image), f"{view.photograph}_columns_{left}_{right}.png"
-        yield (
-            name,
-            {
-                "image": io.BytesIO(encoded),
-                "image/filename": name,
-                "image/id": image_id,
-                "objects": [
-                    {
-                        "id": number,
-                        "area": int((x2 - x1) * (y2 - y1)),
-                        "bbox": relative_box(x1, y1, x2, y2, image.shape[:2]),
-                        "label": "Tree",
-                        "is_crowd": False,
-                    }
-                    for number, (x1, y1, x2, y2) in enumerate(boxes.tolist(), start=1)
-                ],
-            },
-        )
+        objects = [("Tree", box) for box in boxes.tolist()]
+        yield name, detection_example(encoded, name, image_id, image.shape[:2], objects)
 
 
 def _read_boxes(annotation: bytes) -> Float[np.ndarray, "n 4"]:

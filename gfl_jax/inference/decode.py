@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import assigner_locations
-from gfl_jax.axes.box_representation import decode_boxes, num_parameters, side_variances
+from gfl_jax.axes.box_representation import decode_boxes, side_parameters, side_variances
 from gfl_jax.axes.quality import final_scores
 from gfl_jax.boxes import clip_boxes
 from gfl_jax.structures import HeadOutputs
@@ -48,9 +48,8 @@ def decode(
     levels, start = [], 0
     for level, class_logits in enumerate(outputs.class_logits):
         scores = jax.nn.sigmoid(flatten_levels([class_logits], detector.num_classes))
-        parameters = flatten_levels([outputs.box[level]], 4 * num_parameters(box))
-        parameters = parameters.reshape(*parameters.shape[:2], 4, -1)
         best, index, labels = top_pairs(scores, inference.candidates_per_level)
+        parameters = side_parameters([outputs.box[level]], box)
         parameters = jnp.take_along_axis(parameters, index[..., None, None], axis=1)
         here = index + start
         points, strides, anchors = (

@@ -50,37 +50,33 @@ def deform_conv2d(
     pixels = x.reshape(batch, height * width, deform_groups, -1).swapaxes(1, 2)
     # Matrices for each point and group, laid out once.
     matrices = kernel.reshape(size * size, channels // groups, groups, out // groups).swapaxes(1, 2)
-    # First axis: points of the kernel.
     places = _places(offsets, stride, size, deform_groups)
-    masks = jnp.ones((batch, rows, columns, deform_groups * size * size), x.dtype) if mask is None else mask
-    masks = masks.reshape(batch, rows * columns, deform_groups, size * size).transpose(3, 0, 2, 1)
+    if mask is not None:
+        mask = mask.reshape(batch, rows * columns, deform_groups, size * size).transpose(3, 0, 2, 1)
 
     @jax.checkpoint
-    def one_point(place: Array, weights: Array, factor: Array) -> Array:
+    def one_point(place: Array, factor: Array | None, weights: Array) -> Array:
         samples = _sample(pixels, place, (height, width))
-        samples = samples if mask is None else samples * factor[..., None]
+        samples = samples if factor is None else samples * factor[..., None]
         samples = samples.swapaxes(1, 2).reshape(batch, place.shape[-2], channels)
         if groups == 1:
             return samples @ weights[0]
         samples = samples.reshape(batch, -1, groups, channels // groups).swapaxes(1, 2)
         return (samples @ weights).swapaxes(1, 2).reshape(batch, -1, out)
 
-    def some_places(chunk: tuple[Array, Array]) -> Array:
-        def add_point(total: Array, point: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    def all_points(chunk: tuple[Array, Array | None]) -> Array:
+        def add_point(total: Array, point: tuple[Array, Array | None, Array]) -> tuple[Array, None]:
             return total + one_point(*point), None
 
         zeros = jnp.zeros((batch, chunk[0].shape[-2], out), x.dtype)
-        return jax.lax.scan(add_point, zeros, (chunk[0], matrices, chunk[1]))[0]
+        return jax.lax.scan(add_point, zeros, (*chunk, matrices))[0]
 
-    def in_chunks(count: int) -> Array:
-        def split(a: Array) -> Array:
-            return jnp.moveaxis(a.reshape(*a.shape[:3], count, -1, *a.shape[4:]), 3, 0)
+    def split(a: Array) -> Array:
+        return jnp.moveaxis(a.reshape(*a.shape[:3], _num_chunks(rows, columns), -1, *a.shape[4:]), 3, 0)
 
-        total = jax.lax.map(some_places, (split(places), split(masks)))
-        return jnp.moveaxis(total, 0, 1)
-
-    total = in_chunks(_num_chunks(rows, columns))
-    return total.reshape(batch, rows, columns, out)
+    # First axis: chunks of the places, and then points of the kernel.
+    chunks = jax.lax.map(all_points, jax.tree.map(split, (places, mask)))
+    return jnp.moveaxis(chunks, 0, 1).reshape(batch, rows, columns, out)
 
 
 def _num_chunks(rows: int, columns: int) -> int:
@@ -193,7 +189,7 @@ class DeformConv(nn.Module):
         mask = None if self.version == 1 else jax.nn.sigmoid(moves[..., 2 * points :])
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        convolve = functools.partial(
-            deform_conv2d, stride=self.stride, groups=self.groups, deform_groups=self.deform_groups
+        offsets = moves[..., : 2 * points]
+        return deform_conv2d(
+            x.astype(self.dtype), offsets, kernel, mask, self.stride, self.groups, self.deform_groups
         )
-        return convolve(x.astype(self.dtype), moves[..., : 2 * points], kernel, mask)

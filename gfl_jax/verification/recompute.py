@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfl_jax import config
-from gfl_jax.axes.assigner import assign_targets, assigner_locations, count_positives
+from gfl_jax.axes.assigner import Targets, assign_targets, assigner_locations, count_positives
 from gfl_jax.boxes import boxes_to_distances, centerness
 from gfl_jax.detection_loss import detection_losses
 from gfl_jax.inference.detect import detections_from_outputs
@@ -15,7 +15,7 @@ from gfl_jax.interop.torch_names import from_torch, to_torch
 from gfl_jax.models.detector import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import SIZE_DIVISOR, Batch
-from gfl_jax.targets.locations import grid_sizes_of
+from gfl_jax.targets.locations import Locations, grid_sizes_of
 from gfl_jax.verification.deterministic import image, weight
 from gfl_jax.verification.reference import Reference
 
@@ -88,42 +88,45 @@ def recompute(model: DetectorNetwork, experiment: config.Config, variables: Any,
 
     run_parts: Any = model.apply(variables, method=forward)
     features, levels, outputs = run_parts
+    strides, assigner = experiment.detector.strides, experiment.detector.assigner
+    locations = assigner_locations(grid_sizes_of(levels), strides, assigner)
+    targets = assign_targets(batch, locations, strides, assigner)
+    normalizers = _reference_normalizers(targets, locations, experiment.detector)
     differentiate = jax.value_and_grad(_loss, has_aux=True)
     (_, losses), gradients = differentiate(
-        variables["params"], variables["batch_stats"], model, experiment, batch
+        variables["params"], variables["batch_stats"], model, experiment, batch, normalizers
     )
-    locations = assigner_locations(
-        grid_sizes_of(levels), experiment.detector.strides, experiment.detector.assigner
-    )
-    targets = assign_targets(batch, locations, experiment.detector.strides, experiment.detector.assigner)
     detections, _ = detections_from_outputs(outputs, batch, experiment.detector, experiment.inference)
     return Results(inputs, features, levels, outputs, targets, losses, gradients, detections)
 
 
 def _loss(
-    params: Any, batch_stats: Any, model: Any, experiment: config.Config, batch: Batch
+    params: Any,
+    batch_stats: Any,
+    model: Any,
+    experiment: config.Config,
+    batch: Batch,
+    normalizers: dict[str, Any],
 ) -> tuple[Any, Any]:
     images = normalize_images(batch.images, batch.image_sizes, experiment.normalization, model.dtype)
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
     losses = detection_losses(outputs, batch, experiment.detector)
-    normalizers = _reference_normalizers(outputs, batch, experiment.detector)
     losses = {name: loss * normalizers[name] / (normalizers[name] + EPSILON) for name, loss in losses.items()}
     return sum(jnp.sum(x) for x in losses.values()), losses
 
 
-def _reference_normalizers(outputs: Any, batch: Batch, detector: config.Detector) -> dict[str, Any]:
+def _reference_normalizers(
+    targets: Targets, locations: Locations, detector: config.Detector
+) -> dict[str, Any]:
     """What the reference divides each loss by together with its epsilon.
 
     For the box losses of detectors with anchors that is 1, and 4 for the sides of DFL: it
     divides them by the sum of the weights in another place, without an epsilon.
     """
-    strides, assigner = detector.strides, detector.assigner
-    locations = assigner_locations(grid_sizes_of(outputs.class_logits), strides, assigner)
-    targets = assign_targets(batch, locations, strides, assigner)
-    positives = count_positives(targets, assigner)
+    positives = count_positives(targets, detector.assigner)
     box: Any = 1.0
-    if assigner.kind == "fcos":
+    if detector.assigner.kind == "fcos":
         distances = boxes_to_distances(jnp.asarray(locations.points), targets.boxes)
         box = jnp.maximum(jnp.sum(centerness(distances) * targets.positive), detector.box.min_normalizer)
     return {"loss_cls": positives, "loss_centerness": positives, "loss_bbox": box, "loss_dfl": 4.0}
