@@ -126,6 +126,14 @@ class Loader:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How a run is spread over its devices, `data` times `fsdp` of them; moves no number but by rounding."""
+
+    data: int | None = None  # None: as many as there are devices for
+    fsdp: int = 1  # over so many devices parameters and optimizer state are divided
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """SGD with momentum, or AdamW."""
 
@@ -195,6 +203,7 @@ class Config:
     crops: Crops | None = None
     dataset: Dataset = Dataset()
     loader: Loader = Loader()
+    mesh: Mesh = Mesh()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     inference: Inference = Inference()

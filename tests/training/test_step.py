@@ -17,7 +17,7 @@ from gfl_jax.training.step import make_train_step
 
 def make_step(config, devices):
     """The train step on some devices, a state for it, and their mesh."""
-    mesh = make_mesh(jax.devices()[:devices])
+    mesh = make_mesh(devices=jax.devices()[:devices])
     model = build_detector(config.detector, config.precision)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 12)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
@@ -104,7 +104,7 @@ def test_metrics_and_frozen_stages():
 
 
 def test_a_batch_that_does_not_divide_names_ones_that_do():
-    mesh = make_mesh(jax.devices()[:4])
+    mesh = make_mesh(devices=jax.devices()[:4])
     check_batch_size(8, mesh)
     with pytest.raises(UserError, match=r"config\.loader\.batch_size=6: .* 4 devices; .* such as 4 or 8"):
         check_batch_size(6, mesh)
