@@ -195,7 +195,8 @@ class Config:
 
     name: str
     seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic
+    # Of the network's arithmetic; float64 needs the environment variable JAX_ENABLE_X64=1.
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
     init_from: str = ""  # what to start from: a checkpoint, or a .safetensors or .pth file of PyTorch
     detector: Detector = Detector()
     normalization: Normalization = Normalization()
