@@ -60,9 +60,8 @@ def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence
         )
     merged = unflatten_dict(own | fitting, sep="/")
     params = merged["params"]
-    ema = (
-        None if state.ema is None else jax.tree.map(jnp.copy, params)
-    )  # a step takes over the memory of both
+    # A copy, since a step takes over the memory of both.
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, batch_stats=merged["batch_stats"], ema=ema)
 
 
