@@ -187,13 +187,16 @@ def test_a_work_directory_belongs_to_one_configuration(tmp_path):
 
 
 def test_micro_batches_may_change_where_batch_norms_do_not_see_them(tmp_path):
-    frozen = override(CONFIG, {"detector.backbone.norm": "frozen"})
-    for config in (frozen, CONFIG):
-        claim_workdir(tmp_path / config.detector.backbone.norm, config)
-        save(tmp_path / config.detector.backbone.norm, [10])
-    claim_workdir(tmp_path / "frozen", override(frozen, {"optimizer.accumulate": 2}))
-    with pytest.raises(UserError, match=r"different in config\.optimizer\.accumulate;"):
-        claim_workdir(tmp_path / "batch", override(CONFIG, {"optimizer.accumulate": 2}))
+    for norm in ("frozen", "batch"):
+        config = override(CONFIG, {"detector.backbone.norm": norm})
+        claim_workdir(tmp_path / norm, config)
+        save(tmp_path / norm, [10])
+        parts = override(config, {"optimizer.accumulate": 2})
+        if norm == "frozen":
+            claim_workdir(tmp_path / norm, parts)
+        else:
+            with pytest.raises(UserError, match=r"different in config\.optimizer\.accumulate;"):
+                claim_workdir(tmp_path / norm, parts)
 
 
 def test_a_lost_config_is_an_error_that_names_it(tmp_path):
