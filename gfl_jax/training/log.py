@@ -15,6 +15,10 @@ from gfl_jax.training.metrics_file import MetricsFile, Row
 from gfl_jax.training.stopwatch import PARTS, Stopwatch
 from gfl_jax.training.terminal import Terminal
 
+# A further process is to be heard too, although it is quiet otherwise: only it knows that its input is slow.
+_LOGGER = logging.getLogger(__name__)
+_LOGGER.setLevel(logging.WARNING)
+
 # The only columns of metrics.jsonl in which two runs of one configuration may differ.
 # "time/input" and so on divide the time since the row before; all of a run together make its "seconds".
 TIME_COLUMNS = ("images_per_second", "seconds", *(f"time/{part}" for part in PARTS))
@@ -95,5 +99,5 @@ class RunLog:
         """Says it once; each process watches its own input."""
         if text is not None:
             count = jax.process_count()
-            logging.warning("%s%s", f"process {jax.process_index()} of {count}: " if count > 1 else "", text)
+            _LOGGER.warning("%s%s", f"process {jax.process_index()} of {count}: " if count > 1 else "", text)
             self._warned = True

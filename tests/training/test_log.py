@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import os
 import signal
 import time
@@ -88,6 +89,7 @@ def test_the_times_of_all_rows_make_the_time_of_the_run(tmp_path):
 
 
 def test_slow_input_is_named_once_and_not_in_the_first_interval(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # as in the further processes of a run
     with RunLog(tmp_path, 0, 10, LOADER, 4) as log:
         lap = {"input": 3.0, "step": 7.0, "checkpoint": 0.0, "evaluation": 0.0}
         monkeypatch.setattr(log.clock, "lap", lambda: lap)
