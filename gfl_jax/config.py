@@ -126,6 +126,14 @@ class Loader:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How a run is spread over its devices, `data` times `fsdp` of them; moves no number but by rounding."""
+
+    data: int | None = None  # None: as many as there are devices for
+    fsdp: int = 1  # over so many devices parameters and optimizer state are divided
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """SGD with momentum, or AdamW."""
 
@@ -137,6 +145,9 @@ class Optimizer:
     clip_norm: float | None = None  # of the global gradient norm
     bias_rate: float = 1.0  # sgd: factor of the learning rate of convolutions' biases
     decay_biases: bool = True  # sgd: whether these decay too
+    accumulate: int = 1  # micro-batches of a step, one after the other: less memory, the same global batch
+    # Of a moving average of the parameters, which is then evaluated and kept as `best`; None: there is none.
+    ema_decay: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +198,9 @@ class Config:
 
     name: str
     seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic
+    # Of the network's arithmetic; parameters and losses are in float32. fp32 and bf16 are other words.
+    # float64, for comparisons, needs the environment variable JAX_ENABLE_X64=1, and then holds for all.
+    precision: Literal["float32", "bfloat16", "float64", "fp32", "bf16"] = "float32"
     init_from: str = ""  # what to start from: a checkpoint, or a .safetensors or .pth file of PyTorch
     detector: Detector = Detector()
     normalization: Normalization = Normalization()
@@ -195,7 +208,13 @@ class Config:
     crops: Crops | None = None
     dataset: Dataset = Dataset()
     loader: Loader = Loader()
+    mesh: Mesh = Mesh()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     inference: Inference = Inference()
     run: Run = Run()
+
+    def __post_init__(self) -> None:
+        """Gives the precision its one name, so that the other words for it make no other config."""
+        names = {"fp32": "float32", "bf16": "bfloat16"}
+        object.__setattr__(self, "precision", names.get(self.precision, self.precision))

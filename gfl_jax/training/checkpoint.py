@@ -2,7 +2,8 @@
 
 A work directory holds `checkpoints/STEP` (the newest few, for going on), `best/STEP` (the
 variables with the highest AP) and `config.json`. A step has the items `variables` (what the
-network needs) and, in `checkpoints`, `training` (the rest of the state); `best` has `score`.
+network needs, the moving average of the parameters where there is one) and, in `checkpoints`,
+`training` (the rest of the state); `best` has `score`.
 Orbax writes under a temporary name and renames, so that a killed process leaves no half step;
 just before that the checksums of all files are written, so that later damage is found.
 """
@@ -22,16 +23,19 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
 from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.state import TrainState
 
-# What may change between the runs of a work directory: nothing here moves a trained bit.
+# What may change between the runs of a work directory: nothing here moves a trained number (the mesh
+# moves it by rounding).
 FREE_FIELDS = (
     "config.run.",
     "config.inference.",
     "config.loader.workers",
     "config.loader.cache_images",
     "config.loader.eval_batch_size",
+    "config.mesh.",
 )
 
 
@@ -52,15 +56,17 @@ def claim_workdir(workdir: Path, config: Config) -> None:
                 f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
                 f"configuration ({error}); give another --workdir"
             ) from error
-        names = [n for n in config_differences(config, saved) if not n.startswith(FREE_FIELDS)]
+        free = FREE_FIELDS
+        if config.detector.backbone.norm == "frozen":  # else the statistics are those of the micro-batches
+            free += ("config.optimizer.accumulate",)
+        names = [n for n in config_differences(config, saved) if not n.startswith(free)]
         if names:
             raise UserError(
                 f"{workdir}: has checkpoints of another configuration, different in {', '.join(names)}; "
                 f"give another --workdir, or the configuration in {file}"
             )
-    temporary = file.with_name(f"config.json.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, file)
+    if jax.process_index() == 0:
+        write_file(file, text)
 
 
 class Checkpoints:
@@ -91,11 +97,11 @@ class Checkpoints:
             if kept.score["average_precision"] >= average_precision:
                 return False
         score = ocp.args.JsonSave({"average_precision": average_precision})
-        arrays = ocp.args.StandardSave(state.variables)
+        arrays = ocp.args.StandardSave(state.evaluated)
         self._best.save(int(state.step), args=ocp.args.Composite(variables=arrays, score=score))
         return True
 
-    def restore_latest(self, shapes: TrainState, sharding: Sharding) -> TrainState | None:
+    def restore_latest(self, shapes: TrainState, shardings: Any) -> TrainState | None:
         """The newest state that can be read.
 
         One that cannot be read is passed over with a warning that names it, and moved to
@@ -103,7 +109,8 @@ class Checkpoints:
 
         Args:
           shapes: the expected state, as arrays or `jax.ShapeDtypeStruct`s.
-          sharding: where to put it; the devices need not be those that it was saved from.
+          shardings: where to put it: one sharding, or a pytree of them; the devices need not be those
+            that it was saved from, nor as many.
 
         Returns:
           None if there is no checkpoint.
@@ -111,7 +118,7 @@ class Checkpoints:
         Raises:
           UserError: a checkpoint of other shapes, or none that can be read.
         """
-        target = _placed(shapes, sharding)
+        target = _placed(shapes, shardings)
         broken: dict[int, str] = {}
         for step in sorted(self._latest.all_steps(), reverse=True):
             damage = find_damage(self._folder / str(step))
@@ -143,7 +150,7 @@ class Checkpoints:
         items = _items(target)
         _check_shapes(items, self._latest.item_metadata(step), self._folder / str(step))
         restored = self._latest.restore(step, args=_restore_args(items))
-        return TrainState(**restored.variables, **restored.training)
+        return _state(restored.variables, restored.training)
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, damage: str) -> None:
         if jax.process_index() == 0:
@@ -219,7 +226,16 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    return {"variables": state.variables, "training": {"step": state.step, "opt_state": state.opt_state}}
+    training = {"step": state.step, "opt_state": state.opt_state}
+    if state.ema is not None:  # it is among the variables, and the trained parameters are beside it
+        training["params"] = state.params
+    return {"variables": state.evaluated, "training": training}
+
+
+def _state(variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
+    if "params" in training:
+        return TrainState(**training, batch_stats=variables["batch_stats"], ema=variables["params"])
+    return TrainState(**variables, **training)
 
 
 def _save_args(items: dict[str, Any]) -> ocp.args.Composite:
@@ -230,8 +246,10 @@ def _restore_args(items: dict[str, Any]) -> ocp.args.Composite:
     return ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in items.items()})
 
 
-def _placed(shapes: Any, sharding: Sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+def _placed(shapes: Any, shardings: Any) -> Any:
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def _check_shapes(items: dict[str, Any], metadata: Any, folder: Path) -> None:

@@ -32,13 +32,14 @@ def detector_rows(
     with the forward pass, in bfloat16 (not on a CPU) each with itself in float32. On a CPU the
     train step runs a second time without our own gradients of the convolutions' kernels.
     """
-    mesh = make_mesh(jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
     batch = put_batch(random_batch(batch_size, size, config.detector.num_classes), mesh)
     rate = scaled_learning_rate(config.optimizer, batch_size)
     schedule = make_schedule(config.schedule, rate, total_steps=90_000)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     say("making parameters")
-    state = create_state(build_detector(config.detector), optimizer, config.seed)
+    averaged = config.optimizer.ema_decay is not None
+    state = create_state(build_detector(config.detector), optimizer, config.seed, averaged)
     training = _Training(put_everywhere(state, mesh))
     normalize = jax.jit(normalize_images, static_argnums=(2, 3))
     on_cpu = jax.default_backend() == "cpu"
