@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", TRAIN, _train)
     train.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
     train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run lives")
+    train.add_argument(
+        "--profile", metavar="START:STOP", help="trace these steps, the last one excluded, into DIR/profile"
+    )
 
     evaluate = command("evaluate", EVALUATE, _evaluate)
     predict = command("predict", PREDICT, _predict)
@@ -173,8 +176,10 @@ def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.training.loop import train
+    from gfl_jax.training.profile import parse_steps
 
-    train(_config(args, overrides), args.workdir)
+    profile_steps = None if args.profile is None else parse_steps(args.profile)
+    train(_config(args, overrides), args.workdir, profile_steps)
     return 0
 
 

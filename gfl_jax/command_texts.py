@@ -12,7 +12,12 @@ Ctrl-C and SIGTERM save the state and stop; the same command goes on, to the sam
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50
 
 The work directory gets config.json, checkpoints/ (the last ones), best/ (the best by AP),
-metrics.jsonl, tensorboard/ and pictures/."""
+metrics.jsonl, tensorboard/ and pictures/.
+
+The log says which share of the time the device was idle for want of a batch ("input 3%"), and
+metrics.jsonl and TensorBoard how the time since the row before divides: time/input, time/step,
+time/checkpoint, time/evaluation. --profile=20:25 writes a trace of the steps 20 to 24 into
+profile/, for TensorBoard (with the package xprof) and for ui.perfetto.dev."""
 
 EVALUATE = """\
 Computes the COCO metrics of a trained detector on its evaluation split.

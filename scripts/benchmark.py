@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py
 python scripts/benchmark.py --parts=atss,train --repeats=15
+python scripts/benchmark.py --input --config=configs/gfl_r50_fpn_1x_coco.py
 python scripts/benchmark.py --table=2
 python scripts/benchmark.py --markdown > benchmarks/MACHINE.md
 """
@@ -50,6 +51,9 @@ round, and the table gives their ratio.
   train      a whole train step, from uint8 pictures to new parameters, against the forward pass;
              on a CPU with and without gfl_jax's own gradient of convolution kernels
 
+--input is short for --parts=input: whether this machine reads pictures as fast as its devices train
+on them, with the resize or the crops of --config.
+
 With --table=2 it measures instead each model of the paper's Table II, and those on smaller
 backbones: the network alone, and with all from uint8 pictures to detections.
 
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     Raises:
       UserError: an argument is bad, or the device's memory is too small.
     """
-    parts = [] if args.table else _parts(args.parts)
+    parts = [] if args.table else _parts("input" if args.input else args.parts)
     size = _size(args.size) if args.size else None
     for name, value in (("--repeats", args.repeats), ("--batch", args.batch)):
         if value is not None and value < 1:
@@ -140,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(name, help=text, **options)  # type: ignore[arg-type]
 
     add("--parts", "what to measure, with commas between (default: %(default)s)", default=",".join(PARTS))
+    add("--input", "measure the input pipeline alone", action="store_true")
     add("--repeats", "rounds, after a warm-up (default: %(default)s)", type=int, default=7, metavar="N")
     add("--batch", "pictures in a batch (default: 16; for a network on a CPU: 2)", type=int, metavar="N")
     add(

@@ -74,6 +74,15 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
         assert bool(row["GFLOP"]) == bool(row["temp MB"]) == (row["part"] != "input")
 
 
+def test_the_input_pipeline_alone(benchmark, config_file, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.report.available_cores", lambda: 0)
+    arguments = [f"--config={config_file}", "--repeats=1", "--batch=2", "--input", "--markdown"]
+    assert benchmark.main(arguments) == 0
+    (row,) = rows_of(capsys.readouterr().out)
+    assert (row["part"], row["case"]) == ("input", "from JPEG, no worker (a thread)")
+    assert float(row["images/s"]) > 0
+
+
 def test_models_of_table_2_are_compared_with_the_first(benchmark, config_file, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "load_config", lambda name: load_config(config_file))
     arguments = ["--table=2", "--models=gfl,r50;atss,r50", "--repeats=1", "--size=64x96", "--markdown"]

@@ -70,6 +70,13 @@ def test_a_missing_data_set(capsys, tmp_path, directory, command):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("steps", ["5:5", "5", "first:last"])
+def test_a_bad_range_of_steps_to_profile(capsys, tmp_path, steps):
+    line = complaint(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", f"--profile={steps}"])
+    assert line.startswith(f"error: --profile={steps}: ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_data_set_at_all(capsys, tmp_path):
     line = complaint(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.dataset.tfds_dir=''"])
     assert "config.dataset: names no data for train; set tfds_dir, or train_json and train_images" in line
@@ -188,7 +195,7 @@ def test_a_bad_command_line(capsys, arguments, words):
 
 
 OPTIONS = {
-    "train": ["--config FILE", "--workdir DIR"],
+    "train": ["--config FILE", "--workdir DIR", "--profile START:STOP"],
     "evaluate": ["--workdir DIR", "--config FILE", "--checkpoint DIR", "--output DIR", "--backend"],
     "predict": ["--workdir DIR", "--config FILE", "--checkpoint DIR", "--output DIR", "--min-score SCORE"],
     "export": ["--workdir DIR", "--checkpoint DIR", "--output FILE", "--height H", "--width W", "--batch N"],

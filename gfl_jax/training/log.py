@@ -1,6 +1,6 @@
 """The numbers of a run to three places: metrics.jsonl, TensorBoard and the terminal."""
 
-import time
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +9,36 @@ import rich
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from gfl_jax.config import Loader
+from gfl_jax.training.bottleneck import input_share, input_warning
 from gfl_jax.training.metrics_file import MetricsFile, Row
+from gfl_jax.training.stopwatch import PARTS, Stopwatch
 from gfl_jax.training.terminal import Terminal
 
+# A further process is to be heard too, although it is quiet otherwise: only it knows that its input is slow.
+_LOGGER = logging.getLogger(__name__)
+_LOGGER.setLevel(logging.WARNING)
+
 # The only columns of metrics.jsonl in which two runs of one configuration may differ.
-TIME_COLUMNS = ("images_per_second", "seconds")
+# "time/input" and so on divide the time since the row before; all of a run together make its "seconds".
+TIME_COLUMNS = ("images_per_second", "seconds", *(f"time/{part}" for part in PARTS))
 
 
 class RunLog:
-    """The log of a run that goes on from `step`. Only the first process writes and prints."""
+    """The log of a run that goes on from `step`. Only the first process writes and prints.
 
-    def __init__(self, workdir: Path, step: int, total_steps: int, batch_size: int, log_every: int):
+    `clock` measures where the time goes; each row has what it has measured since the row before.
+    """
+
+    def __init__(self, workdir: Path, step: int, total_steps: int, loader: Loader, log_every: int):
         first = jax.process_index() == 0
-        self._total_steps, self._batch_size, self._log_every = total_steps, batch_size, log_every
+        self._total_steps, self._loader, self._log_every = total_steps, loader, log_every
         self._file = MetricsFile(workdir / "metrics.jsonl", step, write=first)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=first)
         self._terminal = Terminal(total_steps, step, rich.get_console() if first else Console(quiet=True))
-        self._start, self._warm = time.monotonic(), False
-        self.restart_clock(step)
+        self._seconds, self._row_step = 0.0, step
+        self._warm = self._warned = False
+        self.clock = Stopwatch()
 
     def __enter__(self) -> "RunLog":
         return self
@@ -36,28 +48,27 @@ class RunLog:
         self._board.close()
         self._file.close()
 
-    def restart_clock(self, step: int) -> None:
-        """Measures the speed from this step on: after work that is no training step."""
-        self._clock, self._clock_step = time.monotonic(), step
-
     def training(self, step: int, metrics: dict[str, Any]) -> None:
         """Logs the scalars of a training step, exactly, where its turn has come."""
         if step not in (1, self._total_steps) and step % self._log_every:
             self._terminal.advance(step)
             return
         numbers = {name: float(value) for name, value in metrics.items()}
-        seconds_per_step = (time.monotonic() - self._clock) / max(step - self._clock_step, 1)
-        speed = self._batch_size / seconds_per_step
-        self._write(step, {**numbers, "images_per_second": round(speed, 2)})
+        steps, seconds = range(self._row_step + 1, step + 1), self.clock.lap()
+        seconds_per_step = (seconds["input"] + seconds["step"]) / len(steps)
+        speed = self._loader.batch_size / seconds_per_step
+        self._write(step, {**numbers, "images_per_second": round(speed, 2)}, seconds)
         # The first interval is no measure of the others: it has the compilation in it.
         seconds_left = seconds_per_step * (self._total_steps - step) if self._warm else None
-        self._terminal.show(step, numbers, speed, seconds_left)
+        self._terminal.show(step, numbers, speed, input_share(seconds), seconds_left)
+        if self._warm and not self._warned:
+            self._warn(input_warning(seconds, steps, self._loader))
         self._warm = True
-        self.restart_clock(step)
 
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:
         """Logs the metrics of an evaluation."""
-        self._write(step, {f"eval/{name}": float(value) for name, value in scalars.items()})
+        numbers = {f"eval/{name}": float(value) for name, value in scalars.items()}
+        self._write(step, numbers, self.clock.lap())
         self.say(step, "  ".join(f"{name} {scalars[name]:.4f}" for name in ("AP", "AP50", "AP75")))
 
     def evaluation_at(self, step: int) -> dict[str, float] | None:
@@ -76,7 +87,17 @@ class RunLog:
         """Prints a line."""
         self._terminal.say(step, text)
 
-    def _write(self, step: int, numbers: dict[str, float]) -> None:
-        self._file.append({"step": step, **numbers, "seconds": round(time.monotonic() - self._start, 3)})
+    def _write(self, step: int, numbers: dict[str, float], seconds: dict[str, float]) -> None:
+        numbers = numbers | {f"time/{part}": round(value, 6) for part, value in seconds.items()}
+        self._seconds += sum(seconds.values())
+        self._file.append({"step": step, **numbers, "seconds": round(self._seconds, 3)})
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
+        self._row_step = step
+
+    def _warn(self, text: str | None) -> None:
+        """Says it once; each process watches its own input."""
+        if text is not None:
+            count = jax.process_count()
+            _LOGGER.warning("%s%s", f"process {jax.process_index()} of {count}: " if count > 1 else "", text)
+            self._warned = True

@@ -30,6 +30,7 @@ from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
+from gfl_jax.training.profile import Profile
 from gfl_jax.training.start import start_from_file
 from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
@@ -48,7 +49,7 @@ class DoneStep(NamedTuple):
     indices: Int[Array, "batch"]  # of its pictures, in the source
 
 
-def train(config: Config, workdir: str | Path) -> dict[str, float]:
+def train(config: Config, workdir: str | Path, profile_steps: range | None = None) -> dict[str, float]:
     """Trains a detector, going on from the latest checkpoint in `workdir` if there is one.
 
     What a step does depends on the config and the number of the step alone, so that a run that
@@ -57,6 +58,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     Args:
       config: the experiment.
       workdir: gets checkpoints/, best/, metrics.jsonl, tensorboard/, pictures/ and config.json.
+      profile_steps: the steps to trace into profile/, counted from 1.
 
     Returns:
       The COCO metrics after the last step; none if the run was asked to stop before.
@@ -101,7 +103,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         step = int(state.step)
 
         with (
-            RunLog(workdir, step, total_steps, config.loader.batch_size, run.log_every) as log,
+            RunLog(workdir, step, total_steps, config.loader, run.log_every) as log,
+            Profile(profile_steps, workdir / "profile", step, total_steps, log.say) as profile,
             train_batches(source, config, step, jax.process_index(), jax.process_count()) as batches,
         ):
             check_and_log = functools.partial(_check_and_log, log=log, source=source, checkpoints=checkpoints)
@@ -116,24 +119,28 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                     check_and_log(previous)
                     previous = None
                 if evaluating:
-                    metrics, results = evaluate_source(
-                        detect, put_everywhere(state.evaluated, mesh), eval_source, config, mesh
-                    )
-                    checkpoints.save_best(state, metrics.AP)
-                    log.evaluation(step, metrics.scalars())
-                    if step % (run.pictures_every or 1) == 0 and jax.process_index() == 0:
-                        save_snapshots(workdir / "pictures", f"step_{step:07d}_", eval_source, results)
-                        plot_losses(log.rows, workdir / "curves.png", config.name)
+                    with log.clock.measure("evaluation"):
+                        metrics, results = evaluate_source(
+                            detect, put_everywhere(state.evaluated, mesh), eval_source, config, mesh
+                        )
+                        checkpoints.save_best(state, metrics.AP)
+                        log.evaluation(step, metrics.scalars())
+                        if step % (run.pictures_every or 1) == 0 and jax.process_index() == 0:
+                            save_snapshots(workdir / "pictures", f"step_{step:07d}_", eval_source, results)
+                            plot_losses(log.rows, workdir / "curves.png", config.name)
                 if saving:
-                    checkpoints.save(state)
-                if evaluating or saving:
-                    log.restart_clock(step)
+                    with log.clock.measure("checkpoint"):
+                        checkpoints.save(state)
                 if stopping or step == total_steps:
                     break
 
-                batch = next(batches)
-                state, step_metrics = train_step(state, put_batch(batch, mesh))
+                with profile.step(step + 1, before=state):
+                    with log.clock.measure("input"):
+                        batch = next(batches)
+                    state, step_metrics = train_step(state, put_batch(batch, mesh))
                 step += 1
+                log.clock.step_started(step_metrics)
+                profile.started(step_metrics)
                 check_and_log(previous)
                 previous = DoneStep(step, step_metrics, batch.indices)
             if stopping:

@@ -26,13 +26,18 @@ class Terminal:
             self._bar.update(self._task, completed=step)
 
     def show(
-        self, step: int, numbers: dict[str, float], images_per_second: float, seconds_left: float | None
+        self,
+        step: int,
+        numbers: dict[str, float],
+        images_per_second: float,
+        input_share: float,
+        seconds_left: float | None,
     ) -> None:
-        """Shows the numbers of a training step."""
+        """Shows the numbers of a training step, and the share of the time that input was waited for."""
         parts = [f"{name[5:]} {value:.4f}" for name, value in numbers.items() if name.startswith("loss_")]
         text = (
             f"loss {numbers['loss']:.4f} ({', '.join(parts)})  learning rate {numbers['learning_rate']:.3g}  "
-            f"{images_per_second:.1f} images/s"
+            f"{images_per_second:.1f} images/s  input {input_share:.0%}"
         )
         text += "" if seconds_left is None else f"  {duration(seconds_left)} left"
         if self._bar is not None:

@@ -1,16 +1,21 @@
 import io
 import json
+import logging
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from gfl_jax.training.log import RunLog
+from gfl_jax.config import Loader
+from gfl_jax.training.log import TIME_COLUMNS, RunLog
 from gfl_jax.training.metrics_file import MetricsFile, read_rows
 from gfl_jax.training.stop import StopRequest
 from gfl_jax.training.terminal import Terminal, duration
+
+LOADER = Loader(batch_size=8)
 
 
 def test_rows_after_the_resumed_step_and_torn_lines_are_dropped(tmp_path):
@@ -37,7 +42,7 @@ def test_a_further_process_reads_and_writes_nothing(tmp_path):
 
 def test_float32_numbers_come_back_exactly(tmp_path):
     metrics = {"loss": np.float32(1 / 3), "loss_cls": np.float32(1e-30), "learning_rate": np.float32(0.1)}
-    with RunLog(tmp_path, step=0, total_steps=10, batch_size=8, log_every=4) as log:
+    with RunLog(tmp_path, step=0, total_steps=10, loader=LOADER, log_every=4) as log:
         for step in range(1, 11):
             log.training(step, metrics)
         log.evaluation(10, {"AP": 0.25, "AP50": 0.5, "AP75": -1.0})
@@ -50,12 +55,50 @@ def test_float32_numbers_come_back_exactly(tmp_path):
 
 
 def test_an_evaluation_before_the_resumed_step_is_remembered(tmp_path):
-    with RunLog(tmp_path, 0, 10, 8, 4) as log:
+    with RunLog(tmp_path, 0, 10, LOADER, 4) as log:
         log.evaluation(5, {"AP": 0.25, "AP50": 0.5, "AP75": 0.125})
-    with RunLog(tmp_path, 5, 10, 8, 4) as log:
+    with RunLog(tmp_path, 5, 10, LOADER, 4) as log:
         assert log.evaluation_at(5) == {"AP": 0.25, "AP50": 0.5, "AP75": 0.125}
-    with RunLog(tmp_path, 4, 10, 8, 4) as log:
+    with RunLog(tmp_path, 4, 10, LOADER, 4) as log:
         assert log.evaluation_at(5) is None
+
+
+def test_the_times_of_all_rows_make_the_time_of_the_run(tmp_path):
+    with RunLog(tmp_path, 0, 10, LOADER, 4) as log:
+        for step in range(1, 11):
+            with log.clock.measure("input"):
+                time.sleep(0.002)
+            log.training(step, {"loss": 1.0, "learning_rate": 0.1})
+            if step == 6:
+                with log.clock.measure("evaluation"):
+                    time.sleep(0.02)
+                    log.evaluation(6, {"AP": 0.25, "AP50": 0.5, "AP75": 0.125})
+                    time.sleep(0.02)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    times = [name for name in TIME_COLUMNS if name.startswith("time/")]
+    assert times == ["time/input", "time/step", "time/checkpoint", "time/evaluation"]
+    total = 0.0
+    for row in rows:
+        total += sum(row[name] for name in times)
+        assert row["seconds"] == pytest.approx(total, abs=0.001)
+    assert [row["step"] for row in rows] == [1, 4, 6, 8, 10]
+    assert [row["step"] for row in rows if row["time/evaluation"]] == [6, 8]
+    assert rows[3]["images_per_second"] == pytest.approx(
+        2 * 8 / (rows[3]["time/input"] + rows[3]["time/step"]), rel=0.01
+    )
+
+
+def test_slow_input_is_named_once_and_not_in_the_first_interval(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # as in the further processes of a run
+    with RunLog(tmp_path, 0, 10, LOADER, 4) as log:
+        lap = {"input": 3.0, "step": 7.0, "checkpoint": 0.0, "evaluation": 0.0}
+        monkeypatch.setattr(log.clock, "lap", lambda: lap)
+        for step in range(1, 11):
+            log.training(step, {"loss": 1.0, "learning_rate": 0.1})
+            assert len(caplog.records) == int(step >= 4)
+    assert caplog.messages[0].startswith(
+        "input is the bottleneck: from step 2 to 4 the device was idle for 3 of 10 s (30%)"
+    )
 
 
 NUMBERS = {"loss": 1.5, "loss_cls": 1.0, "loss_dfl": 0.5, "learning_rate": 0.004}
@@ -65,15 +108,16 @@ def test_plain_lines_where_there_is_no_terminal():
     output = io.StringIO()
     terminal = Terminal(20, 0, Console(file=output))
     terminal.advance(3)
-    terminal.show(4, NUMBERS, images_per_second=12.34, seconds_left=3725)
-    terminal.show(5, NUMBERS, 12.34, None)
+    terminal.show(4, NUMBERS, images_per_second=12.34, input_share=0.034, seconds_left=3725)
+    terminal.show(5, NUMBERS, 12.34, 0.0, None)
     terminal.close()
     expected = (
-        "step 4/20  loss 1.5000 (cls 1.0000, dfl 0.5000)  learning rate 0.004  12.3 images/s  1:02:05 left"
+        "step 4/20  loss 1.5000 (cls 1.0000, dfl 0.5000)  learning rate 0.004  12.3 images/s  input 3%  "
+        "1:02:05 left"
     )
     first, second = output.getvalue().splitlines()
     assert first == expected
-    assert second.endswith("12.3 images/s")
+    assert second.endswith("12.3 images/s  input 0%")
     assert duration(59.6) == "0:01:00"
 
 
@@ -81,7 +125,7 @@ def test_a_progress_bar_on_a_terminal():
     output = io.StringIO()
     terminal = Terminal(20, 0, Console(file=output, force_terminal=True, width=160))
     terminal.advance(3)
-    terminal.show(4, NUMBERS, 12.34, 3725)
+    terminal.show(4, NUMBERS, 12.34, 0.5, 3725)
     terminal.say(4, "AP 0.1")
     terminal.close()
     text = output.getvalue()

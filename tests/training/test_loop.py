@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from gfl_jax.overrides import override
 from gfl_jax.training import loop
 from gfl_jax.training.checkpoint import load_variables, steps_in
 from gfl_jax.training.loop import NonFiniteLossError, train
+from gfl_jax.training.metrics_file import read_rows
 
 
 class Tampered:
@@ -59,6 +61,9 @@ def test_a_whole_run_leaves_all_that_it_should(whole_run, tiny_config):
     rows = read_metrics(whole_run)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     assert [row["step"] for row in rows if "eval/AP" in row] == [6, 12]
+    times = read_rows(whole_run / "metrics.jsonl")
+    assert [row["step"] for row in times if row["time/evaluation"] > 0] == [6, 7, 12]
+    assert [row["step"] for row in times if row["time/checkpoint"] > 0] == [5, 9]
     losses = [row["loss"] for row in rows if "loss" in row]
     assert all(value == float(np.float32(value)) for value in losses)
     assert steps_in(whole_run / "checkpoints") == [4, 8, 12]
@@ -73,6 +78,8 @@ def test_a_whole_run_leaves_all_that_it_should(whole_run, tiny_config):
 def test_a_finished_run_started_again_returns_its_metrics(whole_run, tiny_config, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(whole_run, workdir)
+    with pytest.raises(UserError, match="--profile=12:14: this run has done 12 of its 12 steps"):
+        train(tiny_config, workdir, range(12, 14))
     metrics = train(tiny_config, workdir)
     last = read_metrics(whole_run)[-1]
     assert metrics == {name[5:]: value for name, value in last.items() if name.startswith("eval/")}
@@ -90,6 +97,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tiny_config, whole_run, tmp_path
     assert not [row for row in read_metrics(tmp_path) if "eval/AP" in row and row["step"] == at_step]
     train(tiny_config, tmp_path)
     assert_same_run(tmp_path, whole_run, 12)
+
+
+def test_a_profile_holds_its_steps_and_changes_no_number(tiny_config, whole_run, tmp_path, tamper):
+    tamper(6, send(signal.SIGTERM))
+    train(tiny_config, tmp_path, range(3, 5))
+    assert read_metrics(tmp_path) == [row for row in read_metrics(whole_run) if row["step"] <= 6][:6]
+    (file,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    steps = [event["args"]["step_num"] for event in events if event.get("name") == "train"]
+    assert steps == ["3", "4"]
+    assert sum(event.get("name") == "input" for event in events) == 2
 
 
 def test_a_non_finite_loss_stops_the_run_and_names_its_pictures(tiny_config, tmp_path, tamper):

@@ -1,0 +1,99 @@
+"""A trace of some steps of a run, for TensorBoard and Perfetto."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gfl_jax.errors import UserError
+
+
+def parse_steps(text: str) -> range:
+    """START:STOP as the steps START, ..., STOP - 1; the first step of a run is 1.
+
+    Raises:
+      UserError: it is not of this form, or holds no step.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text, re.ASCII)
+    if not match:
+        raise UserError(f"--profile={text}: must be START:STOP, two numbers of steps, such as 20:25")
+    steps = range(int(match[1]), int(match[2]))
+    if not steps or steps.start < 1:
+        raise UserError(
+            f"--profile={text}: holds no step; it takes those from START on, 1 or more, and before STOP"
+        )
+    return steps
+
+
+class Profile:
+    """Traces the given steps of a run into a folder, on the first process; a context around the run."""
+
+    def __init__(
+        self,
+        steps: range | None,
+        folder: Path,
+        done_steps: int,
+        total_steps: int,
+        say: Callable[[int, str], None],
+    ):
+        """Profiles `steps`, or nothing, in a run that goes on after `done_steps`.
+
+        Args:
+          steps: from `parse_steps`.
+          folder: what TensorBoard is pointed to; the files are in plugins/profile/TIME/ in it.
+          done_steps: of the run, before this start.
+          total_steps: of the run.
+          say: gets a step and the line that says where the trace is.
+
+        Raises:
+          UserError: the run has done one of the steps already, or ends before the first one.
+        """
+        if steps is not None and not done_steps < steps.start <= total_steps:
+            raise UserError(
+                f"--profile={steps.start}:{steps.stop}: this run has done {done_steps} of its {total_steps} "
+                "steps; name steps that are to come, or leave --profile out"
+            )
+        self._steps = steps if steps is not None and jax.process_index() == 0 else range(0)
+        self._folder, self._say = folder, say
+        self._step, self._tracing = done_steps, False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tracing:
+            self._stop()
+
+    @contextlib.contextmanager
+    def step(self, number: int, before: Any) -> Iterator[None]:
+        """Surrounds a step, from the wait for its batch to its start on the device.
+
+        Args:
+          number: of the step, from 1 on.
+          before: arrays that the step before made: the trace begins when they are there.
+        """
+        if self._steps and number == self._steps.start:
+            jax.block_until_ready(before)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # each call of a Python function hides the rest
+            # Perfetto does not read the file that is made for TensorBoard.
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
+            self._tracing = True
+        self._step = number
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+
+    def started(self, outputs: Any) -> None:
+        """Ends the trace if this step is its last one, once the outputs of the step are there."""
+        if self._tracing and self._step + 1 == self._steps.stop:
+            jax.block_until_ready(outputs)
+            self._stop()
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._tracing = False
+        steps = f"the steps {self._steps.start} to {self._step}"
+        self._say(self._step, f"profile of {steps}, for TensorBoard and Perfetto: {self._folder}")

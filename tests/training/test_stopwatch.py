@@ -1,0 +1,89 @@
+import contextlib
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from gfl_jax.training import stopwatch
+from gfl_jax.training.stopwatch import PARTS, Stopwatch
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A stopwatch whose time passes by `clock.pass_time` alone, and whose steps last until `end_step`."""
+    now = [100.0]
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stopwatch.threading.Thread, "start", lambda thread: None)
+    clock = Stopwatch()
+    clock.pass_time = lambda seconds: now.__setitem__(0, now[0] + seconds)
+    clock.end_step = lambda: setattr(clock._work, "end", now[0])
+    return clock
+
+
+def seconds(**parts):
+    return {**dict.fromkeys(PARTS, 0.0), **parts}
+
+
+def test_what_is_measured_as_nothing_else_is_step(clock):
+    with clock.measure("input"):
+        clock.pass_time(1)
+    clock.pass_time(2)
+    with clock.measure("checkpoint"):
+        clock.pass_time(4)
+    assert clock.lap() == seconds(input=1, step=2, checkpoint=4)
+    clock.pass_time(1)
+    assert clock.lap() == seconds(step=1)
+
+
+def test_a_part_inside_another_and_a_lap_in_its_middle(clock):
+    with clock.measure("evaluation"):
+        clock.pass_time(1)
+        with clock.measure("checkpoint"):
+            clock.pass_time(2)
+        clock.pass_time(4)
+        assert clock.lap() == seconds(evaluation=5, checkpoint=2)
+        clock.pass_time(8)
+    assert clock.lap() == seconds(evaluation=8)
+
+
+def test_a_part_that_fails_is_left(clock):
+    with contextlib.suppress(ValueError), clock.measure("input"):
+        clock.pass_time(1)
+        raise ValueError
+    clock.pass_time(2)
+    assert clock.lap() == seconds(input=1, step=2)
+
+
+def test_input_counts_from_the_moment_on_in_which_the_device_is_idle(clock):
+    clock.step_started(jnp.zeros(()))
+    with clock.measure("input"):  # all of it behind the step
+        clock.pass_time(1)
+    assert clock.lap() == seconds(step=1)
+    with clock.measure("input"):
+        clock.pass_time(2)
+        clock.end_step()
+        clock.pass_time(4)
+    assert clock.lap() == seconds(step=2, input=4)
+    with clock.measure("input"):
+        clock.pass_time(8)
+    assert clock.lap() == seconds(input=8)
+
+
+def test_the_end_of_a_step_before_is_not_that_of_the_one_that_runs(clock):
+    clock.step_started(jnp.zeros(()))
+    before = clock._work
+    clock.step_started(jnp.zeros(()))
+    before.end = stopwatch.time.monotonic()
+    with clock.measure("input"):
+        clock.pass_time(1)
+    assert clock.lap() == seconds(step=1)
+
+
+def test_a_real_step_ends_by_itself():
+    clock = Stopwatch()
+    clock.step_started({"loss": jnp.ones(3) + 1})
+    end = time.monotonic() + 60
+    while not clock.lap()["input"]:
+        assert time.monotonic() < end
+        with clock.measure("input"):
+            time.sleep(0.01)
