@@ -56,7 +56,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
                 f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
                 f"configuration ({error}); give another --workdir"
             ) from error
-        free = FREE_FIELDS
+        free: tuple[str, ...] = FREE_FIELDS
         if config.detector.backbone.norm == "frozen":  # else the statistics are those of the micro-batches
             free += ("config.optimizer.accumulate",)
         names = [n for n in config_differences(config, saved) if not n.startswith(free)]
