@@ -24,11 +24,11 @@ class Collectives(NamedTuple):
     """The collectives of one kind in a program."""
 
     kind: str
-    count: int  # instructions
+    instructions: int
     bytes: int  # of the whole arrays on one chip: before a reduce-scatter, after an all-gather
     dtypes: dict[str, int]  # `bytes` by the type of the numbers, such as "f32"
-    in_loops: int  # of `count`, those within loops, which run more than once
-    largest_group: int  # chips that take part in one
+    in_loops: int  # of `instructions`, those within loops, which run more than once
+    largest_group: int  # chips that take part in one; of permutations, those that send
 
 
 def collectives_of(text: str) -> list[Collectives]:

@@ -52,7 +52,7 @@ def lower_inference(config: Config, mesh: Mesh, canvas: Shape, pictures: int) ->
 def abstract_batch(mesh: Mesh, canvas: Shape, pictures: int) -> Batch:
     """The shapes of a global batch, split over the devices."""
 
-    def array(*shape: int, dtype: object) -> jax.ShapeDtypeStruct:
+    def array(*shape: int, dtype: Any) -> Any:
         return jax.ShapeDtypeStruct((pictures, *shape), dtype, sharding=split_by_batch(mesh))
 
     return Batch(

@@ -142,7 +142,7 @@ def _compile_part(
 
 
 def parse_canvas(text: str) -> Shape:
-    """"800x1344" as (height, width).
+    """ "800x1344" as (height, width).
 
     Raises:
       UserError: it is something else, or no size that the network takes.

@@ -1,18 +1,22 @@
 """The report of `main.py compile` for people."""
 
+import functools
+from collections.abc import Callable
+
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
 from gfl_jax.compilation.chips import GIB
-from gfl_jax.compilation.measures import Measures
+from gfl_jax.compilation.measures import Measures, Memory
 from gfl_jax.compilation.report import PartReport, Report
+from gfl_jax.compilation.topology import LOCAL
 
 
 def report_tables(report: Report) -> Group:
     """A table of what each program needs and does, one of what it sends, and the verdict."""
     title = f"{report.config} ({report.precision}) on {_chips(report)}"
-    return Group(_measures_table(report, title), _collectives_table(report), verdict(report))
+    return Group(title, _measures_table(report), _collectives_table(report), verdict(report))
 
 
 def verdict(report: Report) -> str:
@@ -30,27 +34,31 @@ def verdict(report: Report) -> str:
     return "\n".join(line(part) for part in report.parts)
 
 
-def _measures_table(report: Report, title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE)
+def _measures_table(report: Report) -> Table:
+    table = Table(box=box.SIMPLE)
     table.add_column("a chip, a batch")
     for part in report.parts:
         table.add_column(part.part, justify="right")
 
-    def row(name: str, *values: str) -> None:
-        table.add_row(name, *values)
+    def row(name: str, value: Callable[[PartReport], object]) -> None:
+        table.add_row(name, *(str(value(part)) for part in report.parts))
 
-    row("pictures", *(str(part.pictures_per_chip) for part in report.parts))
-    row("canvas", *(_by(part.canvas) for part in report.parts))
-    results = [part.result for part in report.parts]
-    for kind in ("arguments", "outputs", "temporaries", "aliased", "code", "total"):
-        row(f"memory: {kind} (GiB)", *(_gib(getattr(r.memory, kind)) if r else "-" for r in map(_good, results)))
-    row("GFLOP", *(f"{r.flops / 1e9:,.1f}" if r else "-" for r in map(_good, results)))
-    row("bytes accessed (GB)", *(f"{r.bytes_accessed / 1e9:,.1f}" if r else "-" for r in map(_good, results)))
-    if any(r and r.estimated_cycles for r in map(_good, results)):
-        cycles = [r.estimated_cycles if r else None for r in map(_good, results)]
-        row("cycles (millions, the compiler's guess)", *(f"{c / 1e6:,.1f}" if c else "-" for c in cycles))
-    row("compilations of a run", *(str(part.compilations) for part in report.parts))
-    row("seconds for one", *(f"{part.compile_seconds:.0f}" for part in report.parts))
+    def measured(name: str, value: Callable[[Measures], str]) -> None:
+        row(name, lambda part: value(part.result) if isinstance(part.result, Measures) else "-")
+
+    row("pictures", lambda part: part.pictures_per_chip)
+    row("canvas", lambda part: _by(part.canvas))
+    for kind in (*Memory._fields, "total"):
+        measured(f"memory: {kind} (GiB)", functools.partial(_memory_of, kind))
+    measured("GFLOP", lambda found: f"{found.flops / 1e9:,.1f}")
+    measured("bytes accessed (GB)", lambda found: f"{found.bytes_accessed / 1e9:,.1f}")
+    if report.target.name != LOCAL:
+        measured(
+            "cycles (millions, the compiler's guess)",
+            lambda found: f"{(found.estimated_cycles or 0) / 1e6:,.1f}",
+        )
+    row("compilations of a run", lambda part: part.compilations)
+    row("seconds for one", lambda part: round(part.compile_seconds))
     return table
 
 
@@ -61,15 +69,15 @@ def _collectives_table(report: Report) -> Table:
     for part in report.parts:
         found = part.result.collectives if isinstance(part.result, Measures) else []
         for c in found:
-            numbers = (str(c.count), str(c.in_loops), f"{c.bytes / 1e6:,.3f}")
+            numbers = (str(c.instructions), str(c.in_loops), f"{c.bytes / 1e6:,.3f}")
             table.add_row(part.part, c.kind, *numbers, ", ".join(c.dtypes), str(c.largest_group))
         if not found:
             table.add_row(part.part, "none" if isinstance(part.result, Measures) else "-", *[""] * 5)
     return table
 
 
-def _good(result: object) -> Measures | None:
-    return result if isinstance(result, Measures) else None
+def _memory_of(kind: str, found: Measures) -> str:
+    return _gib(getattr(found.memory, kind))
 
 
 def _chips(report: Report) -> str:
@@ -79,7 +87,7 @@ def _chips(report: Report) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:.2f}"
+    return f"{size / GIB:.3f}"
 
 
 def _by(canvas: tuple[int, int]) -> str:

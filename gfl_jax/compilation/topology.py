@@ -18,7 +18,7 @@ LOCAL = "local"
 # several processes may load it, since none of them uses a TPU.
 _WITHOUT_A_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "none",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
@@ -55,7 +55,8 @@ def _tpu_slice(name: str) -> Target:
     kind, shape = parse_topology(name)
     if "TPU_LIBRARY_PATH" not in os.environ and importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f'--topology={name}: compiling for TPUs needs libtpu; install it with pip install "gfl_jax[tpu]"'
+            f"--topology={name}: compiling for TPUs needs libtpu; "
+            'pip install "libtpu==0.0.42.*" (the extra `tpu`)'
         )
     for variable, value in _WITHOUT_A_TPU.items():
         os.environ.setdefault(variable, value)
@@ -63,7 +64,7 @@ def _tpu_slice(name: str) -> Target:
     part_of_host = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(shape) == 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **part_of_host)
-    except jax.errors.JaxRuntimeError as error:
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--topology={name}: {reason}; {_examples()}") from error
     return Target(name, kind, found.devices, CHIPS[kind].memory)
