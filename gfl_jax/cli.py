@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", type=int, metavar="N", help="pictures per chip; default: the chip's share of the config's"
     )
     compile_.add_argument(
-        "--find-batch", action="store_true", help="search the largest --batch that fits instead"
+        "--find-batch", action="store_true", help="search the largest batch that fits, from --batch or 1 on"
     )
     compile_.add_argument("--size", metavar="HxW", help="of the batches; default: the largest bucket")
     compile_.add_argument("--only", choices=["train", "inference"], help="default: both")

@@ -5,17 +5,17 @@ from collections.abc import Callable
 MOST = 1024  # pictures on a chip; nobody wants more
 
 
-def largest_fitting(fits: Callable[[int], bool], most: int = MOST) -> int:
+def largest_fitting(fits: Callable[[int], bool], start: int = 1, most: int = MOST) -> int:
     """The largest n from 1 to `most` that fits, by doubling and then bisection; 0 if not even 1 does.
 
     Args:
       fits: whether n does. What is larger than something that does not fit must not fit either.
+      start: what is tried first, at most `most`.
       most: the largest n that is tried.
     """
     good, bad = 0, most + 1
     while bad - good > 1:
-        middle = (good + bad) // 2
-        n = middle if bad <= most else min(max(1, 2 * good), most)
+        n = (good + bad) // 2 if bad <= most else min(2 * good or start, most)
         if fits(n):
             good = n
         else:

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from gfl_jax.compilation import programs
-from gfl_jax.compilation.batch_search import largest_fitting
+from gfl_jax.compilation.batch_search import MOST, largest_fitting
 from gfl_jax.compilation.measures import Measures, TooLarge, compile_and_measure
 from gfl_jax.compilation.topology import Target
 from gfl_jax.config import Config
@@ -36,6 +36,11 @@ class PartReport:
     pictures_per_chip: int
     result: Measures | TooLarge
     compile_seconds: float
+
+    @property
+    def batch(self) -> str:
+        """What it was compiled for, in words."""
+        return in_words(self.pictures_per_chip, self.canvas)
 
     def fits(self, capacity: float | None) -> bool:
         """Whether it fits into a chip's memory; what that is may be unknown, then the compiler decides."""
@@ -78,7 +83,8 @@ def make_report(
       parts: which of the two.
       pictures_per_chip: default: the share of a chip in the config's batch sizes.
       canvas: (height, width) to compile for; default: the largest that the config's buckets bring.
-      find_batch: whether the largest batch that fits is searched, and reported, instead.
+      find_batch: whether the largest batch that fits is searched, from `pictures_per_chip` or 1 on, and
+        reported instead.
       say: is told what is being done.
 
     Raises:
@@ -87,18 +93,18 @@ def make_report(
     mesh = make_mesh(config.mesh, target.devices)
 
     def compile_one(part: Part) -> PartReport:
-        share = pictures_per_chip or _share_of_a_chip(config, part, mesh)
         if not find_batch:
+            share = pictures_per_chip or _share_of_a_chip(config, part, mesh)
             return _compile_part(config, part, mesh, canvas, share, say)
         tried: dict[int, PartReport] = {}
 
         def fits(pictures: int) -> bool:
             tried[pictures] = _compile_part(config, part, mesh, canvas, pictures, say)
             good = tried[pictures].fits(target.capacity)
-            say(f"{part}: {pictures} pictures per chip {'fit' if good else 'do not fit'}")
+            say(f"{part}: {tried[pictures].batch}: {'fits' if good else 'does not fit'}")
             return good
 
-        return tried[largest_fitting(fits) or 1]
+        return tried[largest_fitting(fits, min(pictures_per_chip or 1, MOST)) or 1]
 
     return Report(
         config=config.name,
@@ -135,7 +141,7 @@ def _compile_part(
     }[part]
     shapes = canvases(config)
     canvas = canvas or shapes[-1]
-    say(f"{part}: compiling for {pictures_per_chip} pictures of {canvas[0]}x{canvas[1]} per chip")
+    say(f"{part}: compiling for {in_words(pictures_per_chip, canvas)}")
     start = time.monotonic()
     result = compile_and_measure(lower(config, mesh, canvas, pictures_per_chip * mesh.size))
     return PartReport(part, canvas, len(shapes), pictures_per_chip, result, time.monotonic() - start)
@@ -154,6 +160,11 @@ def parse_canvas(text: str) -> Shape:
             f"--size={text}: must be HEIGHTxWIDTH, both multiples of {SIZE_DIVISOR}, such as 800x1344"
         )
     return height, width
+
+
+def in_words(pictures_per_chip: int, canvas: Shape) -> str:
+    """The batch of a chip."""
+    return f"{pictures_per_chip} of {canvas[0]}x{canvas[1]} on each chip"
 
 
 def to_fields(report: Report) -> dict[str, Any]:

@@ -25,11 +25,10 @@ def verdict(report: Report) -> str:
     of = "an unknown memory" if capacity is None else f"{_gib(capacity)} GiB"
 
     def line(part: PartReport) -> str:
-        batch = f"{part.part}: {part.pictures_per_chip} pictures of {_by(part.canvas)} per chip"
         if not isinstance(part.result, Measures):
-            return f"{batch} do not fit: {part.result.reason}"
-        fit = "fit" if part.fits(capacity) else "do not fit"
-        return f"{batch} {fit}: {_gib(part.result.memory.total)} GiB of {of}"
+            return f"{part.part}: {part.batch}: does not fit: {part.result.reason}"
+        fits = "fits" if part.fits(capacity) else "does not fit"
+        return f"{part.part}: {part.batch}: {fits}, {_gib(part.result.memory.total)} GiB of {of}"
 
     return "\n".join(line(part) for part in report.parts)
 
@@ -47,7 +46,7 @@ def _measures_table(report: Report) -> Table:
         row(name, lambda part: value(part.result) if isinstance(part.result, Measures) else "-")
 
     row("pictures", lambda part: part.pictures_per_chip)
-    row("canvas", lambda part: _by(part.canvas))
+    row("canvas", lambda part: f"{part.canvas[0]}x{part.canvas[1]}")
     for kind in (*Memory._fields, "total"):
         measured(f"memory: {kind} (GiB)", functools.partial(_memory_of, kind))
     measured("GFLOP", lambda found: f"{found.flops / 1e9:,.1f}")
@@ -88,7 +87,3 @@ def _chips(report: Report) -> str:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.3f}"
-
-
-def _by(canvas: tuple[int, int]) -> str:
-    return f"{canvas[0]}x{canvas[1]}"

@@ -78,10 +78,10 @@ def test_the_largest_batch_that_fits(experiment, local):
     assert found.pictures_per_chip == 2
     tries = [line for line in said if "fit" in line]
     assert tries == [
-        "inference: 1 pictures per chip fit",
-        "inference: 2 pictures per chip fit",
-        "inference: 4 pictures per chip do not fit",
-        "inference: 3 pictures per chip do not fit",
+        "inference: 1 of 64x96 on each chip: fits",
+        "inference: 2 of 64x96 on each chip: fits",
+        "inference: 4 of 64x96 on each chip: does not fit",
+        "inference: 3 of 64x96 on each chip: does not fit",
     ]
 
 
@@ -94,7 +94,7 @@ def test_what_the_compiler_refuses(report):
     assert result == TooLarge("RESOURCE_EXHAUSTED: needs 16.00G of 15.75G")
     refused = dataclasses.replace(report, parts=[dataclasses.replace(report.parts[0], result=result)])
     assert not refused.fits
-    assert "do not fit: RESOURCE_EXHAUSTED: needs 16.00G of 15.75G" in verdict(refused)
+    assert "does not fit: RESOURCE_EXHAUSTED: needs 16.00G of 15.75G" in verdict(refused)
     assert to_fields(refused)["parts"][0]["too_large"] == result.reason
 
 
@@ -144,7 +144,7 @@ def test_the_command(config_file, tmp_path, capsys):
     assert main(["compile", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "memory: temporaries (GiB)" in printed
-    assert "inference: 1 pictures of 64x96 per chip fit: " in printed
+    assert "inference: 1 of 64x96 on each chip: fits, " in printed
     fields = json.loads(file.read_text())
     assert (fields["topology"], fields["chips"], fields["precision"]) == ("local", 8, "float32")
     (part,) = fields["parts"]
@@ -160,7 +160,7 @@ def test_the_command_where_nothing_fits(config_file, capsys, local, monkeypatch)
     monkeypatch.setattr(topology, "find_target", lambda name: local._replace(capacity=1e5))
     arguments = [f"--config={config_file}", "--only=inference", "--find-batch"]
     assert main(["compile", *arguments]) == 1
-    assert "inference: 1 pictures of 64x96 per chip do not fit" in capsys.readouterr().out
+    assert "inference: 1 of 64x96 on each chip: does not fit" in capsys.readouterr().out
 
 
 def test_a_batch_must_be_positive(config_file, capsys):
