@@ -82,11 +82,10 @@ def with_tables(document: str, found: dict[str, Rows]) -> str:
       UserError: it has no place for one of them.
     """
     for name, rows in found.items():
-        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not place.search(document):
+        place = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", document, re.DOTALL)
+        if place is None:
             raise UserError(f"the document has no place for the table `{name}`: <!-- {name} --> <!-- end -->")
-        table = _markdown(rows)
-        document = place.sub(lambda match, table=table: match[1] + table + match[2], document)  # type: ignore[misc]
+        document = document[: place.start(1)] + _markdown(rows) + document[place.end(1) :]
     return document
 
 
