@@ -14,6 +14,7 @@ from pathlib import Path
 from gfl_jax.command_texts import (
     ANALYZE,
     COMPARE,
+    COMPILE,
     CONFIG_HELP,
     EVALUATE,
     EXPORT,
@@ -129,6 +130,21 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument(
         "--boxes", nargs="+", type=int, metavar="N", help="draw the N-th best detections, from 0 on"
     )
+
+    compile_ = command("compile", COMPILE, _compile)
+    compile_.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    compile_.add_argument(
+        "--topology", default="local", metavar="NAME", help="a TPU slice such as v5e:4x4; default: local"
+    )
+    compile_.add_argument(
+        "--batch", type=int, metavar="N", help="pictures per chip; default: the chip's share of the config's"
+    )
+    compile_.add_argument(
+        "--find-batch", action="store_true", help="search the largest batch that fits, from --batch or 1 on"
+    )
+    compile_.add_argument("--size", metavar="HxW", help="of the batches; default: the largest bucket")
+    compile_.add_argument("--only", choices=["train", "inference"], help="default: both")
+    compile_.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
 
     verify = command("verify", VERIFY, _verify)
     verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
@@ -310,6 +326,31 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     print(f"the detector: {args.output}\nits classes and sizes: {args.output}.json\n")
     print(f"to run it with jax and flatbuffers alone:\n\n{loader_code(str(args.output))}")
     return 0
+
+
+def _compile(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rich.console import Console
+
+    from gfl_jax.compilation.report import PARTS, make_report, parse_canvas, write_json
+    from gfl_jax.compilation.tables import report_tables
+    from gfl_jax.compilation.topology import find_target
+
+    config = _config(args, overrides)
+    if args.batch is not None and args.batch < 1:
+        raise UserError(f"--batch={args.batch}: must be at least 1")
+    report = make_report(
+        config,
+        find_target(args.topology),
+        parts=[args.only] if args.only else PARTS,
+        pictures_per_chip=args.batch,
+        canvas=parse_canvas(args.size) if args.size else None,
+        find_batch=args.find_batch,
+        say=lambda text: print(text, flush=True),
+    )
+    if args.json:
+        write_json(report, args.json)
+    Console().print(report_tables(report))
+    return 0 if report.fits else 1
 
 
 def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:

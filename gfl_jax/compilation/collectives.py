@@ -1,0 +1,138 @@
+"""What a compiled program sends between chips, read from its text.
+
+XLA prints a program as computations of one instruction a line, such as
+
+    %all-reduce.1 = (f32[256]{0}, f32[64,3]{1,0}) all-reduce(%a, %b), replica_groups=[1,8]<=[8], ...
+
+Asynchronous ones are a pair, NAME-start and NAME-done, of which the second has the result as its
+type, or stand in a computation that an `async-start` or a fusion calls.
+"""
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+_INSTRUCTION = re.compile(rf"%?([\w.-]+) = (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start|-done)?\(%?([\w.-]*)")
+_ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=\{?([^}=]*)")
+
+
+class Collectives(NamedTuple):
+    """The collectives of one kind in a program."""
+
+    kind: str
+    instructions: int
+    bytes: int  # of the whole arrays on one chip: before a reduce-scatter, after an all-gather
+    dtypes: dict[str, int]  # `bytes` by the type of the numbers, such as "f32"
+    in_loops: int  # of `instructions`, those within loops, which run more than once
+    largest_group: int  # chips that take part in one; of permutations, those that send
+
+
+def collectives_of(text: str) -> list[Collectives]:
+    """The collectives of a compiled program, in the order of KINDS; kinds without any are left out.
+
+    Args:
+      text: of the optimized program, as `compiled.as_text()` gives it.
+    """
+    computations = _computations(text)
+    loops = _within_loops(computations)
+    found: dict[str, list[_Collective]] = {kind: [] for kind in KINDS}
+    for name, lines in computations.items():
+        groups = dict[str, int]()  # an asynchronous instruction's group stands where it starts
+        for line in lines:
+            match = _INSTRUCTION.search(line)
+            if match is None:
+                continue
+            instruction, result, kind, phase, operand = match.groups()
+            group = groups.get(operand, 1) if phase == "-done" else _group_size(line)
+            if phase == "-start":
+                groups[instruction] = group
+                continue
+            whole = group if kind == "reduce-scatter" else 1
+            sizes = Counter({dtype: size * whole for dtype, size in _bytes(result).items()})
+            found[kind].append(_Collective(sizes, name in loops, group))
+    return [_summary(kind, each) for kind, each in found.items() if each]
+
+
+class _Collective(NamedTuple):
+    sizes: Counter[str]  # bytes by type
+    in_loop: bool
+    group: int
+
+
+def _summary(kind: str, found: list[_Collective]) -> Collectives:
+    sizes = sum((each.sizes for each in found), Counter[str]())
+    in_loops = sum(each.in_loop for each in found)
+    return Collectives(
+        kind, len(found), sizes.total(), dict(sizes), in_loops, max(each.group for each in found)
+    )
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+    """The lines of each computation, by its name."""
+    computations: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if header := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            lines = computations.setdefault(header[1], [])
+        elif line.startswith("  "):
+            lines.append(line)
+    return computations
+
+
+def _within_loops(computations: dict[str, list[str]]) -> set[str]:
+    """The computations that some loop runs, also through others."""
+    calls = {
+        name: {
+            called.strip().lstrip("%")
+            for line in lines
+            for names in _CALLED.findall(line)
+            for called in names.split(",")
+        }
+        for name, lines in computations.items()
+    }
+    waiting = [
+        called.lstrip("%")
+        for lines in computations.values()
+        for line in lines
+        if " while(" in line
+        for called in re.findall(r"(?:body|condition)=([%\w.-]+)", line)
+    ]
+    within: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in computations and name not in within:
+            within.add(name)
+            waiting += calls[name]
+    return within
+
+
+def _bytes(types: str) -> Counter[str]:
+    """The size, by type, of the arrays in a type such as (f32[2,3]{1,0}, bf16[])."""
+    sizes = Counter[str]()
+    for dtype, shape in _ARRAY.findall(types):
+        bits = 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
+        sizes[dtype] += math.prod(int(side) for side in shape.split(",") if side) * bits // 8
+    return sizes
+
+
+def _group_size(line: str) -> int:
+    """How many chips take part, from the three ways in which XLA lists groups, or from a permutation.
+
+    It is 2 in replica_groups={{0,1},{2,3}}, in =[2,2]<=[4], and in =mesh['a'=2,'b'=2] {'b'}.
+    """
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", line):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        # A part of an axis is written 'a':(2)4: 4 chips, every 2 of them apart.
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in parts)
+    if iota := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", line):
+        return int(iota[1])
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return len(listed[1].split(","))
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
+        return pairs[1].count("{")
+    return 1

@@ -1,0 +1,72 @@
+"""What the compiler says of a program: its memory, its work, and what it sends."""
+
+import re
+from typing import NamedTuple
+
+import jax
+
+from gfl_jax.compilation.collectives import Collectives, collectives_of
+
+# How XLA's backends say that a program needs more memory than there is.
+_TOO_LARGE = "RESOURCE_EXHAUSTED"
+
+
+class Memory(NamedTuple):
+    """Bytes of one chip's memory, by kind."""
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    aliased: int  # outputs that take the place of arguments
+    code: int
+
+    @property
+    def total(self) -> int:
+        """What the chip has to hold while the program runs."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+
+class Measures(NamedTuple):
+    """What one chip needs, does and sends in one run of a program."""
+
+    memory: Memory
+    flops: float
+    bytes_accessed: float  # read and written by all instructions, as XLA counts them
+    collectives: list[Collectives]
+    # The TPU compiler's own guess, of the instructions outside loops; an undocumented remark in its text.
+    estimated_cycles: int | None
+
+
+class TooLarge(NamedTuple):
+    """A program that the compiler refused, since it does not fit."""
+
+    reason: str
+
+
+def compile_and_measure(lowered: jax.stages.Lowered) -> Measures | TooLarge:
+    """Compiles for the devices that the program was lowered for."""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if _TOO_LARGE not in str(error):
+            raise
+        return TooLarge(str(error).splitlines()[0])
+    text = compiled.as_text() or ""
+    stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    if stats is None or cost is None:
+        raise RuntimeError("this backend of jax says nothing of a program's memory and work")
+    memory = Memory(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        aliased=stats.alias_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+    )
+    collectives = collectives_of(text)
+    return Measures(memory, cost["flops"], cost["bytes accessed"], collectives, _estimated_cycles(text))
+
+
+def _estimated_cycles(text: str) -> int | None:
+    entry = text[max(text.find("\nENTRY "), 0) :]
+    cycles = re.findall(r'"estimated_cycles":"(\d+)"', entry)
+    return sum(map(int, cycles)) if cycles else None

@@ -1,0 +1,93 @@
+"""The programs of training and inference, lowered from shapes alone: no weight and no picture is made."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from gfl_jax.config import Config
+from gfl_jax.data.buckets import Shape, by_area
+from gfl_jax.inference.detect import make_detect
+from gfl_jax.inference.views import view_canvas, views_of
+from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp
+from gfl_jax.models.detector import build_detector
+from gfl_jax.structures import Batch
+from gfl_jax.training.optimizer import (
+    make_optimizer,
+    make_schedule,
+    scaled_learning_rate,
+    trainable_mask,
+    trained_only,
+)
+from gfl_jax.training.state import state_shapes
+from gfl_jax.training.step import make_train_step
+
+# Rows for boxes in a batch: COCO's pictures have up to 93. They cost next to nothing.
+BOXES = 96
+# Of the run: a number in the program, which is the same for any other.
+_STEPS = 90_000
+
+
+def lower_training(config: Config, mesh: Mesh, canvas: Shape, pictures: int) -> jax.stages.Lowered:
+    """The train step for batches of `pictures` in all, on canvases of (height, width)."""
+    model = build_detector(config.detector, config.precision)
+    schedule = make_schedule(config.schedule, scaled_learning_rate(config.optimizer, pictures), _STEPS)
+    optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
+    shapes = state_shapes(model, optimizer)
+    state = _placed(shapes, split_over_fsdp(shapes, mesh))
+    step: Any = make_train_step(model, optimizer, schedule, config, mesh)  # jitted
+    return step.lower(state, abstract_batch(mesh, canvas, pictures))
+
+
+def lower_inference(config: Config, mesh: Mesh, canvas: Shape, pictures: int) -> jax.stages.Lowered:
+    """Pictures to detections, in a single view, for batches of `pictures` in all."""
+    model = build_detector(config.detector, config.precision)
+    variables = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
+    detect: Any = make_detect(model, config.normalization, config.inference)  # jitted
+    everywhere = jax.tree.map(lambda _: replicated(mesh), variables)
+    return detect.lower(_placed(variables, everywhere), abstract_batch(mesh, canvas, pictures))
+
+
+def abstract_batch(mesh: Mesh, canvas: Shape, pictures: int) -> Batch:
+    """The shapes of a global batch, split over the devices."""
+
+    def array(*shape: int, dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((pictures, *shape), dtype, sharding=split_by_batch(mesh))
+
+    return Batch(
+        images=array(*canvas, 3, dtype=jnp.uint8),
+        image_sizes=array(2, dtype=jnp.int32),
+        scale_factors=array(2, dtype=jnp.float32),
+        indices=array(dtype=jnp.int32),
+        boxes=array(BOXES, 4, dtype=jnp.float32),
+        labels=array(BOXES, dtype=jnp.int32),
+        box_mask=array(BOXES, dtype=jnp.bool_),
+    )
+
+
+def training_canvases(config: Config) -> list[Shape]:
+    """The shapes of training batches, smallest first: the train step is compiled for each."""
+    if config.crops is not None:
+        return [(config.crops.size, config.crops.size)]
+    return by_area(config.loader.buckets)
+
+
+def inference_canvases(config: Config) -> list[Shape]:
+    """The shapes of evaluation batches, smallest first; mirrored views share those of plain ones."""
+    scales = {view.scale for view in views_of(config.inference)}
+    return by_area([view_canvas(bucket, scale) for bucket in config.loader.buckets for scale in scales])
+
+
+def gradient_bytes(config: Config) -> int:
+    """The size of the gradients of all trained parameters in their own type: what chips have to add up."""
+    model = build_detector(config.detector, config.precision)
+    params = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).params
+    trained = trained_only(params, trainable_mask(params, config.detector.backbone))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trained))
+
+
+def _placed(shapes: object, shardings: object) -> object:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings
+    )

@@ -1,0 +1,209 @@
+"""What `main.py compile` finds out about an experiment on a set of chips."""
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from gfl_jax.compilation import programs
+from gfl_jax.compilation.batch_search import MOST, largest_fitting
+from gfl_jax.compilation.measures import Measures, TooLarge, compile_and_measure
+from gfl_jax.compilation.topology import Target
+from gfl_jax.config import Config
+from gfl_jax.data.buckets import Shape
+from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
+from gfl_jax.mesh import make_mesh
+from gfl_jax.structures import SIZE_DIVISOR
+
+Part = Literal["train", "inference"]
+PARTS: tuple[Part, ...] = ("train", "inference")
+
+
+@dataclasses.dataclass(frozen=True)
+class PartReport:
+    """One program."""
+
+    part: Part
+    canvas: Shape  # (height, width) of the batches that it was compiled for
+    compilations: int  # a run makes, one for each shape of a batch
+    pictures_per_chip: int
+    result: Measures | TooLarge
+    compile_seconds: float
+
+    @property
+    def batch(self) -> str:
+        """What it was compiled for, in words."""
+        return in_words(self.pictures_per_chip, self.canvas)
+
+    def fits(self, capacity: float | None) -> bool:
+        """Whether it fits into a chip's memory; what that is may be unknown, then the compiler decides."""
+        if isinstance(self.result, TooLarge):
+            return False
+        return capacity is None or self.result.memory.total <= capacity
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The programs of an experiment on a set of chips."""
+
+    config: str
+    precision: str
+    target: Target
+    mesh: dict[str, int]
+    gradient_bytes: int
+    parts: Sequence[PartReport]
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it fits."""
+        return all(part.fits(self.target.capacity) for part in self.parts)
+
+
+def make_report(
+    config: Config,
+    target: Target,
+    parts: Sequence[Part] = PARTS,
+    pictures_per_chip: int | None = None,
+    canvas: Shape | None = None,
+    find_batch: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Compiles the train step and the inference of an experiment.
+
+    Args:
+      config: the experiment.
+      target: the chips.
+      parts: which of the two.
+      pictures_per_chip: default: the share of a chip in the config's batch sizes.
+      canvas: (height, width) to compile for; default: the largest that the config's buckets bring.
+      find_batch: whether the largest batch that fits is searched, from `pictures_per_chip` or 1 on, and
+        reported instead.
+      say: is told what is being done.
+
+    Raises:
+      UserError: the chips cannot share the config's batch evenly, or do not fit its mesh.
+    """
+    mesh = make_mesh(config.mesh, target.devices)
+
+    def compile_one(part: Part) -> PartReport:
+        if not find_batch:
+            share = pictures_per_chip or _share_of_a_chip(config, part, mesh)
+            return _compile_part(config, part, mesh, canvas, share, say)
+        tried: dict[int, PartReport] = {}
+
+        def fits(pictures: int) -> bool:
+            tried[pictures] = _compile_part(config, part, mesh, canvas, pictures, say)
+            good = tried[pictures].fits(target.capacity)
+            say(f"{part}: {tried[pictures].batch}: {'fits' if good else 'does not fit'}")
+            return good
+
+        return tried[largest_fitting(fits, min(pictures_per_chip or 1, MOST)) or 1]
+
+    return Report(
+        config=config.name,
+        precision=config.precision,
+        target=target,
+        mesh=dict(mesh.shape),
+        gradient_bytes=programs.gradient_bytes(config),
+        parts=[compile_one(part) for part in parts],
+    )
+
+
+def _share_of_a_chip(config: Config, part: Part, mesh: Mesh) -> int:
+    field = "batch_size" if part == "train" else "eval_batch_size"
+    batch = getattr(config.loader, field)
+    if batch % mesh.size:
+        raise UserError(
+            f"config.loader.{field}={batch}: not divisible by the {mesh.size} chips; "
+            f"give another, or the pictures of one chip as --batch=N"
+        )
+    return int(batch // mesh.size)
+
+
+def _compile_part(
+    config: Config,
+    part: Part,
+    mesh: Mesh,
+    canvas: Shape | None,
+    pictures_per_chip: int,
+    say: Callable[[str], None],
+) -> PartReport:
+    canvases, lower = {
+        "train": (programs.training_canvases, programs.lower_training),
+        "inference": (programs.inference_canvases, programs.lower_inference),
+    }[part]
+    shapes = canvases(config)
+    canvas = canvas or shapes[-1]
+    say(f"{part}: compiling for {in_words(pictures_per_chip, canvas)}")
+    start = time.monotonic()
+    result = compile_and_measure(lower(config, mesh, canvas, pictures_per_chip * mesh.size))
+    return PartReport(part, canvas, len(shapes), pictures_per_chip, result, time.monotonic() - start)
+
+
+def parse_canvas(text: str) -> Shape:
+    """ "800x1344" as (height, width).
+
+    Raises:
+      UserError: it is something else, or no size that the network takes.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not height or not width or height % SIZE_DIVISOR or width % SIZE_DIVISOR:
+        raise UserError(
+            f"--size={text}: must be HEIGHTxWIDTH, both multiples of {SIZE_DIVISOR}, such as 800x1344"
+        )
+    return height, width
+
+
+def in_words(pictures_per_chip: int, canvas: Shape) -> str:
+    """The batch of a chip."""
+    return f"{pictures_per_chip} of {canvas[0]}x{canvas[1]} on each chip"
+
+
+def to_fields(report: Report) -> dict[str, Any]:
+    """The report as JSON has it."""
+
+    def part_fields(part: PartReport) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "part": part.part,
+            "canvas": part.canvas,
+            "compilations": part.compilations,
+            "pictures_per_chip": part.pictures_per_chip,
+            "compile_seconds": round(part.compile_seconds, 1),
+            "fits": part.fits(report.target.capacity),
+        }
+        result = part.result
+        if isinstance(result, TooLarge):
+            return fields | {"too_large": result.reason}
+        return fields | {
+            "memory": result.memory._asdict() | {"total": result.memory.total},
+            "flops": result.flops,
+            "bytes_accessed": result.bytes_accessed,
+            "estimated_cycles": result.estimated_cycles,
+            "collectives": [collectives._asdict() for collectives in result.collectives],
+        }
+
+    return {
+        "config": report.config,
+        "precision": report.precision,
+        "topology": report.target.name,
+        "kind": report.target.kind,
+        "chips": len(report.target.devices),
+        "mesh": report.mesh,
+        "capacity": report.target.capacity,
+        "gradient_bytes": report.gradient_bytes,
+        "jax": jax.__version__,
+        "parts": [part_fields(part) for part in report.parts],
+    }
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Writes the report for programs."""
+    write_file(path, json.dumps(to_fields(report), indent=1) + "\n")
