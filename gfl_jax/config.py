@@ -126,6 +126,14 @@ class Loader:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How a run is spread over its devices, `data` times `fsdp` of them; moves no number but by rounding."""
+
+    data: int | None = None  # None: as many as there are devices for
+    fsdp: int = 1  # over so many devices parameters and optimizer state are divided
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """SGD with momentum, or AdamW."""
 
@@ -187,7 +195,8 @@ class Config:
 
     name: str
     seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's arithmetic
+    # Of the network's arithmetic; float64 needs the environment variable JAX_ENABLE_X64=1.
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
     init_from: str = ""  # what to start from: a checkpoint, or a .safetensors or .pth file of PyTorch
     detector: Detector = Detector()
     normalization: Normalization = Normalization()
@@ -195,6 +204,7 @@ class Config:
     crops: Crops | None = None
     dataset: Dataset = Dataset()
     loader: Loader = Loader()
+    mesh: Mesh = Mesh()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     inference: Inference = Inference()

@@ -1,19 +1,41 @@
-"""One axis of devices, `data`: batches are split over it, everything else is on all of them."""
+"""All devices as a mesh of two axes: batches are split over both, the training state over `fsdp`.
+
+With `fsdp` 1 every device holds the whole state. Otherwise large arrays are divided over the devices
+of that axis (fully sharded data parallelism) and gathered where a step computes with them. Both are
+only shardings: no number depends on them but for the order of sums.
+"""
 
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gfl_jax import config
 from gfl_jax.errors import UserError
 
+AXES = ("data", "fsdp")
+# Arrays with fewer elements are on every device: gathering them costs more than they take.
+LEAST_SHARDED = 2**14
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over these devices, or over all devices of all processes."""
+
+def make_mesh(mesh: config.Mesh = config.Mesh(), devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh that `config.mesh` describes, over these devices, or over all devices of all processes.
+
+    Raises:
+      UserError: the devices are more or fewer than it has places.
+    """
     devices = jax.devices() if devices is None else devices
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
+    count = len(devices)
+    data = max(count // mesh.fsdp, 1) if mesh.data is None else mesh.data
+    if data * mesh.fsdp != count:
+        raise UserError(
+            f"config.mesh: data={data} times fsdp={mesh.fsdp} is not {count}, the number of devices; "
+            f"set data to None and fsdp to one of {_listed(divisors(count))}"
+        )
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((data, mesh.fsdp), AXES, axis_types=auto, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -22,24 +44,53 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_by_batch(mesh: Mesh) -> NamedSharding:
-    """The first axis divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The first axis divided over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def split_over_fsdp(shapes: Any, mesh: Mesh, least: int = LEAST_SHARDED) -> Any:
+    """For each array of a pytree, its largest axis that `fsdp` divides, divided over it.
+
+    Args:
+      shapes: a pytree of arrays or `jax.ShapeDtypeStruct`s.
+      mesh: from `make_mesh`.
+      least: arrays with fewer elements are whole on every device, as are those that do not divide.
+
+    Returns:
+      The same pytree of shardings.
+    """
+    count = mesh.shape["fsdp"]
+
+    def sharding(x: Any) -> NamedSharding:
+        axes = [i for i, size in enumerate(x.shape) if size % count == 0]
+        if count == 1 or not axes or np.prod(x.shape) < least:
+            return replicated(mesh)
+        largest = max(axes, key=lambda i: x.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
+
+    return jax.tree.map(sharding, shapes)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "config.loader.batch_size") -> None:
     """Checks that each device gets the same number of pictures.
 
     Raises:
-      UserError: the global batch is not divisible by the number of devices.
+      UserError: the global batch is not divisible by the number of devices; it names counts that fit.
     """
     devices = mesh.size
     if batch_size % devices:
         below = batch_size // devices * devices
         fitting = f"{below} or {below + devices}" if below else f"{devices} or {2 * devices}"
+        counts = [count for count in divisors(batch_size) if count <= jax.device_count()]
         raise UserError(
-            f"{field}={batch_size}: not divisible by the {devices} devices; "
-            f"choose a multiple of {devices}, such as {fitting}"
+            f"{field}={batch_size}: not divisible by the {devices} devices; run it on {_listed(counts)} "
+            f"devices, or choose a multiple of {devices}, such as {fitting}"
         )
+
+
+def divisors(number: int) -> list[int]:
+    """All whole numbers that divide a positive one, in order."""
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
@@ -57,5 +108,19 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def put_everywhere(tree: Any, mesh: Mesh) -> Any:
-    """Puts arrays whole on every device."""
+    """Puts arrays, that all processes have, whole on every device; also those that are divided now."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def gather(tree: Any) -> Any:
+    """Global arrays as whole numpy arrays, on every process.
+
+    With several processes it communicates, so that all of them must come here.
+    """
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -83,7 +83,7 @@ def trained(detector):
         optimizer=config.Optimizer("adamw", weight_decay=0.05),
         inference=config.Inference(score_threshold=0.0),
     )
-    mesh = make_mesh(jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
     source, model = make_source(experiment, "train"), build_detector(detector)
     with train_batches(source, experiment) as batches:
         batch = put_batch(next(batches), mesh)

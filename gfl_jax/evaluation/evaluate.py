@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from gfl_jax.config import Config
 from gfl_jax.data.ground_truth import coco_ground_truth
@@ -15,7 +16,7 @@ from gfl_jax.data.source import Source
 from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
 from gfl_jax.evaluation.results import Result, to_coco_results
 from gfl_jax.inference.views import PLAIN, View, views_of
-from gfl_jax.mesh import check_batch_size, put_batch
+from gfl_jax.mesh import check_batch_size, gather, put_batch
 from gfl_jax.progress import progress
 from gfl_jax.structures import Batch, Detections
 
@@ -49,11 +50,18 @@ def evaluate_source(
 
 
 def detect_source(detect: Detect, variables: Any, source: Source, config: Config, mesh: Mesh) -> list[Result]:
-    """The detections of every picture, as COCO results, in the order of the evaluation plan."""
+    """The detections of every picture, as COCO results, in the order of the evaluation plan.
+
+    With several processes each of them reads its own pictures, and gets the detections of all.
+    """
+
+    def detect_and_name(variables: Any, batches: Sequence[Batch]) -> tuple[Array, Detections]:
+        return batches[0].indices, detect(variables, batches)
+
     results: list[Result] = []
     views = views_of(config.inference)
-    for batches, detections in each_group(detect, variables, source, config, mesh, views):
-        results += _to_results(np.asarray(batches[0].indices), detections, source)
+    for _, (indices, detections) in each_group(detect_and_name, variables, source, config, mesh, views):
+        results += _to_results(indices, detections, source)
     return results
 
 
@@ -81,15 +89,16 @@ def each_group(
     """Runs a function (variables, batches) on each group of pictures, shown in several views.
 
     Yields:
-      The batches of a group, one for each view, and what the function gave for them, as numpy arrays.
+      This process's rows of the batches of a group, one for each view, and what the function gave for
+      all rows, as numpy arrays.
     """
     check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     steps = len(evaluation_plan(source.sizes, source.file_names, config))
-    with eval_batches(source, config, views=views) as batches:
+    with eval_batches(source, config, jax.process_index(), jax.process_count(), views) as batches:
         groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
         given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)
         for group, result in progress(given, "evaluating", steps):
-            yield group, jax.device_get(result)
+            yield group, gather(result)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:

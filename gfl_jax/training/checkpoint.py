@@ -22,16 +22,19 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
+from gfl_jax.files import write_file
 from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.state import TrainState
 
-# What may change between the runs of a work directory: nothing here moves a trained bit.
+# What may change between the runs of a work directory: nothing here moves a trained number (the mesh
+# moves it by rounding).
 FREE_FIELDS = (
     "config.run.",
     "config.inference.",
     "config.loader.workers",
     "config.loader.cache_images",
     "config.loader.eval_batch_size",
+    "config.mesh.",
 )
 
 
@@ -58,9 +61,8 @@ def claim_workdir(workdir: Path, config: Config) -> None:
                 f"{workdir}: has checkpoints of another configuration, different in {', '.join(names)}; "
                 f"give another --workdir, or the configuration in {file}"
             )
-    temporary = file.with_name(f"config.json.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, file)
+    if jax.process_index() == 0:
+        write_file(file, text)
 
 
 class Checkpoints:
@@ -95,7 +97,7 @@ class Checkpoints:
         self._best.save(int(state.step), args=ocp.args.Composite(variables=arrays, score=score))
         return True
 
-    def restore_latest(self, shapes: TrainState, sharding: Sharding) -> TrainState | None:
+    def restore_latest(self, shapes: TrainState, shardings: Any) -> TrainState | None:
         """The newest state that can be read.
 
         One that cannot be read is passed over with a warning that names it, and moved to
@@ -103,7 +105,8 @@ class Checkpoints:
 
         Args:
           shapes: the expected state, as arrays or `jax.ShapeDtypeStruct`s.
-          sharding: where to put it; the devices need not be those that it was saved from.
+          shardings: where to put it: one sharding, or a pytree of them; the devices need not be those
+            that it was saved from, nor as many.
 
         Returns:
           None if there is no checkpoint.
@@ -111,7 +114,7 @@ class Checkpoints:
         Raises:
           UserError: a checkpoint of other shapes, or none that can be read.
         """
-        target = _placed(shapes, sharding)
+        target = _placed(shapes, shardings)
         broken: dict[int, str] = {}
         for step in sorted(self._latest.all_steps(), reverse=True):
             damage = find_damage(self._folder / str(step))
@@ -230,8 +233,10 @@ def _restore_args(items: dict[str, Any]) -> ocp.args.Composite:
     return ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in items.items()})
 
 
-def _placed(shapes: Any, sharding: Sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+def _placed(shapes: Any, shardings: Any) -> Any:
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def _check_shapes(items: dict[str, Any], metadata: Any, folder: Path) -> None:

@@ -16,7 +16,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
-from gfl_jax.mesh import check_batch_size, make_mesh, put_batch, put_everywhere, replicated
+from gfl_jax.mesh import check_batch_size, gather, make_mesh, put_batch, put_everywhere, split_over_fsdp
 from gfl_jax.models.detector import build_detector
 from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
@@ -58,7 +58,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
       NonFiniteLossError: names the step and its pictures; the checkpoints are all good.
     """
     workdir, run = Path(workdir), config.run
-    mesh = make_mesh()
+    mesh = make_mesh(config.mesh)
     check_batch_size(config.loader.batch_size, mesh)
     check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     source, eval_source = make_source(config, "train"), make_source(config, "eval")
@@ -77,14 +77,17 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
         return step > 0 and (step % every == 0 or step == total_steps)
 
     claim_workdir(workdir, config)
-    write_categories(workdir, Categories(source.categories, source.category_ids))
+    if jax.process_index() == 0:
+        write_categories(workdir, Categories(source.categories, source.category_ids))
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, StopRequest() as stop:
-        state = checkpoints.restore_latest(state_shapes(model, optimizer), replicated(mesh))
+        shapes = state_shapes(model, optimizer)
+        shardings = split_over_fsdp(shapes, mesh)
+        state = checkpoints.restore_latest(shapes, shardings)
         if state is None:
             state = create_state(model, optimizer, config.seed)
             if config.init_from:
                 state = start_from_file(state, config.init_from, config.detector)
-            state = put_everywhere(state, mesh)
+            state = jax.device_put(state, shardings)
         step = int(state.step)
 
         with (
@@ -103,7 +106,9 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                     check_and_log(previous)
                     previous = None
                 if evaluating:
-                    metrics, results = evaluate_source(detect, state.variables, eval_source, config, mesh)
+                    metrics, results = evaluate_source(
+                        detect, put_everywhere(state.variables, mesh), eval_source, config, mesh
+                    )
                     checkpoints.save_best(state, metrics.AP)
                     log.evaluation(step, metrics.scalars())
                     if step % (run.pictures_every or 1) == 0 and jax.process_index() == 0:
@@ -135,7 +140,7 @@ def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, checkpoin
         log.training(done.step, numbers)
         return
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
-    names = ", ".join(dict.fromkeys(source.file_names[i] for i in done.indices))
+    names = ", ".join(dict.fromkeys(source.file_names[i] for i in gather(done.indices)))
     good = checkpoints.latest() or "not there yet"
     raise NonFiniteLossError(
         f"step {done.step}: the loss or its gradient is not finite ({values}) on the pictures {names}; "

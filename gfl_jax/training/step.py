@@ -12,11 +12,11 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.detection_loss import detection_losses
-from gfl_jax.mesh import replicated, split_by_batch
+from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch
 from gfl_jax.training.optimizer import trainable_mask, trained_only
-from gfl_jax.training.state import TrainState
+from gfl_jax.training.state import TrainState, state_shapes
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -31,18 +31,20 @@ def make_train_step(
 ) -> TrainStep:
     """Makes the jit-compiled train step, compiled once for each shape of a batch.
 
-    The step takes a state that is whole on every device (its memory is given over to the new
-    one) and a global batch split over them, and returns the new state and scalars: each loss
-    by its name, their sum "loss", "gradient_norm" of the trained parameters before clipping,
+    The step takes a state divided as `split_over_fsdp` does it (its memory is given over to the
+    new one) and a global batch split over all devices, and returns the new state and scalars:
+    each loss by its name, their sum "loss", "gradient_norm" of the trained parameters before clipping,
     "learning_rate", and "finite". Where "finite" is False, because the loss or the norm is
     NaN or infinite, the new state is the old one.
     """
 
+    whole, divided = replicated(mesh), split_over_fsdp(state_shapes(model, optimizer), mesh)
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient = jax.value_and_grad(batch_loss, has_aux=True)
-        (total, (losses, batch_stats)), grads = gradient(
-            state.params, state.batch_stats, batch, model, config
-        )
+        params = jax.lax.with_sharding_constraint(state.params, whole)
+        (total, (losses, batch_stats)), grads = gradient(params, state.batch_stats, batch, model, config)
+        grads = jax.lax.with_sharding_constraint(grads, divided.params)
         mask = trainable_mask(grads, config.detector.backbone)
         norm = optax.tree.norm(trained_only(grads, mask))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
@@ -55,9 +57,8 @@ def make_train_step(
         metrics = {**losses, "loss": total, "gradient_norm": norm}
         return new, metrics | {"learning_rate": learning_rate(state.step), "finite": finite}
 
-    whole = replicated(mesh)
     return jax.jit(
-        step, in_shardings=(whole, split_by_batch(mesh)), out_shardings=(whole, whole), donate_argnums=0
+        step, in_shardings=(divided, split_by_batch(mesh)), out_shardings=(divided, whole), donate_argnums=0
     )
 
 

@@ -32,7 +32,7 @@ def detector_rows(
     with the forward pass, in bfloat16 (not on a CPU) each with itself in float32. On a CPU the
     train step runs a second time without our own gradients of the convolutions' kernels.
     """
-    mesh = make_mesh(jax.devices()[:1])
+    mesh = make_mesh(devices=jax.devices()[:1])
     batch = put_batch(random_batch(batch_size, size, config.detector.num_classes), mesh)
     rate = scaled_learning_rate(config.optimizer, batch_size)
     schedule = make_schedule(config.schedule, rate, total_steps=90_000)

@@ -24,7 +24,7 @@ def make_state(step, width=3, devices=8):
     batch_stats = {"backbone": {"bn1": {"mean": np.full(width, step, np.float32)}}}
     optimizer = make_optimizer(config.Optimizer(), lambda step: 0.1, config.Backbone(frozen_stages=1))
     state = TrainState(jnp.asarray(step, jnp.int32), params, batch_stats, optimizer.init(params))
-    return put_everywhere(state, make_mesh(jax.devices()[:devices]))
+    return put_everywhere(state, make_mesh(devices=jax.devices()[:devices]))
 
 
 def assert_same(a: TrainState, b: TrainState):

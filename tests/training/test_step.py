@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,21 +9,30 @@ from tiny_training import CONFIG, DETECTOR, change, make_batch
 from gfl_jax import config
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
 from gfl_jax.errors import UserError
-from gfl_jax.mesh import check_batch_size, make_mesh, put_batch, put_everywhere
+from gfl_jax.mesh import (
+    LEAST_SHARDED,
+    check_batch_size,
+    make_mesh,
+    put_batch,
+    put_everywhere,
+    split_over_fsdp,
+)
 from gfl_jax.models.detector import build_detector
+from gfl_jax.training import step as step_module
 from gfl_jax.training.optimizer import make_optimizer, make_schedule
 from gfl_jax.training.start import start_from
-from gfl_jax.training.state import create_state
+from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import make_train_step
 
 
-def make_step(config, devices):
+def make_step(config, devices, least=LEAST_SHARDED):
     """The train step on some devices, a state for it, and their mesh."""
-    mesh = make_mesh(jax.devices()[:devices])
+    mesh = make_mesh(config.mesh, jax.devices()[:devices])
     model = build_detector(config.detector, config.precision)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 12)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
-    state = put_everywhere(create_state(model, optimizer, config.seed), mesh)
+    state = create_state(model, optimizer, config.seed)
+    state = jax.device_put(state, split_over_fsdp(state, mesh, least))
     return make_train_step(model, optimizer, schedule, config, mesh), state, mesh
 
 
@@ -33,6 +44,11 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max(initial=0))
 
     jax.tree.map(check, found, expected)
+
+
+def bytes_per_device(tree):
+    """Of all arrays, on the first device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def test_eight_devices_do_what_one_does():
@@ -54,6 +70,45 @@ def test_eight_devices_do_what_one_does():
     assert jax.tree.leaves(results[0][0].opt_state)[0].dtype == np.float64
     assert_close(results[2], results[0])
     assert_close(results[3], results[1])
+
+
+def test_fsdp_does_what_data_parallelism_does_in_an_eighth_of_the_memory(monkeypatch):
+    """Parameters and optimizer state lie on eight devices; losses and states are those of replicas."""
+    monkeypatch.setattr(step_module, "split_over_fsdp", partial(split_over_fsdp, least=1))
+    exact = change(CONFIG, precision="float64", optimizer=config.Optimizer(kind="adamw", clip_norm=1.0))
+    with jax.enable_x64(True):
+        results = []
+        for mesh in (config.Mesh(), config.Mesh(data=2, fsdp=4), config.Mesh(fsdp=8)):
+            step, state, devices = make_step(change(exact, mesh=mesh), 8, least=1)
+            for seed in (0, 1):
+                state, metrics = step(state, put_batch(make_batch(seed), devices))
+            results.append((jax.device_get((state, metrics)), bytes_per_device(state)))
+            assert step._cache_size() == 1
+    for found, _ in results[1:]:
+        assert_close(found, results[0][0])
+    whole, _, eighth = (size for _, size in results)
+    assert eighth < 0.3 * whole  # many arrays of the tiny network have no axis that 8 divides
+
+
+def test_an_eighth_of_a_resnet_50_on_each_of_eight_devices():
+    model = build_detector(config.Detector(), "float32")
+    optimizer = make_optimizer(config.Optimizer(kind="adamw"), lambda _: 0.01, config.Detector().backbone)
+    shapes = state_shapes(model, optimizer)
+    mesh = make_mesh(config.Mesh(fsdp=8), jax.devices()[:8])
+    shardings = split_over_fsdp(shapes, mesh)
+    pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    sizes = [(np.prod(x.shape), np.prod(s.shard_shape(x.shape))) for x, s in pairs]
+    whole, part = np.sum(sizes, axis=0)
+    assert whole > 9e7
+    assert 1 / 8 <= part / whole < 1.02 / 8
+
+
+def test_a_mesh_that_does_not_fit_names_ones_that_do():
+    assert dict(make_mesh(config.Mesh(fsdp=2)).shape) == {"data": 4, "fsdp": 2}
+    with pytest.raises(UserError, match=r"data=2 times fsdp=3 is not 8, .* fsdp to one of 1, 2, 4, 8"):
+        make_mesh(config.Mesh(data=2, fsdp=3))
+    with pytest.raises(UserError, match=r"data=1 times fsdp=16 is not 8"):
+        make_mesh(config.Mesh(fsdp=16))
 
 
 def test_an_epoch_of_mixed_shapes_compiles_once_per_bucket(tiny_config):
@@ -104,7 +159,7 @@ def test_metrics_and_frozen_stages():
 
 
 def test_a_batch_that_does_not_divide_names_ones_that_do():
-    mesh = make_mesh(jax.devices()[:4])
+    mesh = make_mesh(devices=jax.devices()[:4])
     check_batch_size(8, mesh)
     with pytest.raises(UserError, match=r"config\.loader\.batch_size=6: .* 4 devices; .* such as 4 or 8"):
         check_batch_size(6, mesh)

@@ -1,0 +1,97 @@
+"""Runs of the tiny detector by several processes, each with fake devices, that talk over loopback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from gfl_jax.config_files import to_json
+
+# Batches note which pictures are in them; at `stop_at` one process is asked to stop.
+SCRIPT = """
+import json, os, signal, sys
+from pathlib import Path
+from gfl_jax.distributed import start_processes
+settings = json.loads(sys.argv[1])
+start_processes()
+import jax
+from gfl_jax.config_files import config_from_json
+from gfl_jax.training import loop
+
+class Noted:
+    def __init__(self, batches, step):
+        self.batches, self.step = batches, step
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.batches.close()
+
+    def __next__(self):
+        batch = next(self.batches)
+        with open(settings["notes"] + f"_{jax.process_index()}", "a") as file:
+            print(json.dumps([self.step, batch.indices.tolist()]), file=file)
+        self.step += 1
+        if self.step == settings["stop_at"] and jax.process_index() == jax.process_count() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+original = loop.train_batches
+loop.train_batches = lambda source, config, step, *hosts: Noted(original(source, config, step, *hosts), step)
+print(loop.train(config_from_json(Path(settings["config"])), settings["workdir"]))
+"""
+QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
+def launch(config, workdir, processes, devices, stop_at=None):
+    """Starts a run in float64; returns its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    name = f"{workdir}_{processes}x{devices}"
+    Path(f"{name}.json").write_text(to_json(config))
+    settings = {"config": f"{name}.json", "workdir": str(workdir), "notes": name, "stop_at": stop_at}
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "XLA_FLAGS": f"{QUICKLY} --xla_force_host_platform_device_count={devices}",
+        "JAX_ENABLE_X64": "True",
+    }
+    started = []
+    for index in range(processes):
+        if processes > 1:
+            environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+            environment["JAX_NUM_PROCESSES"] = str(processes)
+            environment["JAX_PROCESS_ID"] = str(index)
+        with open(f"{name}_output_{index}.txt", "a") as output:
+            command = [sys.executable, "-c", SCRIPT, json.dumps(settings)]
+            started.append(
+                subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            )
+    return started
+
+
+def wait(processes, workdir):
+    """Waits for the processes of a run, all of which must succeed."""
+    try:
+        statuses = [process.wait(300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    outputs = [path.read_text() for path in workdir.parent.glob(f"{workdir.name}_*_output_*.txt")]
+    assert not any(statuses), (statuses, *outputs)
+
+
+def noted_pictures(workdir, processes, devices):
+    """{step: the pictures of the global batch}, put together from the notes of all processes."""
+    columns = []
+    for index in range(processes):
+        lines = Path(f"{workdir}_{processes}x{devices}_{index}").read_text().splitlines()
+        columns.append(dict(map(json.loads, lines)))
+    assert len({tuple(rows) for rows in columns}) == 1
+    return {step: np.concatenate([rows[step] for rows in columns]).tolist() for step in columns[0]}

@@ -1,0 +1,87 @@
+"""Bars: several real processes do what one does, and a run goes on with other numbers of them."""
+
+import shutil
+from operator import itemgetter
+
+import numpy as np
+import pytest
+from several_processes import launch, noted_pictures, wait
+from tiny_training import change, read_metrics, write_dataset
+
+from gfl_jax.data.loader import make_source
+from gfl_jax.data.plan import train_plan
+from gfl_jax.training.checkpoint import steps_in
+
+STEPS, STOP_AT = 10, 4
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config, tmp_path_factory):
+    """Thirteen pictures: neither the batch nor the processes divide them."""
+    dataset = change(write_dataset(tmp_path_factory.mktemp("thirteen"), count=13), repeats=4)
+    schedule = change(tiny_config.schedule, steps=STEPS)
+    run = change(tiny_config.run, evaluate_every=5, checkpoint_every=100)
+    return change(tiny_config, dataset=dataset, schedule=schedule, run=run, precision="float64")
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    """The work directory of one process with four devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    wait(launch(config, workdir, 1, 4), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def stopped(config, tmp_path_factory):
+    """That of two processes with two devices each, one of which was asked to stop; and the step."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    wait(launch(config, workdir, 2, 2, STOP_AT), workdir)
+    (step,) = steps_in(workdir / "checkpoints")
+    assert STOP_AT <= step < STEPS
+    return workdir, step
+
+
+def planned_pictures(config):
+    """{step: the pictures of the global batch} as the plan has them."""
+    source = make_source(config, "train")
+    plan = [*train_plan(source.sizes, source.file_names, config, 0)]
+    plan += train_plan(source.sizes, source.file_names, config, 1)
+    return {step: plan[step].positions.tolist() for step in range(STEPS)}
+
+
+def assert_same_numbers(workdir, expected, tolerance):
+    """Losses within a relative tolerance, evaluations to the last digit."""
+    found, wanted = (sorted(read_metrics(path), key=itemgetter("step")) for path in (workdir, expected))
+    assert [sorted(row) for row in found] == [sorted(row) for row in wanted]
+    for row, other in zip(found, wanted, strict=True):
+        if "eval/AP" in row:
+            assert row == other
+        else:
+            np.testing.assert_allclose([row[name] for name in other], list(other.values()), rtol=tolerance)
+
+
+def test_two_processes_with_two_devices_do_what_one_with_four_does(alone, stopped, config, tmp_path):
+    workdir, step = tmp_path / "run", stopped[1]
+    shutil.copytree(stopped[0], workdir)
+    wait(launch(config, workdir, 2, 2), workdir)
+    assert_same_numbers(workdir, alone, 1e-9)
+    planned = planned_pictures(config)
+    assert noted_pictures(alone, 1, 4) == planned
+    first, second = noted_pictures(stopped[0], 2, 2), noted_pictures(workdir, 2, 2)
+    assert {s: first[s] for s in range(step)} | {s: second[s] for s in range(step, STEPS)} == planned
+
+
+def test_a_run_goes_on_with_other_processes_and_devices(alone, stopped, config, tmp_path):
+    planned = planned_pictures(config)
+    runs = {}
+    for processes, devices in ((1, 4), (1, 1), (4, 1)):
+        workdir = tmp_path / f"{processes}_{devices}"
+        shutil.copytree(stopped[0], workdir)
+        runs[workdir] = launch(config, workdir, processes, devices)
+    for workdir, started in runs.items():
+        wait(started, workdir)
+        assert_same_numbers(workdir, alone, 1e-9)
+        processes, devices = map(int, workdir.name.split("_"))
+        pictures = noted_pictures(workdir, processes, devices)
+        assert pictures == {s: planned[s] for s in range(stopped[1], STEPS)}
