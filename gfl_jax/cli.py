@@ -35,7 +35,8 @@ from gfl_jax.overrides import parse_overrides
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status.
 
-    0, 1 (a check failed), 2 (bad input), 3 (another process of the run was lost), 130 (Ctrl-C).
+    0, 1 (a check failed), 2 (bad input), 3 (another process of the run was lost), 130 (Ctrl-C), 143 (SIGTERM,
+    after which a training run has saved its state).
     """
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
@@ -206,9 +207,11 @@ def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     with _processes(args, stop_together=True):
         from gfl_jax.training.loop import train
+        from gfl_jax.training.stop import StopRequest
 
-        train(_config(args, overrides), args.workdir)
-    return 0
+        stop = StopRequest()
+        train(_config(args, overrides), args.workdir, stop)
+    return stop.status
 
 
 def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -287,6 +290,7 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     from gfl_jax.comparison.runs import compare_rows
     from gfl_jax.comparison.table import comparison_table, csv_text, markdown
+    from gfl_jax.training.stop import StopRequest
 
     if args.seeds < 1:
         raise UserError(f"--seeds={args.seeds}: must be at least 1")
@@ -297,7 +301,8 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     def make_config(row: Row) -> Config:
         return parse_overrides(row_config(file, row, args.dataset), overrides)
 
-    results = compare_rows(rows, make_config, args.seeds, workdir)
+    stop = StopRequest()
+    results = compare_rows(rows, make_config, args.seeds, workdir, stop=stop)
     table = comparison_table(f"{module.TITLE} ({args.dataset})", rows, results)
     Console().print(table)
     with Console(width=200).capture() as text:  # a file is not folded
@@ -306,8 +311,7 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     write_file(workdir / "table.md", markdown(rows, results))
     write_file(workdir / "results.csv", csv_text(rows, results))
     print(f"the table as text, Markdown and CSV: {workdir}/table.txt, table.md, results.csv")
-    complete = all(len(runs) == args.seeds for runs in results.values())
-    return 0 if complete else 130
+    return stop.status
 
 
 def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -13,7 +13,8 @@ others name it and end with status 3; the same commands go on from the last chec
 
 TRAIN = """\
 Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
-Ctrl-C and SIGTERM save the state and stop; the same command goes on, to the same bits.
+Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all processes of the run at
+the same step (then always with 143); the same command goes on, to the same bits.
 
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50
 

@@ -34,7 +34,6 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._terminal.close()
         self._board.close()
-        self._file.close()
 
     def restart_clock(self, step: int) -> None:
         """Measures the speed from this step on: after work that is no training step."""

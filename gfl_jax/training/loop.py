@@ -40,7 +40,7 @@ class DoneStep(NamedTuple):
     indices: Int[Array, "batch"]  # of its pictures, in the source
 
 
-def train(config: Config, workdir: str | Path) -> dict[str, float]:
+def train(config: Config, workdir: str | Path, stop: StopRequest | None = None) -> dict[str, float]:
     """Trains a detector, going on from the latest checkpoint in `workdir` if there is one.
 
     What a step does depends on the config and the number of the step alone, so that a run that
@@ -49,6 +49,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     Args:
       config: the experiment.
       workdir: gets checkpoints/, best/, metrics.jsonl, tensorboard/, pictures/ and config.json.
+      stop: knows afterwards whether, and by what, the run was asked to stop.
 
     Returns:
       The COCO metrics after the last step; none if the run was asked to stop before.
@@ -79,7 +80,8 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
     claim_workdir(workdir, config)
     if jax.process_index() == 0:
         write_categories(workdir, Categories(source.categories, source.category_ids))
-    with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, StopRequest() as stop:
+    stop = stop or StopRequest()
+    with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, stop:
         shapes = state_shapes(model, optimizer)
         shardings = split_over_fsdp(shapes, mesh)
         state = checkpoints.restore_latest(shapes, shardings)
@@ -98,7 +100,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
             # The numbers of a step are fetched while the next one runs, so that the device never waits.
             previous: DoneStep | None = None
             while True:
-                stopping = bool(stop)
+                stopping = stop.at(step)
                 evaluating = not stopping and is_due(run.evaluate_every or epoch_steps)
                 evaluating = evaluating and log.evaluation_at(step) is None
                 saving = stopping or is_due(run.checkpoint_every)
@@ -115,7 +117,7 @@ def train(config: Config, workdir: str | Path) -> dict[str, float]:
                         save_snapshots(workdir / "pictures", f"step_{step:07d}_", eval_source, results)
                         plot_losses(log.rows, workdir / "curves.png", config.name)
                 if saving:
-                    checkpoints.save(state)
+                    checkpoints.save(state, wait=stopping or step == total_steps)
                 if evaluating or saving:
                     log.restart_clock(step)
                 if stopping or step == total_steps:
