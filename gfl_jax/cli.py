@@ -169,7 +169,7 @@ def _processes(args: argparse.Namespace, stop_together: bool) -> contextlib.Abst
         raise UserError(f"--heartbeat-seconds={args.heartbeat_seconds}: must be at least 2")
     flags = {name: getattr(args, name) for name in ("coordinator", "num_processes", "process_id")}
     return processes(
-        find_launch(flags, args.distributed, os.environ), args.heartbeat_seconds, stop_together=stop_together
+        find_launch(os.environ, flags, args.distributed), args.heartbeat_seconds, stop_together=stop_together
     )
 
 

@@ -145,6 +145,9 @@ class Optimizer:
     clip_norm: float | None = None  # of the global gradient norm
     bias_rate: float = 1.0  # sgd: factor of the learning rate of convolutions' biases
     decay_biases: bool = True  # sgd: whether these decay too
+    accumulate: int = 1  # micro-batches of a step, one after the other: less memory, the same global batch
+    # Of a moving average of the parameters, which is then evaluated and kept as `best`; None: there is none.
+    ema_decay: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +198,9 @@ class Config:
 
     name: str
     seed: int = 0
-    # Of the network's arithmetic; float64 needs the environment variable JAX_ENABLE_X64=1.
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    # Of the network's arithmetic; parameters and losses are in float32. fp32 and bf16 are other words.
+    # float64, for comparisons, needs the environment variable JAX_ENABLE_X64=1, and then holds for all.
+    precision: Literal["float32", "bfloat16", "float64", "fp32", "bf16"] = "float32"
     init_from: str = ""  # what to start from: a checkpoint, or a .safetensors or .pth file of PyTorch
     detector: Detector = Detector()
     normalization: Normalization = Normalization()
@@ -209,3 +213,8 @@ class Config:
     schedule: Schedule = Schedule()
     inference: Inference = Inference()
     run: Run = Run()
+
+    def __post_init__(self) -> None:
+        """Gives the precision its one name, so that the other words for it make no other config."""
+        names = {"fp32": "float32", "bf16": "bfloat16"}
+        object.__setattr__(self, "precision", names.get(self.precision, self.precision))

@@ -1,8 +1,10 @@
 """What a detector minimizes: the losses of a batch, weighted and normalized as in the reference."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import assign_targets, assigner_locations, count_positives
@@ -15,22 +17,43 @@ from gfl_jax.structures import Batch, HeadOutputs
 from gfl_jax.targets.locations import flatten_levels, grid_sizes_of, sum_per_level
 
 
+class Normalizers(NamedTuple):
+    """Sums over the locations of a batch; those of its parts add up to its own."""
+
+    positives: Int[Array, ""]  # as `count_positives` has them
+    box_weights: Float[Array, ""]
+
+
 def detection_losses(
-    outputs: HeadOutputs, batch: Batch, detector: config.Detector
+    outputs: HeadOutputs, batch: Batch, detector: config.Detector, normalizers: Normalizers | None = None
 ) -> dict[str, Float[Array, "levels"]]:
     """The losses of a global batch, level by level; their sum is what training minimizes.
 
-    The normalizers are sums over the whole batch that are never zero, so that every batch has
-    finite losses, one without boxes too.
+    They are divided by sums over the whole batch, or by a least value where these are smaller, so
+    that every batch has finite losses, one without boxes too.
 
     Args:
       outputs: of the network, for the canvas of the batch.
       batch: pictures with their boxes.
       detector: the point of the grid.
+      normalizers: of the global batch, where `batch` is a part of it: the losses of all parts then
+        add up to those of the whole. None: the batch is the whole.
 
     Returns:
       loss_cls; loss_centerness or loss_iou of a quality branch; and those of `box_losses`.
     """
+    return _losses_and_normalizers(outputs, batch, detector, normalizers)[0]
+
+
+def loss_normalizers(outputs: HeadOutputs, batch: Batch, detector: config.Detector) -> Normalizers:
+    """What the losses of a batch are divided by; the compiler drops all that is not needed for it."""
+    return _losses_and_normalizers(outputs, batch, detector, None)[1]
+
+
+def _losses_and_normalizers(
+    outputs: HeadOutputs, batch: Batch, detector: config.Detector, normalizers: Normalizers | None
+) -> tuple[dict[str, Float[Array, "levels"]], Normalizers]:
+    """The losses, and the normalizers of this batch, whether they were used or given others."""
     box, quality = detector.box, detector.quality
     grid_sizes = grid_sizes_of(outputs.class_logits)
     locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
@@ -49,7 +72,12 @@ def detection_losses(
     overlap = jax.lax.stop_gradient(iou(boxes, true_boxes)) * positive
     label_centerness = centerness(boxes_to_distances(points / strides, true_boxes)) * positive
 
-    num_positives = count_positives(targets, detector.assigner)
+    weights = box_weights(class_logits, label_centerness, positive, box)
+    own = Normalizers(count_positives(targets, detector.assigner), jnp.sum(weights))
+    used = own if normalizers is None else normalizers
+    num_positives = jnp.maximum(used.positives, 1)
+    weight_sum = jnp.maximum(used.box_weights, box.min_normalizer)
+
     labels = jax.nn.one_hot(targets.labels, detector.num_classes, dtype=dtype)
     labels = labels * class_labels(quality, positive, overlap)[..., None]
     class_losses = class_loss(class_logits, labels, detector.classification) * targets.valid
@@ -60,9 +88,7 @@ def detection_losses(
         branch_loss = binary_cross_entropy(logits, branch_labels(quality, overlap, label_centerness))
         losses[f"loss_{quality}"] = sum_per_level(branch_loss * positive, locations) / num_positives
 
-    weights = box_weights(class_logits, label_centerness, positive, box)
-    normalizer = jnp.maximum(jnp.sum(weights), box.min_normalizer)
     for name, loss in box_losses(parameters, boxes, true_boxes, points / strides, strides, box).items():
         weighted = jnp.where(positive, loss, 0) * weights
-        losses[name] = sum_per_level(weighted, locations) / normalizer
-    return losses
+        losses[name] = sum_per_level(weighted, locations) / weight_sum
+    return losses, own

@@ -16,21 +16,21 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID",
 
 
 def find_launch(
-    flags: Mapping[str, str | None], detect: bool, environment: Mapping[str, str]
+    environment: Mapping[str, str], flags: Mapping[str, str | None] | None = None, detect: bool = False
 ) -> dict[str, Any] | None:
     """How `jax.distributed.initialize` is to be called; None if this process is the only one.
 
     Args:
+      environment: of the process. Set by hand or by a launcher of ours: JAX_COORDINATOR_ADDRESS,
+        JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without them, whatever started the processes is asked.
       flags: values of "coordinator" (HOST:PORT), "num_processes" and "process_id"; a flag goes before
         the variable of the same meaning.
       detect: leave it to jax to find out, as it is needed on Cloud TPU VMs.
-      environment: of the process. Set by hand or by a launcher of ours: JAX_COORDINATOR_ADDRESS,
-        JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without them, whatever started the processes is asked.
 
     Raises:
       UserError: only some of the three values, or values that cannot be.
     """
-    given = {name: flags.get(name) or environment.get(VARIABLES[name]) for name in FLAGS}
+    given = {name: (flags or {}).get(name) or environment.get(VARIABLES[name]) for name in FLAGS}
     if any(given.values()):
         return _by_hand(given)
     if detect:

@@ -71,6 +71,21 @@ def split_over_fsdp(shapes: Any, mesh: Mesh, least: int = LEAST_SHARDED) -> Any:
     return jax.tree.map(sharding, shapes)
 
 
+def check_accumulate(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Checks that each device gets the same number of pictures of each micro-batch.
+
+    Raises:
+      UserError: the global batch, divisible by the number of devices, is not by that of both; it names
+        numbers of micro-batches that fit.
+    """
+    each = batch_size // mesh.size
+    if accumulate < 1 or each % accumulate:
+        raise UserError(
+            f"config.optimizer.accumulate={accumulate}: does not divide the {each} pictures that each device "
+            f"has of config.loader.batch_size={batch_size}; choose one of {_listed(divisors(each))}"
+        )
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "config.loader.batch_size") -> None:
     """Checks that each device gets the same number of pictures.
 

@@ -150,6 +150,15 @@ def test_none_is_a_word_where_a_field_knows_it():
     assert (config.detector.quality, config.crops) == ("none", None)
 
 
+def test_other_words_for_a_precision_make_no_other_config(tmp_path):
+    for word, name in (("bf16", "bfloat16"), ("fp32", "float32")):
+        short, long = (parse_overrides(Config(name="a"), {"precision": text}) for text in (word, name))
+        assert short == long
+        assert short.precision == Config(name="a", precision=word).precision == name
+        (tmp_path / "config.json").write_text(to_json(short).replace(f'"{name}"', f'"{word}"'))
+        assert config_from_json(tmp_path / "config.json") == long
+
+
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
 def test_the_files_in_configs_load_are_named_so_and_survive_json(path, tmp_path):
     config = load_config(path)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gfl_jax import config
 from gfl_jax.axes.assigner import assign_targets
-from gfl_jax.detection_loss import detection_losses
+from gfl_jax.detection_loss import Normalizers, detection_losses, loss_normalizers
 from gfl_jax.structures import Batch, HeadOutputs
 from gfl_jax.targets.locations import make_locations
 
@@ -218,3 +219,30 @@ def test_box_gradients_do_not_come_through_the_qualities(losses_and_gradients):
     assert not np.allclose(losses["loss_cls"], other_losses["loss_cls"])
     for a, b in zip(gradients.box, other_gradients.box, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("boxes_per_picture", [(3, 1), (3, 0), (0, 0)])
+def test_with_the_normalizers_of_the_whole_the_losses_of_parts_add_up(losses_of_parts, boxes_per_picture):
+    """For FCOS, whose number of positives may be 0 in a part, and in the whole."""
+    batch, outputs = make_batch(boxes_per_picture), random_outputs(GRIDS)
+    whole, parts = losses_of_parts(outputs, batch)
+    assert np.sum(whole["loss_cls"]) > 0
+    assert (np.sum(whole["loss_bbox"]) > 0) == any(boxes_per_picture)
+    for name, loss in whole.items():
+        np.testing.assert_allclose(sum(part[name] for part in parts), loss, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def losses_of_parts(small_detector):
+    """The compiled losses of a batch of two, and those of each picture with the normalizers of both."""
+    assigner = config.Assigner(kind="fcos", range_bounds=(16, 32))
+    fcos = dataclasses.replace(small_detector, assigner=assigner)
+
+    def compute(outputs, batch):
+        parts = [jax.tree.map(lambda x, i=i: x[i : i + 1], (outputs, batch)) for i in (0, 1)]
+        counts = [loss_normalizers(*part, fcos) for part in parts]
+        normalizers = Normalizers(*(a + b for a, b in zip(*counts, strict=True)))
+        losses = [detection_losses(*part, fcos, normalizers) for part in parts]
+        return detection_losses(outputs, batch, fcos), losses
+
+    return jax.jit(compute)

@@ -116,7 +116,7 @@ def assign_targets(batch: Batch, locations: Locations, strides: Sequence[int], a
     )
 
 
-def count_positives(targets: Targets, assigner: Assigner) -> Float[Array, ""]:
-    """Positives of the batch, at least one; assigners with anchors count at least one a picture."""
+def count_positives(targets: Targets, assigner: Assigner) -> Int[Array, ""]:
+    """Positives of the batch; assigners with anchors count at least one a picture."""
     of_picture = jnp.sum(targets.positive, axis=1)
-    return jnp.maximum(jnp.sum(of_picture if assigner.kind == "fcos" else jnp.maximum(of_picture, 1)), 1)
+    return jnp.sum(of_picture if assigner.kind == "fcos" else jnp.maximum(of_picture, 1))

@@ -2,7 +2,8 @@
 
 A work directory holds `checkpoints/STEP` (the newest few, for going on), `best/STEP` (the
 variables with the highest AP) and `config.json`. A step has the items `variables` (what the
-network needs) and, in `checkpoints`, `training` (the rest of the state); `best` has `score`.
+network needs, the moving average of the parameters where there is one) and, in `checkpoints`,
+`training` (the rest of the state); `best` has `score`.
 Orbax writes under a temporary name and renames, so that a killed process leaves no half step;
 just before that the checksums of all files are written, so that later damage is found.
 """
@@ -56,7 +57,10 @@ def claim_workdir(workdir: Path, config: Config) -> None:
                 f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
                 f"configuration ({error}); give another --workdir"
             ) from error
-        names = [n for n in config_differences(config, saved) if not n.startswith(FREE_FIELDS)]
+        free = FREE_FIELDS
+        if config.detector.backbone.norm == "frozen":  # else the statistics are those of the micro-batches
+            free += ("config.optimizer.accumulate",)
+        names = [n for n in config_differences(config, saved) if not n.startswith(free)]
         if names:
             raise UserError(
                 f"{workdir}: has checkpoints of another configuration, different in {', '.join(names)}; "
@@ -101,7 +105,7 @@ class Checkpoints:
             if kept.score["average_precision"] >= average_precision:
                 return False
         score = ocp.args.JsonSave({"average_precision": average_precision})
-        arrays = ocp.args.StandardSave(state.variables)
+        arrays = ocp.args.StandardSave(state.evaluated)
         args = ocp.args.Composite(variables=arrays, score=score)
         save(self._best, int(state.step), args, wait=True)
         return True
@@ -155,7 +159,7 @@ class Checkpoints:
         items = _items(target)
         _check_shapes(items, self._latest.item_metadata(step), self._folder / str(step))
         restored = self._latest.restore(step, args=_restore_args(items))
-        return TrainState(**restored.variables, **restored.training)
+        return _state(restored.variables, restored.training)
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, damage: str) -> None:
         if jax.process_index() == 0:
@@ -231,7 +235,16 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    return {"variables": state.variables, "training": {"step": state.step, "opt_state": state.opt_state}}
+    training = {"step": state.step, "opt_state": state.opt_state}
+    if state.ema is not None:  # it is among the variables, and the trained parameters are beside it
+        training["params"] = state.params
+    return {"variables": state.evaluated, "training": training}
+
+
+def _state(variables: dict[str, Any], training: dict[str, Any]) -> TrainState:
+    if "params" in training:
+        return TrainState(**training, batch_stats=variables["batch_stats"], ema=variables["params"])
+    return TrainState(**variables, **training)
 
 
 def _save_args(items: dict[str, Any]) -> ocp.args.Composite:

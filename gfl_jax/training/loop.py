@@ -16,7 +16,15 @@ from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
-from gfl_jax.mesh import check_batch_size, gather, make_mesh, put_batch, put_everywhere, split_over_fsdp
+from gfl_jax.mesh import (
+    check_accumulate,
+    check_batch_size,
+    gather,
+    make_mesh,
+    put_batch,
+    put_everywhere,
+    split_over_fsdp,
+)
 from gfl_jax.models.detector import build_detector
 from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
@@ -61,6 +69,7 @@ def train(config: Config, workdir: str | Path, stop: StopRequest | None = None) 
     workdir, run = Path(workdir), config.run
     mesh = make_mesh(config.mesh)
     check_batch_size(config.loader.batch_size, mesh)
+    check_accumulate(config.loader.batch_size, config.optimizer.accumulate, mesh)
     check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     source, eval_source = make_source(config, "train"), make_source(config, "eval")
     require_same_categories(source, eval_source)
@@ -82,11 +91,12 @@ def train(config: Config, workdir: str | Path, stop: StopRequest | None = None) 
         write_categories(workdir, Categories(source.categories, source.category_ids))
     stop = stop or StopRequest()
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, stop:
-        shapes = state_shapes(model, optimizer)
+        averaged = config.optimizer.ema_decay is not None
+        shapes = state_shapes(model, optimizer, averaged)
         shardings = split_over_fsdp(shapes, mesh)
         state = checkpoints.restore_latest(shapes, shardings)
         if state is None:
-            state = create_state(model, optimizer, config.seed)
+            state = create_state(model, optimizer, config.seed, averaged)
             if config.init_from:
                 state = start_from_file(state, config.init_from, config.detector)
             state = jax.device_put(state, shardings)
@@ -109,7 +119,7 @@ def train(config: Config, workdir: str | Path, stop: StopRequest | None = None) 
                     previous = None
                 if evaluating:
                     metrics, results = evaluate_source(
-                        detect, put_everywhere(state.variables, mesh), eval_source, config, mesh
+                        detect, put_everywhere(state.evaluated, mesh), eval_source, config, mesh
                     )
                     checkpoints.save_best(state, metrics.AP)
                     log.evaluation(step, metrics.scalars())

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -58,7 +59,10 @@ def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence
             *(name, len(fitting), len(own), _first(new), _first(unused)),
         )
     merged = unflatten_dict(own | fitting, sep="/")
-    return dataclasses.replace(state, params=merged["params"], batch_stats=merged["batch_stats"])
+    params = merged["params"]
+    # A copy, since a step takes over the memory of both.
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, batch_stats=merged["batch_stats"], ema=ema)
 
 
 def _first(names: Sequence[str], most: int = 6) -> str:

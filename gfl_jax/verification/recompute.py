@@ -124,7 +124,7 @@ def _reference_normalizers(
     For the box losses of detectors with anchors that is 1, and 4 for the sides of DFL: it
     divides them by the sum of the weights in another place, without an epsilon.
     """
-    positives = count_positives(targets, detector.assigner)
+    positives = jnp.maximum(count_positives(targets, detector.assigner), 1)
     box: Any = 1.0
     if detector.assigner.kind == "fcos":
         distances = boxes_to_distances(jnp.asarray(locations.points), targets.boxes)

@@ -38,7 +38,8 @@ def detector_rows(
     schedule = make_schedule(config.schedule, rate, total_steps=90_000)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     say("making parameters")
-    state = create_state(build_detector(config.detector), optimizer, config.seed)
+    averaged = config.optimizer.ema_decay is not None
+    state = create_state(build_detector(config.detector), optimizer, config.seed, averaged)
     training = _Training(put_everywhere(state, mesh))
     normalize = jax.jit(normalize_images, static_argnums=(2, 3))
     on_cpu = jax.default_backend() == "cpu"

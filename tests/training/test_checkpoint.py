@@ -183,7 +183,17 @@ def test_a_work_directory_belongs_to_one_configuration(tmp_path):
         claim_workdir(tmp_path, other)
     assert (tmp_path / "config.json").read_text() == before
     harmless = {"run.log_every": 1, "loader.workers": 0, "loader.cache_images": True}
-    claim_workdir(tmp_path, override(CONFIG, harmless | {"inference.max_detections": 7}))
+    claim_workdir(tmp_path, override(CONFIG, harmless | {"inference.max_detections": 7, "mesh.fsdp": 4}))
+
+
+def test_micro_batches_may_change_where_batch_norms_do_not_see_them(tmp_path):
+    frozen = override(CONFIG, {"detector.backbone.norm": "frozen"})
+    for config in (frozen, CONFIG):
+        claim_workdir(tmp_path / config.detector.backbone.norm, config)
+        save(tmp_path / config.detector.backbone.norm, [10])
+    claim_workdir(tmp_path / "frozen", override(frozen, {"optimizer.accumulate": 2}))
+    with pytest.raises(UserError, match=r"different in config\.optimizer\.accumulate;"):
+        claim_workdir(tmp_path / "batch", override(CONFIG, {"optimizer.accumulate": 2}))
 
 
 def test_a_lost_config_is_an_error_that_names_it(tmp_path):

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -8,9 +9,11 @@ from tiny_training import CONFIG, DETECTOR, change, make_batch
 
 from gfl_jax import config
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
+from gfl_jax.detection_loss import loss_normalizers
 from gfl_jax.errors import UserError
 from gfl_jax.mesh import (
     LEAST_SHARDED,
+    check_accumulate,
     check_batch_size,
     make_mesh,
     put_batch,
@@ -19,6 +22,7 @@ from gfl_jax.mesh import (
 )
 from gfl_jax.models.detector import build_detector
 from gfl_jax.training import step as step_module
+from gfl_jax.training.gradient import run_network
 from gfl_jax.training.optimizer import make_optimizer, make_schedule
 from gfl_jax.training.start import start_from
 from gfl_jax.training.state import create_state, state_shapes
@@ -165,6 +169,44 @@ def test_a_batch_that_does_not_divide_names_ones_that_do():
         check_batch_size(6, mesh)
     with pytest.raises(UserError, match=r"config\.loader\.eval_batch_size=3: .* such as 4 or 8"):
         check_batch_size(3, mesh, "config.loader.eval_batch_size")
+
+
+def test_micro_batches_that_do_not_divide_name_ones_that_do():
+    mesh = make_mesh(devices=jax.devices()[:4])
+    check_accumulate(48, 3, mesh)
+    for accumulate in (5, 0, -1, 24):
+        with pytest.raises(
+            UserError, match=rf"accumulate={accumulate}: .* 12 pictures .* 1, 2, 3, 4, 6, 12$"
+        ):
+            check_accumulate(48, accumulate, mesh)
+
+
+def test_bf16_is_for_the_networks_arithmetic_alone():
+    """Parameters, statistics, optimizer state, average, normalizers and losses are in float32."""
+    optimizer_config = config.Optimizer(accumulate=2, ema_decay=0.999)
+    experiment = change(CONFIG, precision="bf16", optimizer=optimizer_config)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    model = build_detector(DETECTOR, experiment.precision)
+    optimizer = make_optimizer(optimizer_config, lambda step: 0.1)
+    state, batch = state_shapes(model, optimizer, ema=True), make_batch(0)
+    step = make_train_step(model, optimizer, lambda step: 0.1, experiment, mesh)
+    new, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
+    floats = [x for x in jax.tree.leaves((new, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+
+    def forward(state, batch):
+        outputs, _ = run_network(state.params, state.batch_stats, batch, model, experiment)
+        return outputs, loss_normalizers(outputs, batch, DETECTOR)
+
+    outputs, normalizers = jax.eval_shape(forward, state, batch)
+    assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
+    assert normalizers.box_weights.dtype == np.float32
+    convolutions = re.findall(
+        r"stablehlo\.convolution\(.*tensor<\w+x(\w+)>$", step.lower(state, batch).as_text(), re.MULTILINE
+    )
+    assert len(convolutions) > 20
+    assert set(convolutions) == {"bf16"}
 
 
 def test_starting_from_variables_takes_what_fits(caplog):

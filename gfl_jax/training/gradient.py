@@ -1,0 +1,120 @@
+"""The loss of a global batch and its gradient: of the whole at once, or of micro-batches in turn.
+
+Micro-batches take less memory and give the same numbers but for rounding, since each is divided
+by the normalizers of the global batch. Batch norms with `norm="batch"` are the exception: they
+use (and their running statistics follow) one micro-batch after the other.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from gfl_jax import config
+from gfl_jax.detection_loss import Normalizers, detection_losses, loss_normalizers
+from gfl_jax.mesh import split_by_batch, split_over_fsdp
+from gfl_jax.models.preprocess import normalize_images
+from gfl_jax.structures import Batch, HeadOutputs
+
+LossAndRest = tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Any]]
+
+
+def loss_and_gradient(
+    params: Any, batch_stats: Any, batch: Batch, model: nn.Module, config: config.Config, mesh: Mesh
+) -> tuple[LossAndRest, Any]:
+    """What `batch_loss` gives for a global batch, and its gradient, divided over `fsdp`.
+
+    With `config.optimizer.accumulate` above 1 a first scan over the micro-batches adds up their
+    normalizers, and a second one their losses and gradients.
+
+    Args:
+      params: whole on every device.
+      batch_stats: running statistics.
+      batch: split over the devices of `mesh`.
+      model: the network.
+      config: the experiment.
+      mesh: from `make_mesh`.
+    """
+    differentiate = jax.value_and_grad(batch_loss, has_aux=True)
+    divided = split_over_fsdp(params, mesh)
+    if config.optimizer.accumulate == 1:
+        result, grads = differentiate(params, batch_stats, batch, model, config)
+        return result, jax.lax.with_sharding_constraint(grads, divided)
+    parts = micro_batches(batch, config.optimizer.accumulate, mesh)
+
+    def count(part: Batch) -> Normalizers:
+        # Only as much of this forward pass is compiled as the normalizers depend on.
+        outputs, _ = run_network(params, batch_stats, part, model, config)
+        return loss_normalizers(outputs, part, config.detector)
+
+    normalizers = jax.tree.map(jnp.sum, jax.lax.map(count, parts))
+
+    def add(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], Any]:
+        batch_stats, sums = carry
+        (total, (losses, batch_stats)), grads = differentiate(
+            params, batch_stats, part, model, config, normalizers
+        )
+        sums = jax.lax.with_sharding_constraint(optax.tree.add(sums, grads), divided)
+        return (batch_stats, sums), (total, losses)
+
+    zeros = jax.lax.with_sharding_constraint(optax.tree.zeros_like(params), divided)
+    (batch_stats, grads), of_parts = jax.lax.scan(add, (batch_stats, zeros), parts)
+    total, losses = jax.tree.map(jnp.sum, of_parts)
+    return (total, (losses, batch_stats)), grads
+
+
+def micro_batches(batch: Batch, count: int, mesh: Mesh) -> Batch:
+    """A global batch in `count` parts along a new first axis.
+
+    Part m has the rows m, m + count, m + 2 count, ..., so that each device takes its rows of every part
+    from those that it has.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(None, *split_by_batch(mesh).spec))
+
+    def split(x: Array) -> Array:
+        parts = jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+        return jax.lax.with_sharding_constraint(parts, sharding)
+
+    return jax.tree.map(split, batch)
+
+
+def batch_loss(
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    model: nn.Module,
+    config: config.Config,
+    normalizers: Normalizers | None = None,
+) -> LossAndRest:
+    """The training loss of a batch.
+
+    Args:
+      params: of the network.
+      batch_stats: running statistics.
+      batch: the global batch, or a part of it.
+      model: the network.
+      config: the experiment.
+      normalizers: of the global batch, where `batch` is a part of it.
+
+    Returns:
+      The total, and (each loss by name, the new running statistics).
+    """
+    outputs, batch_stats = run_network(params, batch_stats, batch, model, config)
+    per_level = detection_losses(outputs, batch, config.detector, normalizers)
+    losses = {name: jnp.sum(levels) for name, levels in per_level.items()}
+    return sum(losses.values(), jnp.zeros(())), (losses, batch_stats)
+
+
+def run_network(
+    params: Any, batch_stats: Any, batch: Batch, model: nn.Module, config: config.Config
+) -> tuple[HeadOutputs, Any]:
+    """The head outputs of a batch in training, and the new running statistics."""
+    images = normalize_images(batch.images, batch.image_sizes, config.normalization, config.precision)
+    outputs, updates = model.apply(
+        {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
+    )
+    return outputs, updates["batch_stats"]

@@ -1,0 +1,145 @@
+"""The moving average of the parameters: how it moves, where it is kept, who uses it."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import CONFIG, DETECTOR, change, make_batch, read_state, write_dataset
+
+from gfl_jax import config
+from gfl_jax.errors import UserError
+from gfl_jax.mesh import make_mesh, put_batch, replicated
+from gfl_jax.models.detector import build_detector
+from gfl_jax.overrides import override
+from gfl_jax.training import loop
+from gfl_jax.training.checkpoint import Checkpoints, load_variables
+from gfl_jax.training.optimizer import make_optimizer
+from gfl_jax.training.state import create_state, state_shapes, update_ema
+from gfl_jax.training.step import make_train_step
+
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FROZEN = change(DETECTOR, backbone=change(DETECTOR.backbone, frozen_stages=1))
+AVERAGED = change(CONFIG, detector=FROZEN, optimizer=config.Optimizer(ema_decay=0.3))
+
+
+def same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_the_average_by_hand():
+    """decay_t is 2 / 11 after the first step, 3 / 12, 4 / 13, then 0.3."""
+    rng = np.random.default_rng(0)
+    path = rng.normal(size=(8, 5)).astype(np.float32)
+    ema = by_hand = path[0]
+    for step in range(1, 8):
+        decay = min(0.3, (1 + step) / (10 + step))
+        by_hand = decay * by_hand + (1 - decay) * path[step]
+        ema = update_ema(ema, path[step], jnp.int32(step), 0.3)
+        assert ema.dtype == np.float32
+        np.testing.assert_allclose(ema, by_hand, rtol=1e-5)
+    same(update_ema(path[0], path[0], jnp.int32(7), 0.3), path[0])
+
+
+@pytest.fixture(scope="module")
+def training():
+    """A compiled step that averages on one device, its optimizer's shapes, and a first state."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    model = build_detector(FROZEN)
+    optimizer = make_optimizer(AVERAGED.optimizer, lambda step: 0.05, FROZEN.backbone)
+    step = make_train_step(model, optimizer, lambda step: 0.05, AVERAGED, mesh)
+    shapes = state_shapes(model, optimizer, ema=True)
+    program = step.lower(shapes, make_batch(0)).compile(compiler_options=QUICKLY)
+
+    def run(state, seeds):
+        for seed in seeds:
+            state, metrics = program(
+                jax.device_put(state, replicated(mesh)), put_batch(make_batch(seed), mesh)
+            )
+        return jax.device_get(state), metrics
+
+    first = jax.device_get(create_state(model, optimizer, seed=0, ema=True))
+    return SimpleNamespace(run=run, shapes=shapes, first=first, sharding=replicated(mesh))
+
+
+def test_steps_move_the_average(training):
+    """It begins with the parameters; frozen ones are their own average to the last bit."""
+    same(training.first.ema, training.first.params)
+    one, _ = training.run(training.first, [1])
+    expected = jax.tree.map(lambda a, b: (2 * a + 9 * b) / 11, training.first.params, one.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), one.ema, expected)
+    assert not np.array_equal(one.ema["head"]["box"]["kernel"], one.params["head"]["box"]["kernel"])
+    same(one.ema["backbone"]["conv1"], training.first.params["backbone"]["conv1"])
+    same(one.evaluated, {"params": one.ema, "batch_stats": one.batch_stats})
+    same(one.variables, {"params": one.params, "batch_stats": one.batch_stats})
+
+
+def test_a_skipped_step_leaves_the_average_as_it_was(training):
+    state, _ = training.run(training.first, [1])
+    state.params["head"]["class_logits"]["bias"] = np.full(3, np.nan, np.float32)
+    after, metrics = training.run(state, [2])
+    assert not metrics["finite"]
+    same(after, state)
+
+
+def test_a_restored_run_goes_on_to_the_same_bits(training, tmp_path):
+    whole, _ = training.run(training.first, [1, 2, 3])
+    middle, _ = training.run(training.first, [1])
+    checkpoints = Checkpoints(tmp_path, 3)
+    checkpoints.save(jax.device_put(middle, training.sharding))
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, 3)
+    restored = checkpoints.restore_latest(training.shapes, training.sharding)
+    checkpoints.close()
+    same(jax.device_get(restored), middle)
+    same(training.run(restored, [2, 3])[0], whole)
+
+
+def make_plain_step(*_):
+    """In place of `make_train_step`, quickly compiled: adds 1 to the parameters and 0.5 to their average."""
+
+    def step(state, batch):
+        params, ema = (
+            jax.tree.map(lambda x, by=by: x + by, tree) for tree, by in ((state.params, 1), (state.ema, 0.5))
+        )
+        metrics = {"loss": jnp.float32(0), "learning_rate": jnp.float32(0), "finite": True}
+        return change(state, step=state.step + 1, params=params, ema=ema), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def test_the_loop_evaluates_and_keeps_the_average(tmp_path, monkeypatch):
+    """The best and the last checkpoint give it to whoever loads them; another run can start from it."""
+    evaluated = []
+
+    def remember(detect, variables, *rest):
+        evaluated.append(jax.device_get(variables))
+        return SimpleNamespace(AP=0.5, scalars=lambda: {"AP": 0.5, "AP50": 0.7, "AP75": 0.3}), []
+
+    monkeypatch.setattr(loop, "evaluate_source", remember)
+    monkeypatch.setattr(loop, "make_train_step", make_plain_step)
+    dataset = write_dataset(tmp_path / "data")
+    experiment = override(change(AVERAGED, dataset=dataset), {"schedule.steps": 2})
+    loop.train(experiment, tmp_path / "run")
+    last, average = read_state(tmp_path / "run", 2), load_variables(tmp_path / "run")
+    for found in (evaluated[-1], load_variables(tmp_path / "run/checkpoints"), last["variables"]):
+        same(found, average)
+    assert_ahead(last["training"]["params"], average["params"], by=1)
+
+    loop.train(change(experiment, init_from=str(tmp_path / "run")), tmp_path / "started")
+    started = read_state(tmp_path / "started", 2)
+    assert_ahead(started["training"]["params"], average["params"], by=2)
+    assert_ahead(started["variables"]["params"], average["params"], by=1)
+
+
+def assert_ahead(params, others, by):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a - b, by, rtol=1e-5), params, others)
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_a_decay_that_is_no_share_is_refused(decay):
+    experiment = override(AVERAGED, {"optimizer.ema_decay": decay})
+    with pytest.raises(UserError, match=rf"config\.optimizer\.ema_decay={decay}: must be from 0 to below 1"):
+        make_train_step(build_detector(FROZEN), None, None, experiment, make_mesh())
