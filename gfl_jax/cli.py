@@ -4,9 +4,11 @@ Commands import what they need when they run, so that `--help` answers at once.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from gfl_jax.command_texts import (
     EVALUATE,
     EXPORT,
     PREDICT,
+    PROCESSES,
     TRAIN,
     VERIFY,
 )
@@ -31,7 +34,11 @@ from gfl_jax.overrides import parse_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit status: 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C)."""
+    """Runs a command and returns the exit status.
+
+    0, 1 (a check failed), 2 (bad input), 3 (another process of the run was lost), 130 (Ctrl-C), 143 (SIGTERM,
+    after which a training run has saved its state).
+    """
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -69,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--profile", metavar="START:STOP", help="trace these steps, the last one excluded, into DIR/profile"
     )
+    _add_launch_flags(train)
 
     evaluate = command("evaluate", EVALUATE, _evaluate)
     predict = command("predict", PREDICT, _predict)
@@ -92,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--pictures", type=int, default=4, metavar="N", help="draw the first N pictures with their boxes (4)"
     )
+    _add_launch_flags(evaluate)
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
     predict.add_argument(
         "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
@@ -159,6 +168,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_launch_flags(command: argparse.ArgumentParser) -> None:
+    several = command.add_argument_group("several processes", PROCESSES)
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="a free port on process 0's machine")
+    several.add_argument("--num-processes", metavar="N", help="how many there are")
+    several.add_argument("--process-id", metavar="I", help="which one this is, from 0 on")
+    several.add_argument("--distributed", action="store_true", help="let jax find out (Cloud TPU VMs)")
+    several.add_argument(
+        "--heartbeat-seconds", type=int, default=100, metavar="S", help="silence of a lost process (100)"
+    )
+
+
+def _processes(args: argparse.Namespace, stop_together: bool) -> contextlib.AbstractContextManager[None]:
+    """The block in which a command asks anything of jax."""
+    from gfl_jax.distributed import processes
+    from gfl_jax.launch import find_launch
+
+    if args.heartbeat_seconds < 2:
+        raise UserError(f"--heartbeat-seconds={args.heartbeat_seconds}: must be at least 2")
+    flags = {name: getattr(args, name) for name in ("coordinator", "num_processes", "process_id")}
+    return processes(
+        find_launch(os.environ, flags, args.distributed), args.heartbeat_seconds, stop_together=stop_together
+    )
+
+
 def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
     """--config.NAME=VALUE or --config.NAME VALUE, as names and values."""
     overrides: dict[str, str] = {}
@@ -191,18 +224,28 @@ def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from gfl_jax.training.loop import train
-    from gfl_jax.training.profile import parse_steps
+    with _processes(args, stop_together=True):
+        from gfl_jax.training.loop import train
+        from gfl_jax.training.profile import parse_steps
+        from gfl_jax.training.stop import StopRequest
 
-    profile_steps = None if args.profile is None else parse_steps(args.profile)
-    train(_config(args, overrides), args.workdir, profile_steps)
-    return 0
+        stop = StopRequest()
+        profile_steps = None if args.profile is None else parse_steps(args.profile)
+        train(_config(args, overrides), args.workdir, stop, profile_steps)
+    return stop.status
 
 
 def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    with _processes(args, stop_together=False):
+        _evaluate_here(args, overrides)
+    return 0
+
+
+def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
     from gfl_jax.data.loader import make_source
+    from gfl_jax.distributed import is_first
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source
     from gfl_jax.evaluation.results import write_results
@@ -219,6 +262,8 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     model = build_detector(config.detector, config.precision)
     detect = make_detect_in_views(model, config.normalization, config.inference)
     metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
+    if not is_first():
+        return
     output = args.output or args.workdir / "evaluate" / (
         config.dataset.eval_split if config.dataset.tfds_dir else ""
     )
@@ -231,7 +276,6 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     console.print(metrics_table(metrics))
     print(f"{len(results)} detections in {len(source)} pictures: {output}/results.json")
     print(f"{len(pictures)} pictures with the true boxes and the detected ones: {output}/*.png")
-    return 0
 
 
 def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -267,6 +311,7 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     from gfl_jax.comparison.runs import compare_rows
     from gfl_jax.comparison.table import comparison_table, csv_text, markdown
+    from gfl_jax.training.stop import StopRequest
 
     if args.seeds < 1:
         raise UserError(f"--seeds={args.seeds}: must be at least 1")
@@ -277,7 +322,8 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     def make_config(row: Row) -> Config:
         return parse_overrides(row_config(file, row, args.dataset), overrides)
 
-    results = compare_rows(rows, make_config, args.seeds, workdir)
+    stop = StopRequest()
+    results = compare_rows(rows, make_config, args.seeds, workdir, stop=stop)
     table = comparison_table(f"{module.TITLE} ({args.dataset})", rows, results)
     Console().print(table)
     with Console(width=200).capture() as text:  # a file is not folded
@@ -286,8 +332,7 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     write_file(workdir / "table.md", markdown(rows, results))
     write_file(workdir / "results.csv", csv_text(rows, results))
     print(f"the table as text, Markdown and CSV: {workdir}/table.txt, table.md, results.csv")
-    complete = all(len(runs) == args.seeds for runs in results.values())
-    return 0 if complete else 130
+    return stop.status
 
 
 def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:

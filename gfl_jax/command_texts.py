@@ -5,9 +5,16 @@ Fields of the config are changed with dots: --config.optimizer.learning_rate=0.0
 --config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py (and gfl_jax/axes/ for the
 four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
 
+PROCESSES = """\
+A run on several hosts is this command on each of them. Under Slurm (srun), Open MPI, in an indexed
+Job of Kubernetes and on TPUs of GKE the processes find one another. Elsewhere each gets the first
+three of these, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one is lost, the
+others name it and end with status 3; the same commands go on from the last checkpoint."""
+
 TRAIN = """\
 Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
-Ctrl-C and SIGTERM save the state and stop; the same command goes on, to the same bits.
+Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all processes of the run at
+the same step (then always with 143); the same command goes on, to the same bits.
 
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50
 

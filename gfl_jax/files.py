@@ -1,16 +1,101 @@
-"""Writing files so that they are never half-written."""
+"""Files on storage that may fail: written whole or not at all, tried again, and a full disk told apart."""
 
+import errno
+import logging
 import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from gfl_jax.errors import UserError
+
+T = TypeVar("T")
+
+# What networks of disks answer for a moment. Others (no such file, no permission) do not go away by waiting.
+PASSING = (
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ECONNRESET,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PAUSES = (1, 2, 4, 8, 16)  # seconds before each further attempt
+
+
+def retrying(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSES) -> T:
+    """Runs an action that reads or writes, and again, with a warning, if storage fails for a moment.
+
+    Args:
+      action: leaves nothing behind when it fails that would be in its own way.
+      what: for the messages: a path, and what is done with it.
+      pauses: seconds to wait before each further attempt.
+
+    Raises:
+      UserError: the disk is full, or storage still fails after all attempts.
+      Exception: any other error of the action, at once.
+    """
+    for pause in (*pauses, None):
+        try:
+            return action()
+        except UserError:
+            raise
+        except Exception as error:
+            number = storage_error(error)
+            if number in FULL:
+                raise UserError(
+                    f"{what}: {os.strerror(number)}; make room there, and the same command goes on"
+                ) from error
+            if number not in PASSING:
+                raise
+            if pause is None:
+                raise UserError(
+                    f"{what}: {os.strerror(number)}, {len(pauses) + 1} times; look after the storage, "
+                    "and the same command goes on"
+                ) from error
+            logging.warning("%s: %s; trying again in %g s", what, os.strerror(number), pause)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def storage_error(error: BaseException) -> int | None:
+    """The number in `PASSING` or `FULL` that an error, or one that led to it, is about; None if none is.
+
+    C++ libraries such as tensorstore put the system's words into errors of other types.
+    """
+    for cause in _causes(error):
+        for number in (*PASSING, *FULL):
+            if isinstance(cause, OSError) and cause.errno == number:
+                return number
+            if not isinstance(cause, OSError) and os.strerror(number) in str(cause):
+                return number
+    return None
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Writes a file and the folders above it; whenever one looks, it is the old one or the whole new one."""
     path = Path(path)
+    encoded = content.encode() if isinstance(content, str) else content
+    retrying(lambda: _write(path, encoded), f"{path}: cannot be written")
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -14,6 +14,7 @@ from gfl_jax.config_files import config_differences, config_from_fields
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.training.loop import train
+from gfl_jax.training.stop import StopRequest
 
 Metrics = dict[str, float]  # AP, AP50, ...: the COCO metrics by name
 Results = dict[str, list[Metrics]]  # by the name of the row, one for each seed
@@ -25,6 +26,7 @@ def compare_rows(
     seeds: int,
     workdir: Path,
     say: Callable[[str], None] = print,
+    stop: StopRequest | None = None,
 ) -> Results:
     """Trains and evaluates every row with every seed; what is done already is read.
 
@@ -37,6 +39,7 @@ def compare_rows(
       seeds: how many, from 0 on.
       workdir: where the runs live.
       say: takes a line for each run.
+      stop: knows afterwards by what a run was asked to stop.
 
     Returns:
       The metrics so far: of all runs, unless one was asked to stop (Ctrl-C, SIGTERM).
@@ -54,7 +57,7 @@ def compare_rows(
             metrics = read_result(folder, config)
             if metrics is None:
                 say(f"run {number} of {len(jobs)}: {row.column}, {row.label}, seed {seed}: {folder}")
-                metrics = train(config, folder)
+                metrics = train(config, folder, stop)
                 jax.clear_caches()
                 if not metrics:
                     break

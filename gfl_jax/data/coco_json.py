@@ -17,6 +17,7 @@ from gfl_jax.data.annotations import build_annotations
 from gfl_jax.data.images import decode_image
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
+from gfl_jax.files import retrying
 
 _MISSING = object()
 
@@ -113,7 +114,7 @@ class _FolderImages:
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
         path = self.folder / self.file_names[i]
         try:
-            encoded = path.read_bytes()
+            encoded = retrying(path.read_bytes, f"{path}: cannot be read")
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
         height, width = self.sizes[i].tolist()

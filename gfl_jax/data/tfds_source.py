@@ -22,7 +22,7 @@ from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 from gfl_jax.data.images import decode_image, image_size
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.files import retrying, write_file
 
 _INDEX_VERSION = "1"
 
@@ -90,7 +90,8 @@ class _RecordImages:
         self.records, self.file_names = records, file_names
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
-        return decode_image(self.records[i]["image"], self.file_names[i])
+        name = self.file_names[i]
+        return decode_image(retrying(lambda: self.records[i]["image"], f"{name}: cannot be read"), name)
 
 
 def _category_names(features: Any, directory: Path) -> tuple[str, ...]:

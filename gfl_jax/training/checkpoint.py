@@ -1,4 +1,4 @@
-"""Checkpoints on disk, the only module that knows Orbax.
+"""Checkpoints on disk; with `saving`, the only module that knows Orbax.
 
 A work directory holds `checkpoints/STEP` (the newest few, for going on), `best/STEP` (the
 variables with the highest AP) and `config.json`. A step has the items `variables` (what the
@@ -25,6 +25,7 @@ from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.training.checksums import find_damage, write_checksums
+from gfl_jax.training.saving import close, save
 from gfl_jax.training.state import TrainState
 
 # What may change between the runs of a work directory: nothing here moves a trained number (the mesh
@@ -70,7 +71,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of a training run. Saving goes on in the background until `close`."""
+    """The checkpoints of a training run."""
 
     def __init__(self, workdir: Path, keep: int):
         self._folder = workdir / "checkpoints"
@@ -78,16 +79,23 @@ class Checkpoints:
         self._best = _manager(workdir / "best", 1)
         self._spoiled = workdir / "broken_checkpoints"
 
-    def save(self, state: TrainState) -> None:
-        """Saves the state under its step and deletes the oldest beyond those to keep."""
-        self._best.wait_until_finished()  # going on from this step must not miss a best one before it
-        step = int(state.step)
-        if step not in self._latest.all_steps():
-            self._latest.save(step, args=_save_args(_items(state)))
+    def save(self, state: TrainState, wait: bool = False) -> None:
+        """Saves the state under its step and deletes the oldest beyond those to keep.
+
+        Args:
+          state: what is saved, once; a state that is there already is not saved again.
+          wait: come back when it is on disk, or else this goes on in the background.
+
+        Raises:
+          UserError: the disk is full, or storage has failed too often; the older checkpoints are there.
+        """
+        save(self._latest, int(state.step), _save_args(_items(state)), wait)
 
     def save_best(self, state: TrainState, average_precision: float) -> bool:
-        """Saves the variables if there are none with at least this AP; says whether it did."""
-        self._best.wait_until_finished()
+        """Saves the variables if there are none with at least this AP; says whether it did.
+
+        They are on disk when it returns: going on from a later step must not miss them.
+        """
         best = self._best.latest_step()
         damage = None if best is None else find_damage(Path(self._best.directory) / str(best))
         if best is not None and damage is not None:
@@ -98,7 +106,8 @@ class Checkpoints:
                 return False
         score = ocp.args.JsonSave({"average_precision": average_precision})
         arrays = ocp.args.StandardSave(state.evaluated)
-        self._best.save(int(state.step), args=ocp.args.Composite(variables=arrays, score=score))
+        args = ocp.args.Composite(variables=arrays, score=score)
+        save(self._best, int(state.step), args, wait=True)
         return True
 
     def restore_latest(self, shapes: TrainState, shardings: Any) -> TrainState | None:
@@ -142,9 +151,9 @@ class Checkpoints:
         return None if step is None else self._folder / str(step)
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._latest.close()
-        self._best.close()
+        """Waits until everything is on disk; a save in the background that has failed gives a warning."""
+        close(self._latest)
+        close(self._best)
 
     def _restore(self, step: int, target: TrainState) -> TrainState:
         items = _items(target)

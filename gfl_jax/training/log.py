@@ -46,7 +46,6 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._terminal.close()
         self._board.close()
-        self._file.close()
 
     def training(self, step: int, metrics: dict[str, Any]) -> None:
         """Logs the scalars of a training step, exactly, where its turn has come."""

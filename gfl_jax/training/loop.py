@@ -12,6 +12,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.categories import Categories, write_categories
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
 from gfl_jax.data.source import Source, require_same_categories
+from gfl_jax.distributed import from_first, is_first
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots
@@ -49,7 +50,9 @@ class DoneStep(NamedTuple):
     indices: Int[Array, "batch"]  # of its pictures, in the source
 
 
-def train(config: Config, workdir: str | Path, profile_steps: range | None = None) -> dict[str, float]:
+def train(
+    config: Config, workdir: str | Path, stop: StopRequest | None = None, profile_steps: range | None = None
+) -> dict[str, float]:
     """Trains a detector, going on from the latest checkpoint in `workdir` if there is one.
 
     What a step does depends on the config and the number of the step alone, so that a run that
@@ -58,6 +61,7 @@ def train(config: Config, workdir: str | Path, profile_steps: range | None = Non
     Args:
       config: the experiment.
       workdir: gets checkpoints/, best/, metrics.jsonl, tensorboard/, pictures/ and config.json.
+      stop: knows afterwards whether, and by what, the run was asked to stop.
       profile_steps: the steps to trace into profile/, counted from 1.
 
     Returns:
@@ -88,9 +92,10 @@ def train(config: Config, workdir: str | Path, profile_steps: range | None = Non
         return step > 0 and (step % every == 0 or step == total_steps)
 
     claim_workdir(workdir, config)
-    if jax.process_index() == 0:
+    if is_first():
         write_categories(workdir, Categories(source.categories, source.category_ids))
-    with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, StopRequest() as stop:
+    stop = stop or StopRequest()
+    with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, stop:
         averaged = config.optimizer.ema_decay is not None
         shapes = state_shapes(model, optimizer, averaged)
         shardings = split_over_fsdp(shapes, mesh)
@@ -111,9 +116,9 @@ def train(config: Config, workdir: str | Path, profile_steps: range | None = Non
             # The numbers of a step are fetched while the next one runs, so that the device never waits.
             previous: DoneStep | None = None
             while True:
-                stopping = bool(stop)
+                stopping = stop.at(step)
                 evaluating = not stopping and is_due(run.evaluate_every or epoch_steps)
-                evaluating = evaluating and log.evaluation_at(step) is None
+                evaluating = evaluating and from_first(log.evaluation_at(step) is None)
                 saving = stopping or is_due(run.checkpoint_every)
                 if evaluating or saving:
                     check_and_log(previous)
@@ -125,12 +130,12 @@ def train(config: Config, workdir: str | Path, profile_steps: range | None = Non
                         )
                         checkpoints.save_best(state, metrics.AP)
                         log.evaluation(step, metrics.scalars())
-                        if step % (run.pictures_every or 1) == 0 and jax.process_index() == 0:
+                        if step % (run.pictures_every or 1) == 0 and is_first():
                             save_snapshots(workdir / "pictures", f"step_{step:07d}_", eval_source, results)
                             plot_losses(log.rows, workdir / "curves.png", config.name)
                 if saving:
                     with log.clock.measure("checkpoint"):
-                        checkpoints.save(state)
+                        checkpoints.save(state, wait=stopping or step == total_steps)
                 if stopping or step == total_steps:
                     break
 

@@ -1,9 +1,10 @@
 """The numbers of a run as JSON lines, the same in a resumed run as in an uninterrupted one."""
 
 import json
-import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from gfl_jax.files import retrying, write_file
 
 Row = dict[str, Any]
 
@@ -12,30 +13,30 @@ class MetricsFile:
     """Rows with a "step", appended one by one and on disk at once."""
 
     def __init__(self, path: Path, last_step: int, write: bool = True):
-        """Opens the file and drops its rows after `last_step`, which will come again.
+        """Drops the rows of a file after `last_step`, which will come again.
 
         With `write` False the rows are in memory only, for the further processes of a run.
         """
         self.rows = [row for row in read_rows(path) if row["step"] <= last_step]
-        self._stream: TextIO | None = None
-        if not write:
-            return
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        os.replace(temporary, path)
-        self._stream = path.open("a")
+        self._path, self._write = path, write
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        self._size = len(text.encode())
+        if write:
+            write_file(path, text)
 
     def append(self, row: Row) -> None:
         """Writes a row; floats keep all their digits."""
         self.rows.append(row)
-        if self._stream is not None:
-            self._stream.write(json.dumps(row) + "\n")
-            self._stream.flush()
+        if self._write:
+            line = (json.dumps(row) + "\n").encode()
+            retrying(lambda: self._append(line), f"{self._path}: cannot be written")
+            self._size += len(line)
 
-    def close(self) -> None:
-        """Closes the file."""
-        if self._stream is not None:
-            self._stream.close()
+    def _append(self, line: bytes) -> None:
+        with self._path.open("ab") as stream:
+            if stream.tell() > self._size:
+                stream.truncate(self._size)  # without what an attempt that failed has left
+            stream.write(line)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -126,7 +126,7 @@ def training(monkeypatch):
         done = ()
         stop_at = None
 
-        def __call__(self, config, folder):
+        def __call__(self, config, folder, stop):
             assert folder.name == f"{config.name}_seed_{config.seed}"
             assert jax.config.jax_compilation_cache_dir == str(folder.parent / "compiled")
             self.done += ((config.name, config.seed),)

@@ -13,14 +13,15 @@ from gfl_jax.config_files import to_json
 
 # Batches note which pictures are in them; at `stop_at` one process is asked to stop.
 SCRIPT = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
-from gfl_jax.distributed import start_processes
-settings = json.loads(sys.argv[1])
-start_processes()
 import jax
+from gfl_jax.distributed import processes
+from gfl_jax.launch import find_launch
 from gfl_jax.config_files import config_from_json
 from gfl_jax.training import loop
+
+settings = json.loads(sys.argv[1])
 
 class Noted:
     def __init__(self, batches, step):
@@ -39,11 +40,14 @@ class Noted:
         self.step += 1
         if self.step == settings["stop_at"] and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        if settings["stop_at"] and self.step >= settings["stop_at"]:
+            time.sleep(0.5)  # jax looks for signals once a second
         return batch
 
 original = loop.train_batches
 loop.train_batches = lambda source, config, step, *hosts: Noted(original(source, config, step, *hosts), step)
-print(loop.train(config_from_json(Path(settings["config"])), settings["workdir"]))
+with processes(find_launch(os.environ), stop_together=True):
+    loop.train(config_from_json(Path(settings["config"])), settings["workdir"])
 """
 QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 

@@ -25,7 +25,6 @@ def test_rows_after_the_resumed_step_and_torn_lines_are_dropped(tmp_path):
     assert read_rows(path) == rows
     file = MetricsFile(path, last_step=2)
     file.append({"step": 3, "loss": 0.25})
-    file.close()
     assert read_rows(path) == rows[:2] + [{"step": 3, "loss": 0.25}]
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
@@ -35,7 +34,6 @@ def test_a_further_process_reads_and_writes_nothing(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n')
     file = MetricsFile(path, last_step=1, write=False)
     file.append({"step": 2})
-    file.close()
     assert file.rows == [{"step": 1}, {"step": 2}]
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
@@ -140,9 +138,10 @@ def test_the_first_signal_is_noted_and_the_second_acts(number):
     before = signal.signal(number, lambda *_: received.append(number))
     try:
         with StopRequest() as stop:
-            assert not stop
+            assert not stop.at(1)
             os.kill(os.getpid(), number)
-            assert stop
+            assert stop.at(2)
+            assert stop.status == 128 + number
             assert received == []
             os.kill(os.getpid(), number)
             assert received == [number]

@@ -1,0 +1,200 @@
+"""The processes of a run: they start together, end together, and if one is lost the others end too.
+
+jax notices a lost process by its missing heartbeats. Left to itself it then aborts the others with a page
+of C++; here they end with one line. That needs parts of jax that are not public: they are used in this
+file only.
+"""
+
+import contextlib
+import ctypes
+import functools
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+import rich
+from jax._src import distributed as jax_distributed
+from jax._src.lib import _jax
+from jax.experimental import multihost_utils
+
+from gfl_jax.errors import UserError
+
+T = TypeVar("T")
+
+LOST_STATUS = 3  # the exit status of a process whose peer was lost
+
+
+def is_first() -> bool:
+    """Whether this is process 0, the one that prints and writes."""
+    return jax.process_index() == 0
+
+
+def from_first(value: T) -> T:
+    """Process 0's value on all processes, for what must be decided alike; anything that JSON can hold."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode() if is_first() else b"", np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    text = multihost_utils.broadcast_one_to_all(np.resize(text, length))
+    return json.loads(bytes(text))
+
+
+@contextlib.contextmanager
+def processes(
+    launch: dict[str, Any] | None,
+    heartbeat_seconds: int = 100,
+    stop_together: bool = False,
+    start_seconds: int = 300,
+) -> Iterator[None]:
+    """Runs the block in each of several processes; in a single one if `launch` is None.
+
+    Must come before anything else is asked of jax. Further processes than the first are quiet, except for
+    errors. If one is lost (killed, frozen, cut off) the others print a line that names it and end with
+    status 3, at most `heartbeat_seconds` + 5 later. After an error of its own a process ends at once, as
+    the others could not be waited for, and they find it lost.
+
+    Args:
+      launch: from `launch.find_launch`.
+      heartbeat_seconds: how long a process may be silent.
+      stop_together: whether SIGTERM is a wish to stop, for `multihost_utils.reached_preemption_sync_point`.
+      start_seconds: how long the processes wait for one another at the start.
+
+    Raises:
+      UserError: the processes do not find together.
+    """
+    if launch is None:
+        yield
+        return
+    _start(launch, heartbeat_seconds, stop_together, start_seconds)
+    client: Any = jax_distributed.global_state.client
+    everyone = list(range(jax.process_count()))
+    if not is_first():
+        logging.getLogger().setLevel(logging.ERROR)
+        rich.reconfigure(quiet=True)
+    ending = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(client, everyone, heartbeat_seconds, ending), daemon=True)
+    watcher.start()
+    try:
+        yield
+    except BaseException as error:
+        _end_after(error, client, heartbeat_seconds)
+    client.wait_at_barrier("gfl_jax/end", 24 * 3600 * 1000)
+    ending.set()
+    watcher.join()
+    while is_first() and len(client.get_live_nodes(everyone)) > 1:
+        time.sleep(0.05)  # who hosts the service leaves last
+    jax.distributed.shutdown()
+
+
+def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, start_seconds: int) -> None:
+    # A "recoverable" process that is lost is no fatal error to jax, and `get_live_nodes` tells who it was.
+    jax.config.update("jax_enable_recoverability", True)
+    jax.config.update("jax_enable_preemption_service", stop_together)
+    make_client = _jax.get_distributed_runtime_client
+    _jax.get_distributed_runtime_client = functools.partial(
+        make_client, missed_heartbeat_callback=_no_callback
+    )
+    try:
+        jax.distributed.initialize(
+            **launch, initialization_timeout=start_seconds, heartbeat_timeout_seconds=heartbeat_seconds
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        state = jax_distributed.global_state
+        reason = str(error).splitlines()[0]
+        if "bad_cast" in reason:
+            reason = (
+                f"not all of the {state.num_processes} were there within {start_seconds} s, or process 0 did "
+                f"not answer at {state.coordinator_address}; start all of them, with the same --coordinator "
+                "and --num-processes, and each with its own --process-id"
+            )
+        elif "start RPC server" in reason:
+            reason = (
+                f"process 0 cannot listen at {state.coordinator_address}; name another port of this machine"
+            )
+        _end_after(UserError(f"the processes of the run cannot start: {reason}"))
+    finally:
+        _jax.get_distributed_runtime_client = make_client
+    _end_with_process_0(jax.process_count())
+
+
+def _no_callback(status: object) -> None:
+    """Stands where jax would abort the process. It is never called: see `_end_with_process_0`."""
+
+
+def _watch(client: Any, everyone: list[int], heartbeat_seconds: int, ending: threading.Event) -> None:
+    """Ends this process when another one has no heartbeat any more."""
+    while not ending.wait(1):
+        try:
+            lost = sorted(set(everyone) - set(client.get_live_nodes(everyone)))
+        except RuntimeError:  # process 0 does not answer; `_end_with_process_0` is about to act
+            continue
+        if lost and not ending.wait(1):
+            _end_without(lost, len(everyone), f"no heartbeat for {heartbeat_seconds} s")
+
+
+def _end_with_process_0(count: int) -> None:
+    """Ends this process with one line when jax has lost process 0, which hosts the heartbeats of all.
+
+    jax then calls `missed_heartbeat_callback` with a C++ status, for which jaxlib 0.10 has no Python type:
+    the call throws `std::bad_cast` on a thread of its own, which ends in C++'s terminate handler. So that
+    handler is ours.
+    """
+    try:
+        library = ctypes.CDLL("libstdc++.so.6")
+    except OSError:  # not Linux: the process ends too, with C++'s message
+        return
+    bad_cast = ctypes.addressof(ctypes.c_char.in_dll(library, "_ZTISt8bad_cast"))
+    exception_type, set_terminate = (
+        library["__cxa_current_exception_type"],
+        library["_ZSt13set_terminatePFvvE"],
+    )
+    exception_type.restype = set_terminate.restype = ctypes.c_void_p
+
+    def terminate() -> None:
+        if exception_type() == bad_cast:
+            _end_without([0], count, "it does not answer")
+        default()
+
+    handler = ctypes.CFUNCTYPE(None)(terminate)
+    _kept.append(handler)
+    default = ctypes.CFUNCTYPE(None)(set_terminate(handler))
+
+
+_kept: list[Any] = []  # C++ calls it to the end of the process
+
+
+def _end_without(lost: list[int], count: int, why: str) -> NoReturn:
+    which = f"process {lost[0]}" if len(lost) == 1 else f"processes {', '.join(map(str, lost))}"
+    print(
+        f"error: {which} of {count} {'was' if len(lost) == 1 else 'were'} lost ({why}); start all processes "
+        "again with the same command, and the run goes on from its last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    if jax_distributed.global_state.service is not None:
+        time.sleep(2)  # the others shall hear of it from the service here
+    os._exit(LOST_STATUS)  # the main thread may be waiting for the lost process in C++
+
+
+def _end_after(error: BaseException, client: Any = None, heartbeat_seconds: int = 0) -> NoReturn:
+    """Ends this process after an error; jax's way out would wait for the others, and they for this one."""
+    if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+        time.sleep(heartbeat_seconds + 5)  # most likely a lost process, which the watcher will soon name
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if client is not None:
+        with contextlib.suppress(RuntimeError):  # an error that all have, they all shall print
+            client.wait_at_barrier("gfl_jax/error", 3000)
+    os._exit(2 if isinstance(error, UserError) else 1)
