@@ -79,7 +79,7 @@ def test_a_finished_run_started_again_returns_its_metrics(whole_run, tiny_config
     workdir = tmp_path / "copy"
     shutil.copytree(whole_run, workdir)
     with pytest.raises(UserError, match="--profile=12:14: this run has done 12 of its 12 steps"):
-        train(tiny_config, workdir, range(12, 14))
+        train(tiny_config, workdir, profile_steps=range(12, 14))
     metrics = train(tiny_config, workdir)
     last = read_metrics(whole_run)[-1]
     assert metrics == {name[5:]: value for name, value in last.items() if name.startswith("eval/")}
@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tiny_config, whole_run, tmp_path
 
 def test_a_profile_holds_its_steps_and_changes_no_number(tiny_config, whole_run, tmp_path, tamper):
     tamper(6, send(signal.SIGTERM))
-    train(tiny_config, tmp_path, range(3, 5))
+    train(tiny_config, tmp_path, profile_steps=range(3, 5))
     assert read_metrics(tmp_path) == [row for row in read_metrics(whole_run) if row["step"] <= 6][:6]
     (file,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
     events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
