@@ -59,7 +59,10 @@ def test_what_has_started_the_processes(environment, method):
     ("changes", "words"),
     [
         ({"JAX_PROCESS_ID": ""}, r"--process-id \(or JAX_PROCESS_ID\): not given"),
-        ({"JAX_COORDINATOR_ADDRESS": "", "JAX_PROCESS_ID": ""}, r"--coordinator .* and --process-id .*: not given"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "", "JAX_PROCESS_ID": ""},
+            r"--coordinator .* and --process-id .*: not given",
+        ),
         ({"JAX_PROCESS_ID": "4"}, "--process-id=4: must be 0 to 3"),
         ({"JAX_PROCESS_ID": "-1"}, "--process-id=-1: must be a whole number"),
         ({"JAX_NUM_PROCESSES": "many"}, "--num-processes=many: must be a whole number"),
@@ -78,6 +81,8 @@ def test_what_cannot_be_is_told_in_a_line(changes, words):
 def test_the_commands_take_the_flags(command, capsys, tmp_path):
     arguments = [command, "--config=nowhere.py", f"--workdir={tmp_path}"]
     assert main([*arguments, "--coordinator=host"]) == 2
-    assert capsys.readouterr().err.startswith("error: --num-processes (or JAX_NUM_PROCESSES) and --process-id")
+    assert capsys.readouterr().err.startswith(
+        "error: --num-processes (or JAX_NUM_PROCESSES) and --process-id"
+    )
     assert main([*arguments, "--heartbeat-seconds=1"]) == 2
     assert capsys.readouterr().err == "error: --heartbeat-seconds=1: must be at least 2\n"

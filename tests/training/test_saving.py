@@ -96,7 +96,9 @@ def test_closing_warns_of_a_save_that_failed(storage, tmp_path, caplog):
     storage.errors = [errno.ENOSPC]
     checkpoints.save(make_state(10))
     checkpoints.close()
-    assert caplog.messages == [f"{tmp_path}/checkpoints: a checkpoint was not written: No space left on device"]
+    assert caplog.messages == [
+        f"{tmp_path}/checkpoints: a checkpoint was not written: No space left on device"
+    ]
     assert names(tmp_path / "checkpoints") == []
 
 
