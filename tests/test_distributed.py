@@ -1,0 +1,201 @@
+"""Real processes over loopback: they start, save, stop and end together, and none outlives a lost one."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEARTBEAT = 6  # seconds; a busy machine may keep a process from its heartbeats for a while
+
+# Steps of a collective in every process, 0.05 s each, until a signal or for ever.
+SCRIPT = """
+import os, sys, time
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as in main.py
+import jax
+from pathlib import Path
+from gfl_jax import distributed, launch
+from gfl_jax.errors import UserError
+what, folder = sys.argv[1], Path(sys.argv[2])
+
+def main():
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+    from gfl_jax.training.stop import StopRequest
+    me, count = jax.process_index(), jax.process_count()
+    mesh = jax.make_mesh((jax.device_count(),), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = NamedSharding(mesh, PartitionSpec("x")), NamedSharding(mesh, PartitionSpec())
+    total = jax.jit(lambda x: x.sum(), out_shardings=whole)
+    ones = jax.make_array_from_process_local_data(split, np.ones((jax.local_device_count(), 5), np.float32))
+    assert float(total(ones)) == 5 * jax.device_count()
+    assert distributed.from_first([me, "a", 0.1]) == [0, "a", 0.1]
+    assert distributed.is_first() == (me == 0)
+    if what == "save":
+        save_and_restore(split, whole)
+    if what == "mistake" and me == 1:
+        raise UserError("picture.jpg: cannot be decoded")
+    (folder / f"ready_{me}").touch()
+    with StopRequest() as stop:
+        step = 0
+        while not stop.at(step):
+            total(ones).block_until_ready()
+            time.sleep(0.05)
+            step += 1
+    print("stopped", step, stop.status)
+
+def save_and_restore(split, whole):
+    import numpy as np
+    from gfl_jax.training.checkpoint import Checkpoints
+    from gfl_jax.training.state import TrainState
+    rows = np.arange(4 * jax.device_count(), dtype=np.float32).reshape(-1, 2)
+    array = jax.make_array_from_callback(rows.shape, split, lambda index: rows[index])
+    step = jax.make_array_from_callback((), whole, lambda index: np.int32(7))
+    state = TrainState(step, {"a": array}, {"b": array + 1}, {"c": array + 2})
+    checkpoints = Checkpoints(folder / "run", 2)
+    checkpoints.save(state)
+    checkpoints.close()
+    checkpoints = Checkpoints(folder / "run", 2)
+    restored = checkpoints.restore_latest(state, jax.tree.map(lambda x: x.sharding, state))
+    checkpoints.close()
+    def same(found, expected):
+        assert found.sharding == expected.sharding
+        for a, b in zip(found.addressable_shards, expected.addressable_shards, strict=True):
+            np.testing.assert_array_equal(a.data, b.data)
+    jax.tree.map(same, restored, state)
+
+with distributed.processes(
+    launch.find_launch(os.environ), int(sys.argv[3]), stop_together=True, start_seconds=int(sys.argv[4])
+):
+    main()
+print("ended")
+"""
+
+
+class Run:
+    """Processes that run the script; `outputs` are their lines, without those of gloo, at the end."""
+
+    def __init__(self, what, folder, count, present=None, start_seconds=120):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.processes, self.address = {}, address
+        for number in range(count) if present is None else present:
+            environment = os.environ | {
+                "PYTHONPATH": str(ROOT),
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(number),
+            }
+            command = [sys.executable, "-c", SCRIPT, what, str(folder), str(HEARTBEAT), str(start_seconds)]
+            with (folder / f"output_{number}").open("w") as output:
+                self.processes[number] = subprocess.Popen(
+                    command, env=environment, stdout=output, stderr=subprocess.STDOUT
+                )
+
+    def wait_until_ready(self):
+        end = time.monotonic() + 120
+        while len(list(self.folder.glob("ready_*"))) < len(self.processes):
+            assert time.monotonic() < end, self.outputs()
+            assert all(process.poll() is None for process in self.processes.values()), self.outputs()
+            time.sleep(0.05)
+
+    def outputs(self):
+        texts = {n: (self.folder / f"output_{n}").read_text().splitlines() for n in self.processes}
+        return {n: [line for line in lines if "[Gloo]" not in line] for n, lines in texts.items()}
+
+    def statuses(self):
+        try:
+            return {number: process.wait(120) for number, process in self.processes.items()}
+        finally:
+            for process in self.processes.values():
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """All runs of this file, side by side, since most of their time is waiting."""
+    folder = tmp_path_factory.mktemp
+    started = {
+        "frozen": Run("loop", folder("frozen"), 3),
+        "killed": Run("loop", folder("killed"), 2),
+        "mistake": Run("mistake", folder("mistake"), 2),
+        "save": Run("save", folder("save"), 2),
+        "alone": Run("loop", folder("alone"), 2, present=[1], start_seconds=1),
+    }
+    yield started
+    for run in started.values():
+        for process in run.processes.values():
+            process.kill()
+
+
+def lost(which, why):
+    return [
+        f"error: {which} lost ({why}); start all processes again with the same command, and the run goes on "
+        "from its last checkpoint"
+    ]
+
+
+def test_a_lost_process_ends_the_others_with_a_line_that_names_it(runs):
+    """Frozen, not killed: nothing is closed, so that the missing heartbeats alone tell."""
+    run = runs["frozen"]
+    run.wait_until_ready()
+    run.processes[1].send_signal(signal.SIGSTOP)
+    others = [run.processes[0].wait(120), run.processes[2].wait(120)]
+    run.processes[1].kill()
+    assert others == [3, 3], run.outputs()
+    expected = lost("process 1 of 3 was", f"no heartbeat for {HEARTBEAT} s")
+    assert run.outputs() == {0: expected, 1: [], 2: expected}
+
+
+def test_the_loss_of_the_first_process_is_told_in_a_line_too(runs):
+    run = runs["killed"]
+    run.wait_until_ready()
+    run.processes[0].kill()
+    assert run.statuses() == {0: -signal.SIGKILL, 1: 3}, run.outputs()
+    assert run.outputs()[1] == lost("process 0 of 2 was", "it does not answer")
+
+
+def test_after_a_mistake_of_one_process_none_is_left(runs):
+    run = runs["mistake"]
+    assert run.statuses() == {0: 3, 1: 2}, run.outputs()
+    assert run.outputs()[1] == ["error: picture.jpg: cannot be decoded"]
+    assert run.outputs()[0] == lost("process 1 of 2 was", f"no heartbeat for {HEARTBEAT} s")
+
+
+def test_they_save_stop_at_the_same_step_and_end(runs):
+    """Ctrl-C to one of them, after a checkpoint of which each has written a part."""
+    run = runs["save"]
+    run.wait_until_ready()
+    run.processes[1].send_signal(signal.SIGINT)
+    assert run.statuses() == {0: 0, 1: 0}, run.outputs()
+    first, second = run.outputs().values()
+    assert first == second
+    assert re.fullmatch(r"stopped \d+ 143", first[0])
+    assert first[1:] == ["ended"]
+    checkpoint = run.folder / "run" / "checkpoints" / "7"
+    listed = (checkpoint / "checksums.json").read_text()
+    parts = [path for path in checkpoint.rglob("*") if path.is_file() and "ocdbt.process" in str(path)]
+    assert {part for path in parts for part in path.parts if part.startswith("ocdbt")} == {
+        "ocdbt.process_0",
+        "ocdbt.process_1",
+    }
+    assert all(str(path.relative_to(checkpoint)) in listed for path in parts)
+
+
+def test_a_process_that_finds_no_others_says_so_in_a_line(runs):
+    run = runs["alone"]
+    assert run.statuses() == {1: 2}
+    (line,) = run.outputs()[1]
+    assert line.startswith(
+        "error: the processes of the run cannot start: not all of the 2 were there within 1 s"
+    )
+    assert run.address in line
