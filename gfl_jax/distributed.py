@@ -26,6 +26,7 @@ from jax._src.lib import _jax
 from jax.experimental import multihost_utils
 
 from gfl_jax.errors import UserError
+from gfl_jax.files import causes
 
 T = TypeVar("T")
 
@@ -179,22 +180,27 @@ def _end_without(lost: list[int], count: int, why: str) -> NoReturn:
         file=sys.stderr,
         flush=True,
     )
-    if jax_distributed.global_state.service is not None:
-        time.sleep(2)  # the others shall hear of it from the service here
-    os._exit(LOST_STATUS)  # the main thread may be waiting for the lost process in C++
+    _exit(LOST_STATUS)
 
 
 def _end_after(error: BaseException, client: Any = None, heartbeat_seconds: int = 0) -> NoReturn:
     """Ends this process after an error; jax's way out would wait for the others, and they for this one."""
-    if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+    if any(isinstance(cause, jax.errors.JaxRuntimeError) or "Gloo" in str(cause) for cause in causes(error)):
         time.sleep(heartbeat_seconds + 5)  # most likely a lost process, which the watcher will soon name
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
     else:
         traceback.print_exception(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
     if client is not None:
         with contextlib.suppress(RuntimeError):  # an error that all have, they all shall print
             client.wait_at_barrier("gfl_jax/error", 3000)
-    os._exit(2 if isinstance(error, UserError) else 1)
+    _exit(2 if isinstance(error, UserError) else 1)
+
+
+def _exit(status: int) -> NoReturn:
+    """Ends this process even if its main thread waits for a lost process in C++."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax_distributed.global_state.service is not None:
+        time.sleep(2)  # the others shall hear from the service here what has happened
+    os._exit(status)

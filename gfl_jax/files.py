@@ -26,6 +26,7 @@ PASSING = (
     errno.ENETUNREACH,
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOLD_IN_WORDS = (errno.EIO, errno.ESTALE, *FULL)  # of storage alone, where the others may be of any network
 PAUSES = (1, 2, 4, 8, 16)  # seconds before each further attempt
 
 
@@ -55,8 +56,9 @@ def retrying(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSE
             if number not in PASSING:
                 raise
             if pause is None:
+                times = f", {len(pauses) + 1} times" if pauses else ""
                 raise UserError(
-                    f"{what}: {os.strerror(number)}, {len(pauses) + 1} times; look after the storage, "
+                    f"{what}: {os.strerror(number)}{times}; look after the storage, "
                     "and the same command goes on"
                 ) from error
             logging.warning("%s: %s; trying again in %g s", what, os.strerror(number), pause)
@@ -69,13 +71,20 @@ def storage_error(error: BaseException) -> int | None:
 
     C++ libraries such as tensorstore put the system's words into errors of other types.
     """
-    for cause in _causes(error):
-        for number in (*PASSING, *FULL):
-            if isinstance(cause, OSError) and cause.errno == number:
-                return number
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in (*PASSING, *FULL):
+            return cause.errno
+        for number in _TOLD_IN_WORDS:
             if not isinstance(cause, OSError) and os.strerror(number) in str(cause):
                 return number
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
@@ -93,9 +102,3 @@ def _write(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

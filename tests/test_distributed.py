@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gfl_jax.training.checkpoint import steps_in
+
 ROOT = Path(__file__).resolve().parents[1]
 HEARTBEAT = 6  # seconds; a busy machine may keep a process from its heartbeats for a while
 
@@ -36,10 +38,12 @@ def main():
     assert float(total(ones)) == 5 * jax.device_count()
     assert distributed.from_first([me, "a", 0.1]) == [0, "a", 0.1]
     assert distributed.is_first() == (me == 0)
-    if what == "save":
+    if what in ("save", "full"):
         save_and_restore(split, whole)
     if what == "mistake" and me == 1:
         raise UserError("picture.jpg: cannot be decoded")
+    if what == "bad config":
+        raise UserError("config.seed: is bad")
     (folder / f"ready_{me}").touch()
     with StopRequest() as stop:
         step = 0
@@ -51,6 +55,7 @@ def main():
 
 def save_and_restore(split, whole):
     import numpy as np
+    from gfl_jax.training import checkpoint
     from gfl_jax.training.checkpoint import Checkpoints
     from gfl_jax.training.state import TrainState
     rows = np.arange(4 * jax.device_count(), dtype=np.float32).reshape(-1, 2)
@@ -58,7 +63,10 @@ def save_and_restore(split, whole):
     step = jax.make_array_from_callback((), whole, lambda index: np.int32(7))
     state = TrainState(step, {"a": array}, {"b": array + 1}, {"c": array + 2})
     checkpoints = Checkpoints(folder / "run", 2)
-    checkpoints.save(state)
+    checkpoints.save(state, wait=what == "full")
+    if what == "full":
+        checkpoint.write_checksums = lambda folder: os.write(os.open("/dev/full", os.O_WRONLY), b"a")
+        checkpoints.save(state.replace(step=step + 1), wait=True)
     checkpoints.close()
     checkpoints = Checkpoints(folder / "run", 2)
     restored = checkpoints.restore_latest(state, jax.tree.map(lambda x: x.sharding, state))
@@ -129,12 +137,15 @@ def runs(tmp_path_factory):
         "killed": Run("loop", folder("killed"), 2),
         "mistake": Run("mistake", folder("mistake"), 2),
         "save": Run("save", folder("save"), 2),
+        "full": Run("full", folder("full"), 2),
+        "bad config": Run("bad config", folder("bad_config"), 2),
         "alone": Run("loop", folder("alone"), 2, present=[1], start_seconds=1),
     }
     yield started
     for run in started.values():
         for process in run.processes.values():
             process.kill()
+            process.wait()
 
 
 def lost(which, why):
@@ -169,6 +180,22 @@ def test_after_a_mistake_of_one_process_none_is_left(runs):
     assert run.statuses() == {0: 3, 1: 2}, run.outputs()
     assert run.outputs()[1] == ["error: picture.jpg: cannot be decoded"]
     assert run.outputs()[0] == lost("process 1 of 2 was", f"no heartbeat for {HEARTBEAT} s")
+
+
+def test_a_mistake_of_all_is_told_by_all(runs):
+    run = runs["bad config"]
+    assert run.statuses() == {0: 2, 1: 2}, run.outputs()
+    assert run.outputs() == {number: ["error: config.seed: is bad"] for number in range(2)}
+
+
+def test_a_full_disk_ends_all_and_the_last_checkpoint_stays(runs):
+    run = runs["full"]
+    assert run.statuses() == {0: 2, 1: 3}, run.outputs()
+    (line,) = run.outputs()[0]
+    assert "a checkpoint cannot be written: No space left on device; make room there" in line
+    assert line.endswith("(the last good one is 7)")
+    assert run.outputs()[1] == lost("process 0 of 2 was", "it does not answer")
+    assert steps_in(run.folder / "run" / "checkpoints") == [7]
 
 
 def test_they_save_stop_at_the_same_step_and_end(runs):

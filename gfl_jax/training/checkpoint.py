@@ -25,7 +25,7 @@ from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.training.checksums import find_damage, write_checksums
-from gfl_jax.training.saving import close, save
+from gfl_jax.training.saving import close, save, steps_in
 from gfl_jax.training.state import TrainState
 
 # What may change between the runs of a work directory: nothing here moves a trained number (the mesh
@@ -197,11 +197,6 @@ def read_item(folder: Path, item: Literal["variables", "training"]) -> Any:
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
         target = _placed(manager.item_metadata(step)[item].tree, here)
         return jax.device_get(manager.restore(step, args=_restore_args({item: target}))[item])
-
-
-def steps_in(folder: Path) -> list[int]:
-    """The steps with a checkpoint in a directory, in order; none if there is no directory."""
-    return sorted(int(child.name) for child in folder.glob("*") if child.is_dir() and child.name.isdigit())
 
 
 def _find_step(path: Path) -> Path:

@@ -2,7 +2,10 @@
 
 Orbax writes in the background, and raises what it met there at the next wait. Then that checkpoint is
 lost, so the state of the next one is written at once, and again if storage fails for a moment. No older
-checkpoint is deleted before a newer one is on disk: Orbax does so itself.
+checkpoint is deleted before a newer one is on disk: Orbax sees to that.
+
+Several processes write a checkpoint together, and none can try again alone: there the run ends, and the
+same commands go on from the last checkpoint.
 """
 
 import functools
@@ -10,6 +13,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,27 +37,26 @@ def save(manager: ocp.CheckpointManager, step: int, args: ocp.args.Composite, wa
       UserError: the disk is full, or storage has failed too often; the older checkpoints are there.
     """
     _tell_errors_once()
-    failed = not _finish(manager)
-    if step in manager.all_steps():
-        return
+    alone, failed = jax.process_count() == 1, False
 
     def attempt() -> None:
         nonlocal failed
         try:
             manager.save(step, args=args)
             if wait or failed:
-                manager.wait_until_finished()
+                _wait(manager)
         except Exception:
             failed = True
-            _make_room(manager)
+            if alone:
+                _make_room(manager)
             raise
 
-    # Several processes cannot try again each for itself: the run ends, and goes on from the last checkpoint.
-    pauses = PAUSES if jax.process_count() == 1 else ()
     try:
-        retrying(attempt, f"{manager.directory}: a checkpoint cannot be written", pauses)
+        failed = not _finish(manager)
+        if step not in manager.all_steps():
+            retrying(attempt, f"{manager.directory}: a checkpoint cannot be written", PAUSES if alone else ())
     except UserError as error:
-        good = manager.latest_step()
+        good = max(steps_in(Path(manager.directory)), default=None)
         last = "there is none yet" if good is None else f"the last good one is {good}"
         raise UserError(f"{error} ({last})") from error
 
@@ -64,18 +67,38 @@ def close(manager: ocp.CheckpointManager) -> None:
     manager.close()
 
 
+def steps_in(folder: Path) -> list[int]:
+    """The steps with a checkpoint in a directory, in order; none if there is no directory."""
+    return sorted(int(child.name) for child in folder.glob("*") if child.is_dir() and child.name.isdigit())
+
+
 def _finish(manager: ocp.CheckpointManager) -> bool:
     """Waits for the save in the background; whether there was none, or all went well."""
     try:
-        manager.wait_until_finished()
+        _wait(manager)
     except Exception as error:
         number = storage_error(error)
         if number is None:
             raise
+        what = f"{manager.directory}: a checkpoint was not written: {os.strerror(number)}"
+        if jax.process_count() > 1:
+            raise UserError(f"{what}; look after the storage, and the same command goes on") from error
         _make_room(manager)
-        logging.warning("%s: a checkpoint was not written: %s", manager.directory, os.strerror(number))
+        logging.warning(what)
         return False
     return True
+
+
+def _wait(manager: ocp.CheckpointManager) -> None:
+    """Waits for the save in the background, and raises its error.
+
+    With several processes Orbax would first wait ten minutes for the others, which wait for this one.
+    """
+    while jax.process_count() > 1 and manager.is_saving_in_progress():
+        if _met_in_background:
+            raise _met_in_background[0]
+        time.sleep(0.02)
+    manager.wait_until_finished()
 
 
 def _make_room(manager: ocp.CheckpointManager) -> None:
@@ -94,7 +117,14 @@ def _tell_errors_once() -> None:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+    if f"{os.sep}orbax{os.sep}" not in record.pathname:
+        return True
+    if record.exc_info and record.exc_info[1] and jax.process_count() > 1:
+        _met_in_background.append(record.exc_info[1])
+    return False
+
+
+_met_in_background: list[BaseException] = []  # as Orbax logs them; nobody else is told before the others wait
 
 
 def _except_closed_loops(hook: Callable[..., object], unraisable: "sys.UnraisableHookArgs") -> None:
