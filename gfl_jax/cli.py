@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it prints, and its exit status.
+"""The command line: what its commands do and print, and its exit status.
 
 Commands import what they need when they run, so that `--help` answers at once.
 """
@@ -13,18 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gfl_jax.command_texts import (
-    ANALYZE,
-    COMPARE,
-    COMPILE,
-    CONFIG_HELP,
-    EVALUATE,
-    EXPORT,
-    PREDICT,
-    PROCESSES,
-    TRAIN,
-    VERIFY,
-)
+from gfl_jax.arguments import config_overrides, make_parser
 from gfl_jax.comparison.rows import Row, load_table, row_config, select_rows
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_from_json, load_config
@@ -39,144 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0, 1 (a check failed), 2 (bad input), 3 (another process of the run was lost), 130 (Ctrl-C), 143 (SIGTERM,
     after which a training run has saved its state).
     """
-    parser = _parser()
+    parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)
     try:
-        return int(args.run(args, config_overrides(rest, parser)))
+        return int(_COMMANDS[args.command](args, config_overrides(rest, parser)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="main.py", description="Generalized Focal Loss detectors in JAX.", allow_abbrev=False
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name: str, text: str, run: object) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name,
-            help=text.split("\n")[0],
-            description=f"{text}\n\n{CONFIG_HELP}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        added.set_defaults(run=run)
-        return added
-
-    train = command("train", TRAIN, _train)
-    train.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run lives")
-    train.add_argument(
-        "--profile", metavar="START:STOP", help="trace these steps, the last one excluded, into DIR/profile"
-    )
-    _add_launch_flags(train)
-
-    evaluate = command("evaluate", EVALUATE, _evaluate)
-    predict = command("predict", PREDICT, _predict)
-    export = command("export", EXPORT, _export)
-    for added in (evaluate, predict, export):
-        added.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="a run of `train`")
-        added.add_argument("--config", metavar="FILE", help="instead of the work directory's config.json")
-        added.add_argument(
-            "--checkpoint", type=Path, metavar="DIR", help="default: the best by AP, else the latest"
-        )
-    for added in (evaluate, predict):
-        added.add_argument(
-            "--output", type=Path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
-        )
-    evaluate.add_argument(
-        "--backend",
-        choices=["pycocotools", "faster"],
-        default="pycocotools",
-        help="faster: faster-coco-eval, the same numbers in a fifth of the time",
-    )
-    evaluate.add_argument(
-        "--pictures", type=int, default=4, metavar="N", help="draw the first N pictures with their boxes (4)"
-    )
-    _add_launch_flags(evaluate)
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
-    predict.add_argument(
-        "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
-    )
-    export.add_argument("--output", type=Path, metavar="FILE", required=True, help="what is written")
-    for side in ("height", "width"):
-        export.add_argument(
-            f"--{side}", type=int, metavar=side[0].upper(), help="default: the largest bucket's"
-        )
-    export.add_argument("--batch", type=int, metavar="N", help="pictures of a call; default: any number")
-    export.add_argument(
-        "--platforms", nargs="+", default=["cpu", "cuda", "tpu"], metavar="NAME", help="default: cpu cuda tpu"
-    )
-
-    compare = command("compare", COMPARE, _compare)
-    compare.add_argument(
-        "--table", required=True, metavar="NAME", help="1, boxes, ...: configs/table_NAME.py"
-    )
-    compare.add_argument("--dataset", default="coco", metavar="NAME", help="coco, trees or digits (coco)")
-    compare.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (3)")
-    compare.add_argument("--rows", metavar="NAME,NAME", help="only these rows, e.g. atss_iou,atss_joint")
-    compare.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="where the runs live; default: runs/table_NAME_DATASET"
-    )
-
-    analyze = command("analyze", ANALYZE, _analyze)
-    analyze.add_argument("--workdir", type=Path, metavar="DIR", help="a run of `train`")
-    analyze.add_argument("more", nargs="*", type=Path, metavar="DIR", help="more runs, to stand beside it")
-    analyze.add_argument("--config", metavar="FILE", help="instead of the work directories' config.json")
-    analyze.add_argument(
-        "--output", type=Path, metavar="DIR", help="default: DIR/analyze in the first work directory"
-    )
-    analyze.add_argument(
-        "--only", nargs="+", choices=["correlation", "labels", "distributions"], help="default: all three"
-    )
-    analyze.add_argument(
-        "--boxes", nargs="+", type=int, metavar="N", help="draw the N-th best detections, from 0 on"
-    )
-
-    compile_ = command("compile", COMPILE, _compile)
-    compile_.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    compile_.add_argument(
-        "--topology", default="local", metavar="NAME", help="a TPU slice such as v5e:4x4; default: local"
-    )
-    compile_.add_argument(
-        "--batch", type=int, metavar="N", help="pictures per chip; default: the chip's share of the config's"
-    )
-    compile_.add_argument(
-        "--find-batch", action="store_true", help="search the largest batch that fits, from --batch or 1 on"
-    )
-    compile_.add_argument("--size", metavar="HxW", help="of the batches; default: the largest bucket")
-    compile_.add_argument("--only", choices=["train", "inference"], help="default: both")
-    compile_.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
-
-    verify = command("verify", VERIFY, _verify)
-    verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
-    verify.add_argument(
-        "--detector",
-        choices=["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "all"],
-        default="gfl",
-        help="whose figures, of those in tests/data (gfl)",
-    )
-    verify.add_argument("--reference", type=Path, metavar="FILE", help="other figures, of --config")
-    verify.add_argument("--config", metavar="FILE", help="of the reference's detector")
-    return parser
-
-
-def _add_launch_flags(command: argparse.ArgumentParser) -> None:
-    several = command.add_argument_group("several processes", PROCESSES)
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="a free port on process 0's machine")
-    several.add_argument("--num-processes", metavar="N", help="how many there are")
-    several.add_argument("--process-id", metavar="I", help="which one this is, from 0 on")
-    several.add_argument("--distributed", action="store_true", help="let jax find out (Cloud TPU VMs)")
-    several.add_argument(
-        "--heartbeat-seconds", type=int, default=100, metavar="S", help="silence of a lost process (100)"
-    )
 
 
 def _processes(args: argparse.Namespace, stop_together: bool) -> contextlib.AbstractContextManager[None]:
@@ -190,23 +53,6 @@ def _processes(args: argparse.Namespace, stop_together: bool) -> contextlib.Abst
     return processes(
         find_launch(os.environ, flags, args.distributed), args.heartbeat_seconds, stop_together=stop_together
     )
-
-
-def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
-    """--config.NAME=VALUE or --config.NAME VALUE, as names and values."""
-    overrides: dict[str, str] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--config."):
-            parser.error(f"unrecognized argument: {word}")
-        name, equals, value = word.removeprefix("--config.").partition("=")
-        if not equals:
-            if not words:
-                parser.error(f"{word}: needs a value: {word}=VALUE")
-            value = words.pop(0)
-        overrides[name] = value
-    return overrides
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
@@ -421,3 +267,15 @@ def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     console.print(table)
     print(f"{table.row_count - failed} passed, {failed} failed in {args.dtype}")
     return int(failed > 0)
+
+
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
+    "compare": _compare,
+    "analyze": _analyze,
+    "compile": _compile,
+    "verify": _verify,
+}

@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 from flax.traverse_util import flatten_dict, unflatten_dict  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from gfl_jax.cli import config_overrides  # noqa: E402
+from gfl_jax.arguments import config_overrides  # noqa: E402
 from gfl_jax.config import Config  # noqa: E402
 from gfl_jax.config_files import config_from_json, load_config  # noqa: E402
 from gfl_jax.data.categories import Categories, write_categories  # noqa: E402

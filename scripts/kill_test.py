@@ -104,7 +104,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     with console.status("the rest of the killed run"):
         finish(killed, start(killed))
     console.print(_table(done))
-    differences = compare(whole.workdir, killed.workdir, args.steps)
+    differences = differing_arrays(whole.workdir, killed.workdir, args.steps)
+    differences += differing_rows(whole.workdir, killed.workdir)
     saves = sum(killed.unfinished for killed in done)
     print(f"{len(done)} kills, {saves} of them in the middle of a save")
     for difference in differences:
@@ -118,9 +119,7 @@ def plan_kills(rng: np.random.Generator, count: int, steps: int, processes: int)
     moments = np.sort(rng.integers(0, max(steps * 4 // 5, 1), count))
     victims = [None, *range(processes)] if processes > 1 else [None]
     return [
-        Kill(
-            int(step), i % 2 == 1, float(rng.uniform(0, 0.05 if i % 2 else 2)), victims[i // 2 % len(victims)]
-        )
+        Kill(int(step), i % 2 == 1, float(rng.uniform(0, 0.05 if i % 2 else 2)), victims[i % len(victims)])
         for i, step in enumerate(moments)
     ]
 
@@ -213,8 +212,8 @@ def readable_steps(workdir: Path) -> list[int]:
     return [step for step in steps_in(folder) if find_damage(folder / str(step)) is None]
 
 
-def compare(one: Path, other: Path, step: int) -> list[str]:
-    """In what two runs differ: arrays of the checkpoint of a step, or rows of metrics.jsonl."""
+def differing_arrays(one: Path, other: Path, step: int) -> list[str]:
+    """In which arrays of the checkpoint of a step two runs differ, in any bit."""
     differences = []
     for item in ("variables", "training"):
         arrays = [
@@ -224,8 +223,13 @@ def compare(one: Path, other: Path, step: int) -> list[str]:
         for (path, a), (_, b) in zip(*arrays, strict=True):
             if not np.array_equal(a, b):
                 differences.append(item + jax.tree_util.keystr(path))
+    return differences
+
+
+def differing_rows(one: Path, other: Path) -> list[str]:
+    """In which rows of metrics.jsonl two runs differ, times left out."""
     rows = [_numbers(workdir / "metrics.jsonl") for workdir in (one, other)]
-    differences += [f"metrics.jsonl: {a} against {b}" for a, b in zip(*rows, strict=False) if a != b]
+    differences = [f"metrics.jsonl: {a} against {b}" for a, b in zip(*rows, strict=False) if a != b]
     if len(rows[0]) != len(rows[1]):
         differences.append(f"metrics.jsonl: {len(rows[0])} rows against {len(rows[1])}")
     return differences

@@ -33,9 +33,6 @@ from gfl_jax.pictures.figure import COLORS, new_figure, save_figure, tidy  # noq
 DOCS = ROOT / "docs"
 CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 GLOBAL_BATCH = 256  # of the table in which more chips mean fewer pictures on each
-SHARES = (1.0, 0.5)  # of the published rates that are reached
-# The cycles of a v5e in a second: its peak rate over what its four 128 x 128 multipliers do in one.
-V5E_CLOCK = CHIPS["v5e"].flops / (4 * 128 * 128 * 2)
 
 Report = dict[str, Any]
 Rows = list[list[str]]
@@ -189,15 +186,16 @@ def _strong(reports: Sequence[Report]) -> Rows:
 
 
 def _input(reports: Sequence[Report]) -> Rows:
-    rows = [["chip", "share of the rates", "pictures/s a host", "Grain workers", "of cores", "storage, MB/s"]]
+    rows = [["chip", "a step takes", "pictures/s a host", "Grain workers", "of cores", "storage, MB/s"]]
     rows[0] += ["all hosts of 256 chips, GB/s"]
     for name, chip in CHIPS.items():
-        for share in SHARES:
-            work = work_of(reports, name)
-            need = host_input(work, chip, step_time(work, chip, 256, share).best)
-            rows.append([name, f"{share:.0%}", f"{need.pictures:.0f}", str(need.workers)])
+        work = work_of(reports, name)
+        terms = step_time(work, chip, 256)
+        for words, seconds in (("its longest term", terms.best), ("compute alone", terms.compute)):
+            need = host_input(work, chip, seconds)
+            rows.append([name, words, f"{need.pictures:,.0f}", str(need.workers), str(chip.host_cores)])
             total = need.bytes * 256 / chip.host_chips
-            rows[-1] += [str(chip.host_cores), f"{need.bytes / 1e6:.0f}", f"{total / 1e9:.2f}"]
+            rows[-1] += [f"{need.bytes / 1e6:.0f}", f"{total / 1e9:.2f}"]
     return rows
 
 

@@ -34,7 +34,7 @@ def lower_training(config: Config, mesh: Mesh, canvas: Shape, pictures: int) -> 
     model = build_detector(config.detector, config.precision)
     schedule = make_schedule(config.schedule, scaled_learning_rate(config.optimizer, pictures), _STEPS)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
-    shapes = state_shapes(model, optimizer)
+    shapes = state_shapes(model, optimizer, ema=config.optimizer.ema_decay is not None)
     state = _placed(shapes, split_over_fsdp(shapes, mesh))
     step: Any = make_train_step(model, optimizer, schedule, config, mesh)  # jitted
     return step.lower(state, abstract_batch(mesh, canvas, pictures))

@@ -57,18 +57,11 @@ class HostInput(NamedTuple):
     bytes: float  # a second, from storage
 
 
-def step_time(work: Work, chip: Chip, chips: int, share: float = 1.0) -> StepTime:
-    """The terms of a step.
-
-    Args:
-      work: of one chip.
-      chip: its rates.
-      chips: how many share the batch.
-      share: what is reached of the published rates of arithmetic and memory, at most 1.
-    """
+def step_time(work: Work, chip: Chip, chips: int) -> StepTime:
+    """The terms of a step in which `chips` share a batch, each with this work."""
     return StepTime(
-        compute=work.flops / (chip.flops * share),
-        memory=work.bytes_accessed / (chip.memory_rate * share),
+        compute=work.flops / chip.flops,
+        memory=work.bytes_accessed / chip.memory_rate,
         network=all_reduce_seconds(work.reduced_bytes, chip, chips),
     )
 
@@ -91,9 +84,9 @@ def ring_seconds(size: float, members: int, rate: float) -> float:
     return 2 * (members - 1) / members * size / rate
 
 
-def efficiency(work: Work, chip: Chip, chips: int, share: float = 1.0) -> float:
+def efficiency(work: Work, chip: Chip, chips: int) -> float:
     """Pictures a second and chip, relative to a chip alone, if nothing hides the network (see `StepTime`)."""
-    return step_time(work, chip, 1, share).worst / step_time(work, chip, chips, share).worst
+    return step_time(work, chip, 1).worst / step_time(work, chip, chips).worst
 
 
 def least_efficiency(work: Work, chip: Chip, chips: int) -> float:

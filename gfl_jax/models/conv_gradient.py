@@ -17,6 +17,10 @@ from jaxtyping import Array, Float
 # `with own_kernel_gradient(False):` leaves all that is traced in it to XLA, to compare the two.
 own_kernel_gradient = jax.make_user_context(True)
 
+# `with in_a_loop(True):` around the body of a scan. On CPUs XLA gives a convolution its plain order of axes
+# outside of loops only; inside, those of its gradients would take ten to seventy times as long.
+in_a_loop = jax.make_user_context(False)
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv2d(
@@ -63,7 +67,15 @@ def _backward(stride: int, groups: int, saved: tuple[Array, Array], g: Array) ->
         own = functools.partial(_kernel_gradient, size=size)
     # else: with stride 2 nothing is gained, in float64 time is lost, grouped ones were not looked at.
 
-    (x_gradient,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(g)
+    def x_by_xla(kernel: Array, g: Array) -> Array:
+        return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(g)[0]
+
+    if in_a_loop.value and groups == 1:
+        plain = functools.partial(_plain_x_gradient, stride=stride, shape=x.shape)
+        x_gradient = lax.platform_dependent(kernel, g, cpu=plain, default=x_by_xla)
+        own = own or functools.partial(_plain_kernel_gradient, stride=stride, size=size)
+    else:
+        x_gradient = x_by_xla(kernel, g)
     if own is None or not own_kernel_gradient.value:
         return x_gradient, by_xla(x, g)
     return x_gradient, lax.platform_dependent(x, g, cpu=own, default=by_xla)
@@ -104,3 +116,39 @@ def _kernel_gradient(
         )
 
     return jnp.stack([column(j) for j in range(size)]).transpose(2, 0, 1, 3)
+
+
+def _plain_x_gradient(
+    kernel: Float[Array, "size size in out"],
+    g: Float[Array, "batch h w out"],
+    stride: int,
+    shape: tuple[int, ...],
+) -> Float[Array, "batch height width in"]:
+    """XLA's own gradient of x, of this shape, in the plain order of axes."""
+    size = kernel.shape[0]
+    before = size - 1 - size // 2
+    padding = [
+        (before, length + size // 2 - 1 - (steps - 1) * stride)
+        for length, steps in zip(shape[1:3], g.shape[1:3], strict=True)
+    ]
+    turned = lax.rev(kernel, (0, 1)).transpose(0, 1, 3, 2)
+    order = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        g, turned, (1, 1), padding, lhs_dilation=(stride, stride), dimension_numbers=order
+    )
+
+
+def _plain_kernel_gradient(
+    x: Float[Array, "batch height width in"], g: Float[Array, "batch h w out"], stride: int, size: int
+) -> Float[Array, "size size in out"]:
+    """XLA's own gradient of the kernel in the plain order of axes: the pictures are the input channels."""
+    order = ("NHWC", "HWIO", "NHWC")
+    sums = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        g.transpose(1, 2, 0, 3),
+        (1, 1),
+        [(size // 2, size // 2)] * 2,
+        rhs_dilation=(stride, stride),
+        dimension_numbers=order,
+    )
+    return sums[:, :size, :size].transpose(1, 2, 0, 3)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from gfl_jax import config
 from gfl_jax.detection_loss import Normalizers, detection_losses, loss_normalizers
 from gfl_jax.mesh import split_by_batch, split_over_fsdp
+from gfl_jax.models.conv_gradient import in_a_loop
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch, HeadOutputs
 
@@ -55,9 +56,10 @@ def loss_and_gradient(
 
     def add(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], Any]:
         batch_stats, sums = carry
-        (total, (losses, batch_stats)), grads = differentiate(
-            params, batch_stats, part, model, config, normalizers
-        )
+        with in_a_loop(True):
+            (total, (losses, batch_stats)), grads = differentiate(
+                params, batch_stats, part, model, config, normalizers
+            )
         sums = jax.lax.with_sharding_constraint(optax.tree.add(sums, grads), divided)
         return (batch_stats, sums), (total, losses)
 

@@ -50,9 +50,9 @@ def test_a_pod_has_rings_and_a_slice_of_it_half_the_rate():
 
 
 def test_the_terms_and_which_binds():
-    terms = step_time(WORK, CHIPS["v5e"], 256, share=0.5)
-    assert terms.compute == pytest.approx(5e12 / 98.5e12)
-    assert terms.memory == pytest.approx(100e9 / 409.5e9)
+    terms = step_time(WORK, CHIPS["v5e"], 256)
+    assert terms.compute == pytest.approx(5e12 / 197e12)
+    assert terms.memory == pytest.approx(100e9 / 819e9)
     assert terms.bound == "memory"
     assert terms.best == terms.memory
     assert terms.worst == pytest.approx(terms.memory + terms.network)
@@ -73,12 +73,8 @@ def test_efficiency_by_hand():
 
 @given(works, chips, counts, st.floats(0.01, 1))
 def test_no_chip_is_less_efficient_than_one_that_only_computes(work, chip, count, share):
-    least, found = least_efficiency(work, chip, count), efficiency(work, chip, count, share)
+    slower = chip._replace(flops=chip.flops * share)
+    least, found = least_efficiency(work, chip, count), efficiency(work, slower, count)
     assert 0 < least <= found + 1e-12 <= 1 + 2e-12
     if count == 1:
         assert least == found == 1
-
-
-@given(works, chips, counts)
-def test_slower_chips_wait_no_longer(work, chip, count):
-    assert efficiency(work, chip, count, share=0.4) >= efficiency(work, chip, count) - 1e-12
