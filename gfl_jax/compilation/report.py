@@ -19,7 +19,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.buckets import Shape
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
-from gfl_jax.mesh import make_mesh
+from gfl_jax.mesh import check_accumulate, make_mesh
 from gfl_jax.structures import SIZE_DIVISOR
 
 Part = Literal["train", "inference"]
@@ -96,15 +96,18 @@ def make_report(
         if not find_batch:
             share = pictures_per_chip or _share_of_a_chip(config, part, mesh)
             return _compile_part(config, part, mesh, canvas, share, say)
+        # Each micro-batch has as many pictures of each chip as all others.
+        unit = config.optimizer.accumulate if part == "train" else 1
         tried: dict[int, PartReport] = {}
 
-        def fits(pictures: int) -> bool:
-            tried[pictures] = _compile_part(config, part, mesh, canvas, pictures, say)
-            good = tried[pictures].fits(target.capacity)
-            say(f"{part}: {tried[pictures].batch}: {'fits' if good else 'does not fit'}")
+        def fits(units: int) -> bool:
+            tried[units] = found = _compile_part(config, part, mesh, canvas, units * unit, say)
+            good = found.fits(target.capacity)
+            say(f"{part}: {found.batch}: {'fits' if good else 'does not fit'}")
             return good
 
-        return tried[largest_fitting(fits, min(pictures_per_chip or 1, MOST)) or 1]
+        start = min(max((pictures_per_chip or 1) // unit, 1), MOST)
+        return tried[largest_fitting(fits, start) or 1]
 
     return Report(
         config=config.name,
@@ -141,6 +144,8 @@ def _compile_part(
     }[part]
     shapes = canvases(config)
     canvas = canvas or shapes[-1]
+    if part == "train":
+        check_accumulate(pictures_per_chip * mesh.size, config.optimizer.accumulate, mesh)
     say(f"{part}: compiling for {in_words(pictures_per_chip, canvas)}")
     start = time.monotonic()
     result = compile_and_measure(lower(config, mesh, canvas, pictures_per_chip * mesh.size))

@@ -124,6 +124,12 @@ def test_a_config_that_the_chips_cannot_share(experiment, local):
         make_report(odd, local)
 
 
+def test_micro_batches_that_do_not_divide_a_chips_share(experiment, local):
+    optimizer = dataclasses.replace(experiment.optimizer, accumulate=2)
+    with pytest.raises(UserError, match=r"config.optimizer.accumulate=2: does not divide the 3 pictures"):
+        make_report(dataclasses.replace(experiment, optimizer=optimizer), local, pictures_per_chip=3)
+
+
 def test_canvases_in_words():
     assert parse_canvas("800x1344") == (800, 1344)
     for text in ("800", "800x1333", "0x32", "x", "32x32x3"):
