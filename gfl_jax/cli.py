@@ -44,15 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _processes(args: argparse.Namespace, stop_together: bool) -> contextlib.AbstractContextManager[None]:
     """The block in which a command asks anything of jax."""
-    from gfl_jax.distributed import processes
     from gfl_jax.launch import find_launch
 
     if args.heartbeat_seconds < 2:
         raise UserError(f"--heartbeat-seconds={args.heartbeat_seconds}: must be at least 2")
     flags = {name: getattr(args, name) for name in ("coordinator", "num_processes", "process_id")}
-    return processes(
-        find_launch(os.environ, flags, args.distributed), args.heartbeat_seconds, stop_together=stop_together
-    )
+    launch = find_launch(os.environ, flags, args.distributed)
+    if launch is None:
+        return contextlib.nullcontext()
+    from gfl_jax.distributed import processes
+
+    return processes(launch, args.heartbeat_seconds, stop_together)
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
@@ -90,8 +92,8 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
+    from gfl_jax.agreement import is_first
     from gfl_jax.data.loader import make_source
-    from gfl_jax.distributed import is_first
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source
     from gfl_jax.evaluation.results import write_results

@@ -8,7 +8,6 @@ file only.
 import contextlib
 import ctypes
 import functools
-import json
 import logging
 import os
 import sys
@@ -16,51 +15,33 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import jax
-import numpy as np
 import rich
 from jax._src import distributed as jax_distributed
 from jax._src.lib import _jax
-from jax.experimental import multihost_utils
 
+from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
 from gfl_jax.files import causes
-
-T = TypeVar("T")
 
 LOST_STATUS = 3  # the exit status of a process whose peer was lost
 
 
-def is_first() -> bool:
-    """Whether this is process 0, the one that prints and writes."""
-    return jax.process_index() == 0
-
-
-def from_first(value: T) -> T:
-    """Process 0's value on all processes, for what must be decided alike; anything that JSON can hold."""
-    if jax.process_count() == 1:
-        return value
-    text = np.frombuffer(json.dumps(value).encode() if is_first() else b"", np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    text = multihost_utils.broadcast_one_to_all(np.resize(text, length))
-    return json.loads(bytes(text))
-
-
 @contextlib.contextmanager
 def processes(
-    launch: dict[str, Any] | None,
+    launch: dict[str, Any],
     heartbeat_seconds: int = 100,
     stop_together: bool = False,
     start_seconds: int = 300,
 ) -> Iterator[None]:
-    """Runs the block in each of several processes; in a single one if `launch` is None.
+    """Runs the block in each of several processes.
 
     Must come before anything else is asked of jax. Further processes than the first are quiet, except for
-    errors. If one is lost (killed, frozen, cut off) the others print a line that names it and end with
-    status 3, at most `heartbeat_seconds` + 5 later. After an error of its own a process ends at once, as
-    the others could not be waited for, and they find it lost.
+    errors. If one is lost (killed, frozen, cut off), or not there in time, the others print a line that
+    says so and end with status 3, at most `heartbeat_seconds` + 5 later. After an error of its own a
+    process ends at once, as the others could not be waited for, and they find it lost.
 
     Args:
       launch: from `launch.find_launch`.
@@ -69,11 +50,8 @@ def processes(
       start_seconds: how long the processes wait for one another at the start.
 
     Raises:
-      UserError: the processes do not find together.
+      UserError: the processes cannot start.
     """
-    if launch is None:
-        yield
-        return
     _start(launch, heartbeat_seconds, stop_together, start_seconds)
     client: Any = jax_distributed.global_state.client
     everyone = list(range(jax.process_count()))
@@ -111,10 +89,10 @@ def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, 
         state = jax_distributed.global_state
         reason = str(error).splitlines()[0]
         if "bad_cast" in reason:
-            reason = (
-                f"not all of the {state.num_processes} were there within {start_seconds} s, or process 0 did "
-                f"not answer at {state.coordinator_address}; start all of them, with the same --coordinator "
-                "and --num-processes, and each with its own --process-id"
+            _end_lost(
+                f"not all of the {state.num_processes} processes were there within {start_seconds} s, or "
+                f"process 0 did not answer at {state.coordinator_address}; start all of them, with the same "
+                "--coordinator and --num-processes, and each with its own --process-id"
             )
         elif "start RPC server" in reason:
             reason = (
@@ -174,12 +152,14 @@ _kept: list[Any] = []  # C++ calls it to the end of the process
 
 def _end_without(lost: list[int], count: int, why: str) -> NoReturn:
     which = f"process {lost[0]}" if len(lost) == 1 else f"processes {', '.join(map(str, lost))}"
-    print(
-        f"error: {which} of {count} {'was' if len(lost) == 1 else 'were'} lost ({why}); start all processes "
-        "again with the same command, and the run goes on from its last checkpoint",
-        file=sys.stderr,
-        flush=True,
+    _end_lost(
+        f"{which} of {count} {'was' if len(lost) == 1 else 'were'} lost ({why}); start all processes "
+        "again with the same command, and the run goes on from its last checkpoint"
     )
+
+
+def _end_lost(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
     _exit(LOST_STATUS)
 
 

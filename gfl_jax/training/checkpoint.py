@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 
+from gfl_jax.agreement import is_first
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
@@ -66,7 +67,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
                 f"{workdir}: has checkpoints of another configuration, different in {', '.join(names)}; "
                 f"give another --workdir, or the configuration in {file}"
             )
-    if jax.process_index() == 0:
+    if is_first():
         write_file(file, text)
 
 
@@ -162,7 +163,7 @@ class Checkpoints:
         return _state(restored.variables, restored.training)
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, damage: str) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             folder = Path(manager.directory) / str(step)
             place = _unused(self._spoiled / f"{folder.parent.name}_{step}")
             place.parent.mkdir(exist_ok=True)
@@ -212,7 +213,7 @@ def _find_step(path: Path) -> Path:
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     def before_renaming() -> None:
-        if jax.process_index() == 0:
+        if is_first():
             for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
                 write_checksums(unfinished)
 

@@ -9,6 +9,7 @@ import rich
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
+from gfl_jax.agreement import is_first
 from gfl_jax.config import Loader
 from gfl_jax.training.bottleneck import input_share, input_warning
 from gfl_jax.training.metrics_file import MetricsFile, Row
@@ -31,7 +32,7 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, step: int, total_steps: int, loader: Loader, log_every: int):
-        first = jax.process_index() == 0
+        first = is_first()
         self._total_steps, self._loader, self._log_every = total_steps, loader, log_every
         self._file = MetricsFile(workdir / "metrics.jsonl", step, write=first)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=first)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Int
 
+from gfl_jax.agreement import from_first, is_first
 from gfl_jax.config import Config
 from gfl_jax.data.categories import Categories, write_categories
 from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
 from gfl_jax.data.source import Source, require_same_categories
-from gfl_jax.distributed import from_first, is_first
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots

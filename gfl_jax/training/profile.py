@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
 
 
@@ -56,7 +57,7 @@ class Profile:
                 f"--profile={steps.start}:{steps.stop}: this run has done {done_steps} of its {total_steps} "
                 "steps; name steps that are to come, or leave --profile out"
             )
-        self._steps = steps if steps is not None and jax.process_index() == 0 else range(0)
+        self._steps = steps if steps is not None and is_first() else range(0)
         self._folder, self._say = folder, say
         self._step, self._tracing = done_steps, False
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
 from gfl_jax.files import PAUSES, retrying, storage_error
 
@@ -103,7 +104,7 @@ def _wait(manager: ocp.CheckpointManager) -> None:
 
 def _make_room(manager: ocp.CheckpointManager) -> None:
     """Deletes what a failed save has left; what was there before it stays."""
-    if jax.process_index() == 0:
+    if is_first():
         for unfinished in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished, ignore_errors=True)
     manager.reload()

@@ -13,7 +13,7 @@ from gfl_jax.config_files import to_json
 
 # Batches note which pictures are in them; at `stop_at` one process is asked to stop.
 SCRIPT = """
-import json, os, signal, sys, time
+import contextlib, json, os, signal, sys, time
 from pathlib import Path
 import jax
 from gfl_jax.distributed import processes
@@ -46,7 +46,8 @@ class Noted:
 
 original = loop.train_batches
 loop.train_batches = lambda source, config, step, *hosts: Noted(original(source, config, step, *hosts), step)
-with processes(find_launch(os.environ), stop_together=True):
+found = find_launch(os.environ)
+with processes(found, stop_together=True) if found else contextlib.nullcontext():
     loop.train(config_from_json(Path(settings["config"])), settings["workdir"])
 """
 QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
