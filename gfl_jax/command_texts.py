@@ -84,8 +84,8 @@ Exit status 1 if it does not fit.
   python main.py compile --config=configs/gfl_trees.py --find-batch --only=train
 
 TPU slices (v5e, v5p, v6e) are compiled for by libtpu, without a TPU: pip install "libtpu==0.0.42.*".
-A train step of GFL-R50 at 800x1344 takes about three minutes on 2 cores. What a loop does
-is counted once. With several test scales or flips, inference is compiled for a single view, on the
+A train step of GFL-R50 at 800x1344 takes three to five minutes on 2 cores. What a loop
+does is counted once. With several test scales or flips, inference is compiled for a single view, on the
 largest canvas."""
 
 COMPARE = """\

@@ -119,7 +119,7 @@ def _part(report: Report, name: str) -> Any:
 
 def _compiled(reports: Sequence[Report], name: str) -> Rows:
     heading = ["topology", "mesh", "precision", "pictures a chip", "memory, GiB", "of these temporaries"]
-    heading += ["GFLOP", "accessed, GB", "million cycles", "sent, MB", "compiled in, s"]
+    heading += ["GFLOP", "accessed, GB", "million cycles", "sent, MB"]
     rows = [heading]
     for report in reports:
         part = _part(report, name)
@@ -132,7 +132,6 @@ def _compiled(reports: Sequence[Report], name: str) -> Rows:
         rows[-1] += [f"{memory['total'] / GIB:.2f}", f"{memory['temporaries'] / GIB:.2f}"]
         rows[-1] += [f"{part['flops'] / 1e9:,.1f}", f"{part['bytes_accessed'] / 1e9:.1f}"]
         rows[-1] += [f"{(part['estimated_cycles'] or 0) / 1e6:.1f}", ", ".join(sent) or "nothing"]
-        rows[-1] += [f"{part['compile_seconds']:.0f}"]
     return rows
 
 
