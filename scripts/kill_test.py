@@ -88,7 +88,8 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         f"--config.schedule.steps={args.steps}",
         "--config.run.log_every=1",
     ]
-    settings += [f"--config.run.checkpoint_every={args.checkpoint_every}", *rest]
+    settings += [f"--config.run.checkpoint_every={args.checkpoint_every}"]
+    settings += [f"--config.loader.eval_batch_size={args.processes * args.devices}", *rest]
     whole = Launch(tuple(settings), args.workdir / "whole", args.processes, args.devices, args.heartbeat)
     killed = whole._replace(workdir=args.workdir / "killed")
     args.workdir.mkdir(parents=True)
