@@ -108,7 +108,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     mesh = make_mesh()
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
     model = build_detector(config.detector, config.precision)
-    detect = make_detect_in_views(model, config.normalization, config.inference)
+    detect = make_detect_in_views(model, config.normalization, config.inference, mesh)
     metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
     if not is_first():
         return

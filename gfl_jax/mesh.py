@@ -5,6 +5,7 @@ of that axis (fully sharded data parallelism) and gathered where a step computes
 only shardings: no number depends on them but for the order of sums.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,6 +85,21 @@ def check_accumulate(batch_size: int, accumulate: int, mesh: Mesh) -> None:
             f"config.optimizer.accumulate={accumulate}: does not divide the {each} pictures that each device "
             f"has of config.loader.batch_size={batch_size}; choose one of {_listed(divisors(each))}"
         )
+
+
+def on_own_rows(function: Callable[[Any, Any], Any], mesh: Mesh | None) -> Callable[[Any, Any], Any]:
+    """A function (whole, rows) -> rows that each device computes of its rows alone, without communication.
+
+    The compiler would see to that itself, but for `top_k`, for which it gathers all rows on every device.
+
+    Args:
+      function: treats each row of a batch by itself.
+      mesh: from `make_mesh`; None: the function as it is.
+    """
+    if mesh is None:
+        return function
+    whole, rows = PartitionSpec(), PartitionSpec(AXES)
+    return jax.shard_map(function, mesh=mesh, in_specs=(whole, rows), out_specs=rows, check_vma=False)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "config.loader.batch_size") -> None:

@@ -44,7 +44,7 @@ def lower_inference(config: Config, mesh: Mesh, canvas: Shape, pictures: int) ->
     """Pictures to detections, in a single view, for batches of `pictures` in all."""
     model = build_detector(config.detector, config.precision)
     variables = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
-    detect: Any = make_detect(model, config.normalization, config.inference)  # jitted
+    detect: Any = make_detect(model, config.normalization, config.inference, mesh)  # jitted
     everywhere = jax.tree.map(lambda _: replicated(mesh), variables)
     return detect.lower(_placed(variables, everywhere), abstract_batch(mesh, canvas, pictures))
 

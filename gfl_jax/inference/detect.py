@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from gfl_jax import config
@@ -13,24 +14,28 @@ from gfl_jax.errors import UserError
 from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.nms import nms
 from gfl_jax.inference.voting import variance_vote
+from gfl_jax.mesh import on_own_rows
 from gfl_jax.models.detector import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch, Detections, HeadOutputs
 
 
 def make_detect(
-    model: DetectorNetwork, normalization: config.Normalization, inference: config.Inference
+    model: DetectorNetwork,
+    normalization: config.Normalization,
+    inference: config.Inference,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, Batch], Detections]:
     """A jitted function (variables, batch) -> Detections in pixels of the original pictures.
 
-    It compiles once for each batch shape. `variables` are {"params": ..., "batch_stats": ...}.
+    It compiles once for each batch shape. `variables` are {"params": ..., "batch_stats": ...}. With a
+    `mesh` they are whole on each of its devices, over which the batch is split.
 
     Raises:
       UserError: variance voting is asked of boxes without variances.
     """
     check_voting(model.detector, inference)
 
-    @jax.jit
     def detect(variables: Any, batch: Batch) -> Detections:
         images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
         outputs: Any = model.apply(variables, images)
@@ -38,7 +43,7 @@ def make_detect(
         scale = jnp.tile(batch.scale_factors, 2)[:, None]
         return dataclasses.replace(detections, boxes=detections.boxes / scale)
 
-    return detect
+    return jax.jit(on_own_rows(detect, mesh))
 
 
 def check_voting(detector: config.Detector, inference: config.Inference) -> None:

@@ -10,48 +10,53 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from gfl_jax import config
 from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.detect import check_voting, make_detect, select
 from gfl_jax.inference.views import PLAIN, views_of
+from gfl_jax.mesh import on_own_rows
 from gfl_jax.models.detector import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import Batch, Detections
 
 
 def make_detect_in_views(
-    model: DetectorNetwork, normalization: config.Normalization, inference: config.Inference
+    model: DetectorNetwork,
+    normalization: config.Normalization,
+    inference: config.Inference,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, Sequence[Batch]], Detections]:
     """A function (variables, batches) -> Detections in pixels of the original pictures.
 
     The batches show the same pictures, in the views of `views_of(inference)` and in their order.
-    The network is compiled once for each shape of a batch; a mirrored view shares its shape.
+    The network is compiled once for each shape of a batch; a mirrored view shares its shape. With a
+    `mesh` the variables are whole on each of its devices, over which batches are split.
 
     Raises:
       UserError: the views are impossible, or variance voting is asked of boxes without variances.
     """
     views = views_of(inference)
     if views == (PLAIN,):
-        detect = make_detect(model, normalization, inference)
+        detect = make_detect(model, normalization, inference, mesh)
         return lambda variables, batches: detect(variables, batches[0])
     check_voting(model.detector, inference)
 
-    @jax.jit
-    def candidates_of(variables: Any, batch: Batch, flip: Bool[Array, ""]) -> Candidates:
+    def find_candidates(whole: tuple[Any, Bool[Array, ""]], batch: Batch) -> Candidates:
+        variables, flip = whole
         images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
         outputs: Any = model.apply(variables, images)
         found = decode(outputs, batch.image_sizes, model.detector, inference)
         return to_original(found, batch.image_sizes, batch.scale_factors, flip)
 
-    @jax.jit
-    def merge(candidates: list[Candidates]) -> Detections:
-        return merge_candidates(candidates, inference)
+    candidates_of = jax.jit(on_own_rows(find_candidates, mesh))
+    merge = jax.jit(on_own_rows(lambda _, candidates: merge_candidates(candidates, inference), mesh))
 
     def detect_in_views(variables: Any, batches: Sequence[Batch]) -> Detections:
         pairs = zip(views, batches, strict=True)
-        return merge([candidates_of(variables, batch, view.flip) for view, batch in pairs])
+        return merge(None, [candidates_of((variables, view.flip), batch) for view, batch in pairs])
 
     return detect_in_views
 

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from gfl_jax import config
 from gfl_jax.inference.detect import make_detect
+from gfl_jax.mesh import make_mesh, put_batch, put_everywhere
 from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import Batch
 
@@ -93,3 +95,15 @@ def test_no_candidate_gives_empty_detections(small_detector, variables):
     assert not found.mask.any()
     assert np.all(found.boxes == 0)
     assert np.all(found.scores == 0)
+
+
+def test_devices_detect_in_their_own_pictures_without_communication(small_detector, variables, detect):
+    mesh = make_mesh(config.Mesh(fsdp=2), jax.devices()[:4])
+    apart = make_detect(build_detector(small_detector), config.Normalization(), INFERENCE, mesh)
+    batch = make_batch(sizes=((64, 96), (50, 40), (64, 64), (30, 96)))
+    arguments = put_everywhere(variables, mesh), put_batch(batch, mesh)
+    compiled = apart.lower(*arguments).compile()
+    assert not re.search("all-gather|all-reduce|all-to-all|collective-permute", compiled.as_text())
+    found, expected = jax.device_get((compiled(*arguments), detect(variables, batch)))
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    np.testing.assert_allclose(found.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
