@@ -181,8 +181,11 @@ def carry_out(launch: Launch, kill: Kill, newest: int | None) -> Killed:
     Raises:
       UserError: the run failed, a process did not end, or no checkpoint is left.
     """
+    before = _written(launch.workdir)
     processes = start(launch)
     try:
+        # A process that is killed before all have met would keep the others waiting for five minutes.
+        _wait_for(lambda: _written(launch.workdir) > before, processes, launch)
         _wait_for(lambda: _reached(launch.workdir) >= kill.step, processes, launch)
         if kill.in_save:
             _wait_for(lambda: _is_saving(launch.workdir), processes, launch)
@@ -251,6 +254,12 @@ def _wait_for(condition: Callable[[], bool], processes: Processes, launch: Launc
 def _reached(workdir: Path) -> int:
     rows = read_rows(workdir / "metrics.jsonl")
     return rows[-1]["step"] if rows else 0
+
+
+def _written(workdir: Path) -> int:
+    """When metrics.jsonl was last written: a run does it once before its first step."""
+    file = workdir / "metrics.jsonl"
+    return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def _is_saving(workdir: Path) -> bool:
