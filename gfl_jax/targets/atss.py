@@ -82,11 +82,14 @@ def _nearest(
     distance = jnp.sqrt(jnp.square(dx)[:, None, :] + jnp.square(dy)[:, :, None])
     in_window = row_valid[:, :, None] & column_valid[:, None, :]
     distance = jnp.where(in_window, distance, jnp.inf).reshape(len(centers), -1)
-    nearest, window_index = jax.lax.top_k(-distance, min(topk, distance.shape[1]))
+    # A stable sort, and no top_k, before which the compiler would gather the pictures of all devices.
+    places = jax.lax.broadcasted_iota(jnp.int32, distance.shape, 1)
+    distance, places = jax.lax.sort((distance, places), dimension=1, num_keys=1, is_stable=True)
+    nearest, window_index = distance[:, :topk], places[:, :topk]
     row = jnp.take_along_axis(rows, window_index // columns.shape[1], axis=1)
     column = jnp.take_along_axis(columns, window_index % columns.shape[1], axis=1)
     points = (jnp.stack([column, row], axis=-1) * stride).astype(centers.dtype)
-    return row * grid[1] + column, points, nearest > -jnp.inf
+    return row * grid[1] + column, points, nearest < jnp.inf
 
 
 def _nearest_on_axis(
