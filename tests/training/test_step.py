@@ -165,7 +165,8 @@ def test_metrics_and_frozen_stages():
 def test_a_batch_that_does_not_divide_names_ones_that_do():
     mesh = make_mesh(devices=jax.devices()[:4])
     check_batch_size(8, mesh)
-    with pytest.raises(UserError, match=r"config\.loader\.batch_size=6: .* 4 devices; .* such as 4 or 8"):
+    message = r"config\.loader\.batch_size=6: .* 4 devices; .* that fit are 1, 2, 3, 6; .* such as 4 or 8"
+    with pytest.raises(UserError, match=message):
         check_batch_size(6, mesh)
     with pytest.raises(UserError, match=r"config\.loader\.eval_batch_size=3: .* such as 4 or 8"):
         check_batch_size(3, mesh, "config.loader.eval_batch_size")
