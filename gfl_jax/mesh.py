@@ -114,8 +114,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, field: str = "config.loader.ba
         fitting = f"{below} or {below + devices}" if below else f"{devices} or {2 * devices}"
         counts = [count for count in divisors(batch_size) if count <= jax.device_count()]
         raise UserError(
-            f"{field}={batch_size}: not divisible by the {devices} devices; the counts of devices that fit are "
-            f"{_listed(counts)}; or choose a multiple of {devices}, such as {fitting}"
+            f"{field}={batch_size}: not divisible by the {devices} devices; the counts of devices that "
+            f"fit are {_listed(counts)}; or choose a multiple of {devices}, such as {fitting}"
         )
 
 
