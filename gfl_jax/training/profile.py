@@ -42,6 +42,8 @@ class Profile:
     ):
         """Profiles `steps`, or nothing, in a run that goes on after `done_steps`.
 
+        Of steps that were done before, as by a run that a scheduler starts again, the others are left.
+
         Args:
           steps: from `parse_steps`.
           folder: what TensorBoard is pointed to; the files are in plugins/profile/TIME/ in it.
@@ -50,14 +52,16 @@ class Profile:
           say: gets a step and the line that says where the trace is.
 
         Raises:
-          UserError: the run has done one of the steps already, or ends before the first one.
+          UserError: the run ends before the first step.
         """
-        if steps is not None and not done_steps < steps.start <= total_steps:
+        if steps is not None and steps.start > total_steps:
             raise UserError(
-                f"--profile={steps.start}:{steps.stop}: this run has done {done_steps} of its {total_steps} "
-                "steps; name steps that are to come, or leave --profile out"
+                f"--profile={steps.start}:{steps.stop}: this run has {total_steps} steps; name some of them"
             )
-        self._steps = steps if steps is not None and is_first() else range(0)
+        left = range(max(steps.start, done_steps + 1), steps.stop) if steps is not None else range(0)
+        if steps is not None and not left:
+            say(done_steps, f"no profile: the steps {steps.start} to {steps.stop - 1} are done")
+        self._steps = left if is_first() else range(0)
         self._folder, self._say = folder, say
         self._step, self._tracing = done_steps, False
 

@@ -78,8 +78,8 @@ def test_a_whole_run_leaves_all_that_it_should(whole_run, tiny_config):
 def test_a_finished_run_started_again_returns_its_metrics(whole_run, tiny_config, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(whole_run, workdir)
-    with pytest.raises(UserError, match="--profile=12:14: this run has done 12 of its 12 steps"):
-        train(tiny_config, workdir, profile_steps=range(12, 14))
+    with pytest.raises(UserError, match="--profile=13:14: this run has 12 steps"):
+        train(tiny_config, workdir, profile_steps=range(13, 14))
     metrics = train(tiny_config, workdir)
     last = read_metrics(whole_run)[-1]
     assert metrics == {name[5:]: value for name, value in last.items() if name.startswith("eval/")}

@@ -36,12 +36,20 @@ def test_no_steps(text, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("steps", [range(3, 9), range(4, 5), range(11, 12)])
-def test_steps_that_the_run_has_done_or_will_not_do(steps, tmp_path):
-    with pytest.raises(
-        UserError, match=rf"--profile={steps.start}:{steps.stop}: this run has done 4 of its 10"
-    ):
-        Profile(steps, tmp_path, 4, 10, nothing)
+def test_steps_after_the_end_of_the_run(tmp_path):
+    with pytest.raises(UserError, match=r"--profile=11:12: this run has 10 steps; name some of them"):
+        Profile(range(11, 12), tmp_path, 4, 10, nothing)
+
+
+def test_steps_that_were_done_before_are_no_error(tmp_path):
+    """A scheduler starts a run again with the same command."""
+    said = []
+    with Profile(range(3, 5), tmp_path / "profile", 4, 10, lambda *line: said.append(line)) as profile:
+        with profile.step(5, jnp.zeros(())):
+            pass
+        profile.started(jnp.zeros(()))
+    assert said == [(4, "no profile: the steps 3 to 4 are done")]
+    assert not (tmp_path / "profile").exists()
 
 
 def test_no_steps_make_no_trace(tmp_path):
@@ -50,13 +58,13 @@ def test_no_steps_make_no_trace(tmp_path):
     assert not (tmp_path / "profile").exists()
 
 
-@pytest.mark.parametrize("last", [4, 9])
-def test_a_trace_holds_its_steps_by_name(tmp_path, last):
-    """Also where the run ends before the last of them."""
+@pytest.mark.parametrize(("first", "last"), [(2, 4), (1, 9)])
+def test_a_trace_holds_its_steps_by_name(tmp_path, first, last):
+    """Also where the first of them was done before, and where the run ends before the last."""
     said = []
     x = jnp.zeros(())
-    with Profile(range(2, last), tmp_path, 0, 10, lambda *line: said.append(line)) as profile:
-        for step in range(1, 6):
+    with Profile(range(first, last), tmp_path, 1, 10, lambda *line: said.append(line)) as profile:
+        for step in range(2, 6):
             with profile.step(step, before=x):
                 x = x + 1
             profile.started(x)
