@@ -82,14 +82,29 @@ def _nearest(
     distance = jnp.sqrt(jnp.square(dx)[:, None, :] + jnp.square(dy)[:, :, None])
     in_window = row_valid[:, :, None] & column_valid[:, None, :]
     distance = jnp.where(in_window, distance, jnp.inf).reshape(len(centers), -1)
-    # A stable sort, and no top_k, before which the compiler would gather the pictures of all devices.
-    places = jax.lax.broadcasted_iota(jnp.int32, distance.shape, 1)
-    distance, places = jax.lax.sort((distance, places), dimension=1, num_keys=1, is_stable=True)
-    nearest, window_index = distance[:, :topk], places[:, :topk]
+    nearest, window_index = _smallest(distance, min(topk, distance.shape[1]))
     row = jnp.take_along_axis(rows, window_index // columns.shape[1], axis=1)
     column = jnp.take_along_axis(columns, window_index % columns.shape[1], axis=1)
     points = (jnp.stack([column, row], axis=-1) * stride).astype(centers.dtype)
     return row * grid[1] + column, points, nearest < jnp.inf
+
+
+def _smallest(
+    values: Float[Array, "rows n"], count: int
+) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
+    """The `count` smallest of each row, in order, and their places; the first of equal ones.
+
+    Infinite values stand for none. Not `top_k`: before that the compiler gathers the pictures of all devices.
+    """
+    places = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    found = []
+    for _ in range(count):
+        least = jnp.min(values, axis=1, keepdims=True)
+        place = jnp.min(jnp.where(values == least, places, values.shape[1]), axis=1, keepdims=True)
+        values = jnp.where(places == place, jnp.inf, values)
+        found.append((least, place))
+    least, place = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return least, place
 
 
 def _nearest_on_axis(
