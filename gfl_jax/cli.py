@@ -224,9 +224,10 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _compile(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
 
-    from gfl_jax.compilation.report import PARTS, make_report, parse_canvas, write_json
+    from gfl_jax.compilation.report import PARTS, make_report, write_json
     from gfl_jax.compilation.tables import report_tables
     from gfl_jax.compilation.topology import find_target
+    from gfl_jax.data.buckets import parse_canvas
 
     config = _config(args, overrides)
     if args.batch is not None and args.batch < 1:

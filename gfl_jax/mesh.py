@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from gfl_jax import config
 from gfl_jax.errors import UserError
@@ -85,6 +85,18 @@ def check_accumulate(batch_size: int, accumulate: int, mesh: Mesh) -> None:
             f"config.optimizer.accumulate={accumulate}: does not divide the {each} pictures that each device "
             f"has of config.loader.batch_size={batch_size}; choose one of {_listed(divisors(each))}"
         )
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Abstract arrays of these shapes in these places.
+
+    Args:
+      shapes: a pytree of arrays or `jax.ShapeDtypeStruct`s.
+      shardings: the same pytree of shardings, or one for all.
+    """
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def on_own_rows(function: Callable[[Any, Any], Any], mesh: Mesh | None) -> Callable[[Any, Any], Any]:

@@ -8,7 +8,6 @@ python scripts/benchmark.py --markdown > benchmarks/MACHINE.md
 """
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ sys.path.insert(1, str(ROOT))
 
 from gfl_jax.config import Config  # noqa: E402
 from gfl_jax.config_files import load_config  # noqa: E402
+from gfl_jax.data.buckets import parse_canvas  # noqa: E402
 from gfl_jax.errors import UserError  # noqa: E402
-from gfl_jax.structures import SIZE_DIVISOR  # noqa: E402
 
 PARTS = ("input", "atss", "deform", "inference", "train")
 TABLE_2 = ROOT / "configs" / "table_2.py"
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace, command: str) -> None:
       UserError: an argument is bad, or the device's memory is too small.
     """
     parts = [] if args.table else _parts("input" if args.input else args.parts)
-    size = _size(args.size) if args.size else None
+    size = parse_canvas(args.size) if args.size else None
     for name, value in (("--repeats", args.repeats), ("--batch", args.batch)):
         if value is not None and value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
@@ -174,16 +173,6 @@ def _models(text: str) -> dict[str, Config]:
         detector, _, backbone = name.partition(",")
         models[f"{detector} {backbone}"] = load_config(f"{TABLE_2}:detector={detector},backbone={backbone}")
     return models
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    height, width = map(int, match.groups()) if match else (0, 0)
-    if not height or not width or height % SIZE_DIVISOR or width % SIZE_DIVISOR:
-        raise UserError(
-            f"--size={text}: must be HEIGHTxWIDTH, both multiples of {SIZE_DIVISOR}, such as 800x1344"
-        )
-    return height, width
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.buckets import Shape, by_area
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.views import view_canvas, views_of
-from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp
+from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp, with_shardings
 from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import Batch
 from gfl_jax.training.optimizer import (
@@ -35,7 +35,7 @@ def lower_training(config: Config, mesh: Mesh, canvas: Shape, pictures: int) -> 
     schedule = make_schedule(config.schedule, scaled_learning_rate(config.optimizer, pictures), _STEPS)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     shapes = state_shapes(model, optimizer, ema=config.optimizer.ema_decay is not None)
-    state = _placed(shapes, split_over_fsdp(shapes, mesh))
+    state = with_shardings(shapes, split_over_fsdp(shapes, mesh))
     step: Any = make_train_step(model, optimizer, schedule, config, mesh)  # jitted
     return step.lower(state, abstract_batch(mesh, canvas, pictures))
 
@@ -45,8 +45,7 @@ def lower_inference(config: Config, mesh: Mesh, canvas: Shape, pictures: int) ->
     model = build_detector(config.detector, config.precision)
     variables = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
     detect: Any = make_detect(model, config.normalization, config.inference, mesh)  # jitted
-    everywhere = jax.tree.map(lambda _: replicated(mesh), variables)
-    return detect.lower(_placed(variables, everywhere), abstract_batch(mesh, canvas, pictures))
+    return detect.lower(with_shardings(variables, replicated(mesh)), abstract_batch(mesh, canvas, pictures))
 
 
 def abstract_batch(mesh: Mesh, canvas: Shape, pictures: int) -> Batch:
@@ -85,9 +84,3 @@ def gradient_bytes(config: Config) -> int:
     params = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).params
     trained = trained_only(params, trainable_mask(params, config.detector.backbone))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trained))
-
-
-def _placed(shapes: object, shardings: object) -> object:
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings
-    )

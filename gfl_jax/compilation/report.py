@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from gfl_jax.data.buckets import Shape
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.mesh import check_accumulate, make_mesh
-from gfl_jax.structures import SIZE_DIVISOR
 
 Part = Literal["train", "inference"]
 PARTS: tuple[Part, ...] = ("train", "inference")
@@ -150,21 +148,6 @@ def _compile_part(
     start = time.monotonic()
     result = compile_and_measure(lower(config, mesh, canvas, pictures_per_chip * mesh.size))
     return PartReport(part, canvas, len(shapes), pictures_per_chip, result, time.monotonic() - start)
-
-
-def parse_canvas(text: str) -> Shape:
-    """ "800x1344" as (height, width).
-
-    Raises:
-      UserError: it is something else, or no size that the network takes.
-    """
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not height or not width or height % SIZE_DIVISOR or width % SIZE_DIVISOR:
-        raise UserError(
-            f"--size={text}: must be HEIGHTxWIDTH, both multiples of {SIZE_DIVISOR}, such as 800x1344"
-        )
-    return height, width
 
 
 def in_words(pictures_per_chip: int, canvas: Shape) -> str:

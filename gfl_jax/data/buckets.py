@@ -5,6 +5,7 @@ that it fits in. What does not fill a batch moves up to a larger bucket, so that
 pictures at most one incomplete batch is left in each bucket that no other one contains.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from gfl_jax.errors import UserError
+from gfl_jax.structures import SIZE_DIVISOR
 
 Shape = tuple[int, int]
 
@@ -74,6 +76,21 @@ def group_by_bucket(
         elif len(rest):
             groups.append(Group(bucket, rest))
     return groups
+
+
+def parse_canvas(text: str) -> Shape:
+    """ "800x1344" as (height, width).
+
+    Raises:
+      UserError: it is something else, or no size that the network takes.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not height or not width or height % SIZE_DIVISOR or width % SIZE_DIVISOR:
+        raise UserError(
+            f"--size={text}: must be HEIGHTxWIDTH, both multiples of {SIZE_DIVISOR}, such as 800x1344"
+        )
+    return height, width
 
 
 def _contains(outer: Shape, inner: Shape) -> bool:

@@ -18,13 +18,14 @@ from typing import Any, Literal
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
 
 from gfl_jax.agreement import is_first
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
+from gfl_jax.mesh import with_shardings
 from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.saving import close, save, steps_in
 from gfl_jax.training.state import TrainState
@@ -128,7 +129,7 @@ class Checkpoints:
         Raises:
           UserError: a checkpoint of other shapes, or none that can be read.
         """
-        target = _placed(shapes, shardings)
+        target = with_shardings(shapes, shardings)
         broken: dict[int, str] = {}
         for step in sorted(self._latest.all_steps(), reverse=True):
             damage = find_damage(self._folder / str(step))
@@ -196,7 +197,7 @@ def read_item(folder: Path, item: Literal["variables", "training"]) -> Any:
     step, folder = int(folder.name), folder.absolute().parent
     here = SingleDeviceSharding(jax.local_devices()[0])
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
-        target = _placed(manager.item_metadata(step)[item].tree, here)
+        target = with_shardings(manager.item_metadata(step)[item].tree, here)
         return jax.device_get(manager.restore(step, args=_restore_args({item: target}))[item])
 
 
@@ -249,12 +250,6 @@ def _save_args(items: dict[str, Any]) -> ocp.args.Composite:
 
 def _restore_args(items: dict[str, Any]) -> ocp.args.Composite:
     return ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in items.items()})
-
-
-def _placed(shapes: Any, shardings: Any) -> Any:
-    if isinstance(shardings, Sharding):
-        shardings = jax.tree.map(lambda _: shardings, shapes)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def _check_shapes(items: dict[str, Any], metadata: Any, folder: Path) -> None:

@@ -32,15 +32,6 @@ def make_batch(canvas=(64, 96), sizes=((64, 96), (50, 40)), scale=1.0):
 
 
 @pytest.fixture(scope="module")
-def variables(small_detector, random_variables):
-    """Random ones, but with scores from about 0.3 to 0.7."""
-    drawn = random_variables(build_detector(small_detector), np.zeros((1, 64, 64, 3), np.float32))
-    drawn["params"]["head"]["class_logits"]["kernel"] *= 0.1
-    drawn["params"]["head"]["class_logits"]["kernel"][..., ::2] *= -1
-    return drawn
-
-
-@pytest.fixture(scope="module")
 def detect(small_detector):
     return make_detect(build_detector(small_detector), config.Normalization(), INFERENCE)
 

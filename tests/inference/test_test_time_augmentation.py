@@ -119,14 +119,6 @@ def experiment(small_detector):
 
 
 @pytest.fixture(scope="module")
-def variables(small_detector, random_variables):
-    drawn = random_variables(build_detector(small_detector), np.zeros((1, 64, 64, 3), np.float32))
-    drawn["params"]["head"]["class_logits"]["kernel"] *= 0.1
-    drawn["params"]["head"]["class_logits"]["kernel"][..., ::2] *= -1
-    return drawn
-
-
-@pytest.fixture(scope="module")
 def image():
     return np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
 
