@@ -12,5 +12,5 @@ from gfl_jax.config import Config, Dataset
 def get_config() -> Config:
     return Config(
         name="gfl_r50_fpn_1x_coco",
-        dataset=Dataset(tfds_dir="data/coco/2017/1.1.0"),
+        dataset=Dataset(tfds_dir="data/coco/2017/1.1.0", filter_empty=True, min_size=32),
     )

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("gfl_jax").setLevel(logging.INFO)
     logging.captureWarnings(True)
     try:
         return int(_COMMANDS[args.command](args, config_overrides(rest, parser)))
@@ -93,9 +94,9 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
     from gfl_jax.agreement import is_first
-    from gfl_jax.data.loader import make_source
+    from gfl_jax.data.categories import read_categories
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
-    from gfl_jax.evaluation.evaluate import evaluate_source
+    from gfl_jax.evaluation.evaluate import evaluate_source, open_evaluation
     from gfl_jax.evaluation.results import write_results
     from gfl_jax.evaluation.snapshots import save_snapshots
     from gfl_jax.inference.test_time_augmentation import make_detect_in_views
@@ -104,7 +105,8 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    source = make_source(config, "eval")
+    checkpoint = args.checkpoint or args.workdir
+    source = open_evaluation(config, read_categories(checkpoint), str(checkpoint))
     mesh = make_mesh()
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
     model = build_detector(config.detector, config.precision)
@@ -116,12 +118,16 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         config.dataset.eval_split if config.dataset.tfds_dir else ""
     )
     write_results(output / "results.json", results)
-    write_file(output / "metrics.json", json.dumps(metrics.scalars(), indent=1))
+    if metrics is not None:
+        write_file(output / "metrics.json", json.dumps(metrics.scalars(), indent=1))
     pictures = save_snapshots(output, "", source, results, args.pictures)
     console = Console()
-    if len(metrics.classes) > 1:
-        console.print(class_table(metrics))
-    console.print(metrics_table(metrics))
+    if metrics is None:
+        print(f"{source.name}: has no annotations, so there are no metrics")
+    else:
+        if len(metrics.classes) > 1:
+            console.print(class_table(metrics))
+        console.print(metrics_table(metrics))
     print(f"{len(results)} detections in {len(source)} pictures: {output}/results.json")
     print(f"{len(pictures)} pictures with the true boxes and the detected ones: {output}/*.png")
 

@@ -108,7 +108,15 @@ class Dataset:
     train_images: str = ""
     eval_json: str = ""  # with tfds_dir: the original JSON, for the official AP
     eval_images: str = ""
-    repeats: int = 1  # an epoch shows each training picture this many times
+    # Without eval_json and eval_images (with tfds_dir: with an empty eval_split) there is no evaluation.
+    repeats: int = 1  # an epoch shows each training image this many times
+    # Of training, as mmdetection leaves them out of COCO: images without any annotation, crowds counted,
+    # and those with a side of fewer pixels.
+    filter_empty: bool = False
+    min_size: int = 0
+    # How boxes were drawn on images with an EXIF orientation: as they are displayed, or on the raw pixels;
+    # auto: as the sizes in the annotations say, and displayed where they fit both.
+    orientation: Literal["auto", "display", "raw"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

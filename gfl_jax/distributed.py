@@ -56,7 +56,8 @@ def processes(
     client: Any = jax_distributed.global_state.client
     everyone = list(range(jax.process_count()))
     if not is_first():
-        logging.getLogger().setLevel(logging.ERROR)
+        for logger in ("", "gfl_jax"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
         rich.reconfigure(quiet=True)
     ending = threading.Event()
     watcher = threading.Thread(target=_watch, args=(client, everyone, heartbeat_seconds, ending), daemon=True)

@@ -1,6 +1,11 @@
-"""The categories of a trained detector, kept in its work directory."""
+"""The classes of a data set and of a trained detector, which are the same where their names are.
+
+A detector keeps its classes in its work directory from the start. Whatever meets it later is matched
+with them by name: another order is no other meaning.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +14,14 @@ from gfl_jax.files import write_file
 
 FILE = "categories.json"
 
+Id = int | str  # of an image or a category, exactly as a COCO file has it
+
 
 class Categories(NamedTuple):
     """By label: the names, and the ids that COCO results are written with."""
 
     names: tuple[str, ...]
-    ids: tuple[int, ...]
+    ids: tuple[Id, ...]
 
 
 def write_categories(workdir: Path, categories: Categories) -> None:
@@ -23,15 +30,52 @@ def write_categories(workdir: Path, categories: Categories) -> None:
     write_file(workdir / FILE, json.dumps(entries, indent=1))
 
 
-def read_categories(workdir: Path) -> Categories:
-    """Reads them.
+def read_categories(path: Path) -> Categories:
+    """Reads those of a work directory, or of the work directory that a checkpoint lies in.
+
+    Args:
+      path: a work directory, one of its folders of checkpoints, or a checkpoint.
 
     Raises:
-      UserError: they are not there.
+      UserError: they are not there, or are damaged.
     """
-    path = workdir / FILE
+    file = _find(path)
     try:
-        entries = json.loads(path.read_text())
-        return Categories(tuple(e["name"] for e in entries), tuple(int(e["id"]) for e in entries))
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        names, ids = tuple(e["name"] for e in entries), tuple(e["id"] for e in entries)
+        if not names or len({*names}) < len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError("it must list categories of different names")
+        if len({*ids}) < len(ids) or not all(isinstance(id, Id) for id in ids):
+            raise ValueError("it must list categories of different ids")
+        return Categories(names, ids)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); name a work directory of `train`") from error
+        raise UserError(f"{file}: cannot be read ({error}); name a work directory of `train`") from error
+
+
+def has_categories(path: Path) -> bool:
+    """Whether `read_categories` finds a file."""
+    return _find(path).is_file()
+
+
+def difference_of_classes(own: Sequence[str], other: Sequence[str]) -> str:
+    """In words: what one list of classes has and the other has not; "" if they name the same."""
+    parts = []
+    for text, names in (
+        ("lacks {}", [name for name in own if name not in set(other)]),
+        ("has {} as well", [name for name in other if name not in set(own)]),
+    ):
+        if names:
+            parts.append(text.format(listed(names)))
+    return " and ".join(parts)
+
+
+def listed(names: Sequence[object], most: int = 5) -> str:
+    """The first few of some names, quoted, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
+
+
+def _find(path: Path) -> Path:
+    """The nearest file: of a folder or the two above it; that of the folder itself if there is none."""
+    path = path.absolute()
+    return next((p / FILE for p in (path, *path.parents[:2]) if (p / FILE).is_file()), path / FILE)

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from gfl_jax.data.coco_json import load_coco_json, read_categories
+from gfl_jax.data.coco_file import CocoFile, load_coco_json, parse_coco
 from gfl_jax.data.tfds_features import detection_features, relative_box
 from gfl_jax.errors import UserError
 
@@ -51,43 +52,51 @@ class Coco2017(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(*paths) for split, paths in splits.items()}
 
     def _generate_examples(self, annotations: Path, folder: Path) -> Iterator[tuple[str, Any]]:
-        data = load_coco_json(annotations, ("images", "categories"))  # that of the test split has no boxes
-        names, ids = read_categories(annotations, data)
-        self.info.features["objects"]["label"].names = list(names)
-        name_of = dict(zip(ids, names, strict=True))
-        objects: dict[int, list[dict[str, Any]]] = {}
-        for annotation in sorted(data.get("annotations", []), key=lambda annotation: annotation["id"]):
-            objects.setdefault(annotation["image_id"], []).append(annotation)
-        for image in sorted(data["images"], key=lambda image: image["id"]):
-            size = image["height"], image["width"]
+        content = load_coco_json(annotations, ("images", "categories"))  # COCO's test split has no boxes
+        file = parse_coco(content, str(annotations))
+        self.info.features["objects"]["label"].names = list(file.categories.names)
+        wide = [id for id in file.image_ids if not _is_int64(id)]
+        if wide:
+            raise UserError(
+                f"{file.name}: the image id {wide[0]!r} is no whole number of 64 bits; tfds needs one"
+            )
+        numbers = [
+            number if _is_int64(number := annotation.get("id")) else row
+            for row, annotation in enumerate(content.get("annotations", []), start=1)
+        ]
+        rows: dict[int, list[int]] = {}
+        for row in sorted(range(len(numbers)), key=numbers.__getitem__):
+            rows.setdefault(int(file.image_index[row]), []).append(row)
+        for i in np.argsort(np.array(file.image_ids, np.int64)).tolist():
             yield (
-                image["file_name"],
+                file.file_names[i],
                 {
-                    "image": folder / image["file_name"],
-                    "image/filename": image["file_name"],
-                    "image/id": image["id"],
-                    "objects": [
-                        _object(annotation, size, name_of, annotations)
-                        for annotation in objects.get(image["id"], [])
-                    ],
+                    "image": folder / file.file_names[i],
+                    "image/filename": file.file_names[i],
+                    "image/id": file.image_ids[i],
+                    "objects": [_object(file, i, row, numbers[row]) for row in rows.get(i, [])],
                 },
             )
 
 
-def _object(
-    annotation: dict[str, Any], size: tuple[int, int], name_of: dict[int, str], path: Path
-) -> dict[str, Any]:
-    x, y, width, height = annotation["bbox"]
-    box = relative_box(x, y, x + width, y + height, size)
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63
+
+
+def _object(file: CocoFile, i: int, row: int, number: int) -> dict[str, Any]:
+    """The annotation in a row of a file, of image i."""
+    x, y, width, height = file.boxes_xywh[row].tolist()
+    box = relative_box(x, y, x + width, y + height, tuple(file.sizes[i].tolist()))
     if not (0 <= box.xmin <= box.xmax <= 1 and 0 <= box.ymin <= box.ymax <= 1):
         raise UserError(
-            f"{path}: the box of annotation {annotation['id']}, {annotation['bbox']}, is not inside its "
-            "picture, which tfds does not allow; correct it"
+            f"{file.name}: the box of annotation {number}, {[x, y, width, height]}, is not inside its "
+            "image, which tfds does not allow; correct it"
         )
+    area = float(file.area[row])
     return {
-        "id": annotation["id"],
-        "area": annotation.get("area", width * height),
+        "id": number,
+        "area": width * height if np.isnan(area) else area,
         "bbox": box,
-        "label": name_of[annotation["category_id"]],
-        "is_crowd": bool(annotation.get("iscrowd", 0)),
+        "label": file.categories.names[file.labels[row]],
+        "is_crowd": bool(file.is_crowd[row]),
     }

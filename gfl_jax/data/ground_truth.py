@@ -8,11 +8,11 @@ from gfl_jax.data.source import Source
 def coco_ground_truth(source: Source) -> dict[str, Any]:
     """The content of a COCO annotation file; annotations are numbered from 1.
 
-    Boxes are those of the source: bad ones are left out, others clipped to their picture.
+    Boxes are those of the source: bad ones are left out, others clipped to their image.
     """
     table = source.annotations
     images = [
-        {"id": int(image_id), "file_name": file_name, "height": int(height), "width": int(width)}
+        {"id": image_id, "file_name": file_name, "height": int(height), "width": int(width)}
         for image_id, file_name, (height, width) in zip(
             table.image_ids, table.file_names, table.sizes, strict=True
         )
@@ -35,5 +35,6 @@ def coco_ground_truth(source: Source) -> dict[str, Any]:
     categories = [
         {"id": category_id, "name": name}
         for category_id, name in zip(source.category_ids, source.categories, strict=True)
+        if category_id is not None
     ]
     return {"images": images, "annotations": annotations, "categories": categories}

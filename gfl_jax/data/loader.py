@@ -22,8 +22,11 @@ from absl import flags
 from gfl_jax.config import Config
 from gfl_jax.data import plan
 from gfl_jax.data.assemble import assemble
-from gfl_jax.data.coco_json import coco_json_source, load_coco_json, read_categories
+from gfl_jax.data.categories import difference_of_classes
+from gfl_jax.data.coco_file import read_coco
+from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.data.crops import most_boxes
+from gfl_jax.data.selection import select_for_training
 from gfl_jax.data.source import Example, Source
 from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
@@ -86,27 +89,31 @@ def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
     """The data set that `config.dataset` names for training or evaluation.
 
     Raises:
-      UserError: it names none, or one that is missing or broken, or has another number of
-        categories than the detector.
+      UserError: it names none, or one that is missing or broken; for training, also one with another
+        number of categories than the detector, or from which nothing can be learned.
     """
     data = config.dataset
-    json_field, images_field = f"{split}_json", f"{split}_images"
-    if data.tfds_dir:
-        source = tfds_source(data.tfds_dir, data.train_split if split == "train" else data.eval_split)
+    json_file, images = (
+        (data.train_json, data.train_images) if split == "train" else (data.eval_json, data.eval_images)
+    )
+    tfds_split = data.train_split if split == "train" else data.eval_split
+    if data.tfds_dir and tfds_split:
+        source = tfds_source(data.tfds_dir, tfds_split, data.orientation)
         if split == "eval" and data.eval_json:
-            source = _with_ids_of(source, data.eval_json)
-    elif getattr(data, json_field) and getattr(data, images_field):
-        source = coco_json_source(getattr(data, json_field), getattr(data, images_field))
+            source = _with_truth_of(source, data.eval_json)
+    elif json_file and images and not data.tfds_dir:
+        source = coco_json_source(json_file, images, data.orientation)
     else:
         raise UserError(
-            f"config.dataset: names no data for {split}; set tfds_dir, or {json_field} and {images_field}"
+            f"config.dataset: names no data for {split}; set tfds_dir, or {split}_json and {split}_images"
         )
-    if len(source.categories) != config.detector.num_classes:
-        raise UserError(
-            f"config.detector.num_classes={config.detector.num_classes}: {source.name} has "
-            f"{len(source.categories)} categories; set it to that"
-        )
-    return source
+    return source if split == "eval" else select_for_training(source, data, config.detector.num_classes)
+
+
+def has_eval_data(config: Config) -> bool:
+    """Whether `config.dataset` names data for evaluation at all."""
+    data = config.dataset
+    return bool(data.eval_split if data.tfds_dir else data.eval_json or data.eval_images)
 
 
 def steps_per_epoch(source: Source, config: Config) -> int:
@@ -177,7 +184,7 @@ class _TrainSteps:
     def __init__(
         self, source: Source, config: Config, columns: range, max_boxes: int, start_step: int
     ) -> None:
-        self.source, self.config, self.columns = source, config, columns
+        self.source, self.config, self.columns = source.for_workers(), config, columns
         self.max_boxes, self.start_step = max_boxes, start_step
         self.steps_per_epoch = steps_per_epoch(source, config)
         self._epoch, self._plan = -1, list[plan.PlannedBatch]()
@@ -217,7 +224,8 @@ class _EvalSteps:
     def __init__(
         self, source: Source, batches: list[plan.PlannedBatch], columns: range, max_boxes: int
     ) -> None:
-        self.source, self.batches, self.columns, self.max_boxes = source, batches, columns, max_boxes
+        self.source, self.batches = source.for_workers(), batches
+        self.columns, self.max_boxes = columns, max_boxes
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -240,13 +248,21 @@ def _round_up(boxes: int) -> int:
     return max(8, -(-boxes // 8) * 8)
 
 
-def _with_ids_of(source: Source, json_path: str) -> Source:
-    """The source with the category ids of a COCO file that names the same categories."""
-    names, ids = read_categories(json_path, load_coco_json(json_path))
-    if set(names) != set(source.categories):
-        raise UserError(f"{json_path}: its categories are not those of {source.name}; name the matching file")
-    by_name = dict(zip(names, ids, strict=True))
-    return source.with_category_ids(tuple(by_name[name] for name in source.categories))
+def _with_truth_of(source: Source, json_path: str) -> Source:
+    """The source with the annotations and the category ids of a COCO file of the same images and classes."""
+    truth = read_coco(json_path)
+    difference = difference_of_classes(source.categories, truth.categories.names)
+    if difference:
+        raise UserError(f"{truth.name}: {difference}, compared with {source.name}; name the matching file")
+    known = set(truth.image_ids)
+    strangers = [id for id in source.image_ids if id not in known]
+    if strangers:
+        raise UserError(
+            f"{truth.name}: lacks {len(strangers)} of the {len(source)} images of {source.name}, such as "
+            f"that of id {strangers[0]!r}; name the matching file"
+        )
+    ids = dict(zip(*truth.categories, strict=True))
+    return source.with_truth(truth, tuple(ids[name] for name in source.categories))
 
 
 def _start_worker(index: int, count: int) -> None:

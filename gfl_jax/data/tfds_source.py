@@ -1,7 +1,7 @@
 """A data set prepared by tfds as `array_record`, in the layout of the official `coco/2017`.
 
 tfds stores boxes divided by the size of the picture, so the sizes must be known to get them
-back; they are read from the headers of the pictures, in one pass over the records that is
+back; they are read from the headers of the images, in one pass over the records that is
 kept beside the data set (or in the user's cache folder where that cannot be written to).
 """
 
@@ -19,15 +19,16 @@ from jaxtyping import UInt8
 
 from gfl_jax.data.annotations import build_annotations
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
-from gfl_jax.data.images import decode_image, image_size
+from gfl_jax.data.headers import Headers, Orientation, fingerprint
+from gfl_jax.data.images import decode_image, image_header
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.files import retrying, write_file
 
-_INDEX_VERSION = "1"
+_INDEX_VERSION = "2"
 
 
-def tfds_source(directory: str | Path, split: str) -> Source:
+def tfds_source(directory: str | Path, split: str, orientation: Orientation = "auto") -> Source:
     """Opens one split of a prepared tfds data set.
 
     Category ids are the official ones (1..90) for COCO's 80 categories, else 1..n.
@@ -35,11 +36,13 @@ def tfds_source(directory: str | Path, split: str) -> Source:
     Args:
       directory: .../NAME/VERSION or .../NAME/CONFIG/VERSION, with `dataset_info.json`.
       split: a name such as "train", or a slice such as "train[:100]".
+      orientation: what the shares of the size that tfds stores are of, for images with an EXIF
+        orientation; "auto" is "display", since nothing tells.
 
     Raises:
       UserError: there is no such data set or split, or it is not for object detection.
     """
-    directory = Path(directory)
+    directory = Path(os.path.expanduser(directory))
     if not (directory / "dataset_info.json").is_file():
         raise UserError(
             f"{directory}: there is no prepared data set; make it with: {_preparing_command(directory)}"
@@ -63,15 +66,17 @@ def tfds_source(directory: str | Path, split: str) -> Source:
     ids = tuple(official[c] for c in categories) if own else tuple(range(1, len(categories) + 1))
     key = f"{_INDEX_VERSION} {split} {length} {(directory / 'dataset_info.json').read_text()}"
     index = _cached_index(directory, split, key, name, records)
-    sizes = index["sizes"].astype(np.float64)
+    headers = Headers(index["sizes"], index["orientations"], index["fingerprints"])
+    whole_sizes = headers.sizes if orientation == "raw" else headers.displayed
+    sizes = whole_sizes.astype(np.float64)
     low, high = index["boxes"][:, 1::-1].astype(np.float64), index["boxes"][:, :1:-1].astype(np.float64)
     scale = sizes[index["image_index"]][:, ::-1]
     # float32 shares of the size, times the size, are exact to the two decimals of COCO's files
     boxes_xywh = np.round(np.concatenate([low * scale, (high - low) * scale], axis=1), 2)
     table = build_annotations(
         name=name,
-        sizes=index["sizes"],
-        image_ids=index["image_ids"],
+        sizes=whole_sizes,
+        image_ids=index["image_ids"].tolist(),
         file_names=tuple(index["file_names"].tolist()),
         image_index=index["image_index"],
         boxes_xywh=boxes_xywh,
@@ -79,19 +84,22 @@ def tfds_source(directory: str | Path, split: str) -> Source:
         is_crowd=index["is_crowd"],
         # tfds cuts areas to whole numbers: 0 is that of an object of less than one pixel
         area=np.where(index["area"] == 0, 0.5, index["area"]),
+        fingerprints=headers.fingerprints,
     )
-    return Source(name, categories, ids, table, _RecordImages(records, table.file_names))
+    read_image = _RecordImages(records, table.file_names, displayed=orientation != "raw")
+    return Source(name, categories, ids, table, read_image, annotated=bool(table.annotated.any()))
 
 
 class _RecordImages:
-    """Reads pictures of tfds records by position."""
+    """Reads images of tfds records by position."""
 
-    def __init__(self, records: Any, file_names: tuple[str, ...]) -> None:
-        self.records, self.file_names = records, file_names
+    def __init__(self, records: Any, file_names: tuple[str, ...], displayed: bool) -> None:
+        self.records, self.file_names, self.displayed = records, file_names, displayed
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
         name = self.file_names[i]
-        return decode_image(retrying(lambda: self.records[i]["image"], f"{name}: cannot be read"), name)
+        encoded = retrying(lambda: self.records[i]["image"], f"{name}: cannot be read")
+        return decode_image(encoded, name, displayed=self.displayed)
 
 
 def _category_names(features: Any, directory: Path) -> tuple[str, ...]:
@@ -137,7 +145,7 @@ def _cached_index(directory: Path, split: str, key: str, name: str, records: Any
 
 def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
     """Reads sizes, names and boxes of all records; boxes as stored: [ymin, xmin, ymax, xmax] / size."""
-    sizes, ids, file_names, counts = [], [], [], []
+    headers, ids, file_names, counts = [], [], [], []
     columns: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "is_crowd": [], "area": []}
     steps = rich.progress.track(
         range(len(records)), f"Reading sizes of {name}", transient=True, disable=len(records) < 1000
@@ -146,7 +154,9 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
         record = records[i]
         file_names.append(_text(record.get("image/filename", f"record {i}")))
         ids.append(int(record.get("image/id", i + 1)))
-        sizes.append(image_size(record["image"], f"{name}: {file_names[-1]}"))
+        encoded = record["image"]
+        header = image_header(io.BytesIO(encoded), f"{name}: {file_names[-1]}")
+        headers.append((*header, fingerprint(encoded, len(encoded))))
         objects = record["objects"]
         count = len(objects["label"])
         counts.append(count)
@@ -154,8 +164,11 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
         columns["labels"].append(np.asarray(objects["label"], np.int32))
         columns["is_crowd"].append(np.asarray(objects.get("is_crowd", [False] * count), bool))
         columns["area"].append(np.asarray(objects.get("area", [np.nan] * count), np.float64))
+    table = np.array(headers, np.int64).reshape(-1, 4)
     return {
-        "sizes": np.array(sizes, np.int32).reshape(-1, 2),
+        "sizes": table[:, :2].astype(np.int32),
+        "orientations": table[:, 2],
+        "fingerprints": table[:, 3],
         "image_ids": np.array(ids, np.int64),
         "file_names": np.array(file_names),
         "image_index": np.repeat(np.arange(len(counts)), counts),

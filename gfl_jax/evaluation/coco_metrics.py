@@ -18,6 +18,7 @@ import pycocotools.cocoeval
 from jaxtyping import Float
 from rich.table import Table
 
+from gfl_jax.data.coco_file import CocoFile
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.ground_truth import load_ground_truth
 from gfl_jax.evaluation.results import Result, check_results
@@ -64,7 +65,7 @@ class CocoMetrics(NamedTuple):
 
 
 def evaluate_coco(
-    ground_truth: dict[str, Any] | str | Path,
+    ground_truth: dict[str, Any] | str | Path | CocoFile,
     results: list[Result],
     max_detections: int = 100,
     backend: Backend = "pycocotools",
@@ -75,7 +76,8 @@ def evaluate_coco(
     `max_detections` bounds the detections of each class in a picture, not all of them.
 
     Args:
-      ground_truth: a COCO annotation file, or its content. Crowds are neither hit nor missed.
+      ground_truth: a COCO annotation file, its content, or a file read already. Crowds are neither hit
+        nor missed.
       results: detections, such as `to_coco_results` makes them.
       max_detections: the best this many count; COCO's own is 100.
       backend: what does the matching.
@@ -102,7 +104,7 @@ def evaluate_coco(
     at50, at75 = slice(0, 1), slice(5, 6)
     num_boxes = Counter(x["category_id"] for x in truth["annotations"] if not x["iscrowd"])
     per_class = []
-    for k, category in enumerate(sorted(truth["categories"], key=lambda category: category["id"])):
+    for k, category in enumerate(sorted(truth["categories"], key=_order_of_ids)):
         of_class = precision[:, :, k, 0, 2]
         per_class.append(
             ClassMetrics(
@@ -161,15 +163,35 @@ def class_table(metrics: CocoMetrics) -> Table:
 def _accumulate(
     truth: dict[str, Any], results: list[Result], limits: tuple[int, int, int], backend: Backend
 ) -> tuple[Float[np.ndarray, "10 101 classes 4 3"], Float[np.ndarray, "10 classes 4 3"]]:
-    """Precision and recall by IoU threshold (and recall threshold), class, area and limit."""
+    """Precision and recall by IoU threshold (and recall threshold), class, area and limit.
+
+    The backends get ids of our own: numbers from 1 in the order of the true ones, since they take ids
+    through arrays of 64 bits, and some take texts for numbers.
+    """
     coco_class, evaluation_class = _backend(backend)
+    images, categories = (
+        {entry["id"]: number for number, entry in enumerate(sorted(truth[key], key=_order_of_ids), start=1)}
+        for key in ("images", "categories")
+    )
+    truth = {
+        "images": [{"id": number} for number in images.values()],
+        "categories": [{"id": number} for number in categories.values()],
+        "annotations": [
+            annotation
+            | {
+                "image_id": images[annotation["image_id"]],
+                "category_id": categories[annotation["category_id"]],
+            }
+            for annotation in truth["annotations"]
+        ],
+    }
     # What pycocotools' `loadRes` does, which fails on an empty list and changes its argument.
     detections = truth | {
         "annotations": [
             {
                 "id": i + 1,
-                "image_id": int(result["image_id"]),
-                "category_id": int(result["category_id"]),
+                "image_id": images[result["image_id"]],
+                "category_id": categories[result["category_id"]],
                 "bbox": list(result["bbox"]),
                 "score": result["score"],
                 "area": result["bbox"][2] * result["bbox"][3],
@@ -190,6 +212,11 @@ def _accumulate(
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+def _order_of_ids(entry: dict[str, Any]) -> tuple[bool, Any]:
+    """By id: whole numbers first, then texts."""
+    return isinstance(entry["id"], str), entry["id"]
 
 
 def _backend(name: Backend) -> tuple[Any, Any]:

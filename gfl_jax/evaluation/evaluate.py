@@ -1,5 +1,6 @@
 """Detections of a whole data set, and their COCO metrics."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,18 +10,48 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax.config import Config
+from gfl_jax.data.categories import Categories, listed
+from gfl_jax.data.coco_file import parse_coco
 from gfl_jax.data.ground_truth import coco_ground_truth
-from gfl_jax.data.loader import eval_batches
+from gfl_jax.data.loader import eval_batches, make_source
 from gfl_jax.data.plan import evaluation_plan
-from gfl_jax.data.source import Source
+from gfl_jax.data.source import Source, match_classes
 from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
+from gfl_jax.evaluation.ground_truth import restricted
 from gfl_jax.evaluation.results import Result, to_coco_results
 from gfl_jax.inference.views import PLAIN, View, views_of
 from gfl_jax.mesh import check_batch_size, gather, put_batch
 from gfl_jax.progress import progress
 from gfl_jax.structures import Batch, Detections
 
+_LOGGER = logging.getLogger(__name__)
+
 Detect = Callable[[Any, Sequence[Batch]], Detections]
+
+
+def open_evaluation(config: Config, classes: Categories, owner: str) -> Source:
+    """The evaluation data of a config in the labels of a trained detector; a line tells other classes.
+
+    Args:
+      config: its dataset is used.
+      classes: of the detector, to which those of the data are matched by name.
+      owner: of these classes, in messages.
+
+    Raises:
+      UserError: the data are missing or broken, or have no class of the detector.
+    """
+    matched = match_classes(make_source(config, "eval"), classes, f"the classes of {owner}")
+    if matched.missing:
+        _LOGGER.info(
+            "%s: lacks the classes %s of the detector, whose detections are left out",
+            *(matched.source.name, listed(matched.missing)),
+        )
+    if matched.foreign:
+        _LOGGER.warning(
+            "%s: the detector does not know its classes %s; AP is that of the others",
+            *(matched.source.name, listed(matched.foreign)),
+        )
+    return matched.source
 
 
 def evaluate_source(
@@ -30,23 +61,36 @@ def evaluate_source(
     config: Config,
     mesh: Mesh,
     backend: Backend = "pycocotools",
-) -> tuple[CocoMetrics, list[Result]]:
-    """Detects in every picture once and compares with the ground truth.
+) -> tuple[CocoMetrics | None, list[Result]]:
+    """Detects in every image once and compares with the ground truth.
 
     Args:
       detect: from `make_detect_in_views`.
       variables: of the network, on the devices of `mesh`.
-      source: the evaluation data; `config.dataset.eval_json` is its ground truth if given.
+      source: the evaluation data, with the classes of the detector.
       config: the experiment.
       mesh: batches are split over its devices.
       backend: what computes the metrics.
 
     Returns:
-      The metrics and the detections as COCO results.
+      The metrics, None if the data have no annotations, and the detections as COCO results.
     """
     results = detect_source(detect, variables, source, config, mesh)
-    truth = config.dataset.eval_json or coco_ground_truth(source)
-    return evaluate_coco(truth, results, config.inference.max_detections, backend), results
+    return measure_results(source, results, config.inference.max_detections, backend), results
+
+
+def measure_results(
+    source: Source, results: list[Result], max_detections: int = 100, backend: Backend = "pycocotools"
+) -> CocoMetrics | None:
+    """The metrics of detections in a source; None if it has no annotations.
+
+    Classes that only the data have, or only the detector, do not count.
+    """
+    if not source.annotated:
+        return None
+    truth = source.truth or parse_coco(coco_ground_truth(source), source.name, with_files=False)
+    truth = restricted(truth, set(source.image_ids), set(source.categories))
+    return evaluate_coco(truth, results, max_detections, backend)
 
 
 def detect_source(detect: Detect, variables: Any, source: Source, config: Config, mesh: Mesh) -> list[Result]:
@@ -120,7 +164,7 @@ def _to_results(indices: np.ndarray, detections: Detections, source: Source) -> 
             np.asarray(detections.boxes[row])[found],
             np.asarray(detections.scores[row])[found],
             np.asarray(detections.labels[row])[found],
-            int(source.image_ids[index]),
+            source.image_ids[index],
             source.category_ids,
         )
     return results

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from gfl_jax.data.categories import Id
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 
@@ -24,17 +25,17 @@ def to_coco_results(
     boxes: Float[np.ndarray, "n 4"],
     scores: Float[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
-    image_id: int,
-    category_ids: Sequence[int],
+    image_id: Id,
+    category_ids: Sequence[Id | None],
 ) -> list[Result]:
-    """The detections of one picture as COCO results.
+    """The detections of one image as COCO results.
 
     Args:
-      boxes: (x1, y1, x2, y2) in pixels of the original picture.
+      boxes: (x1, y1, x2, y2) in pixels of the original image.
       scores: of the boxes.
       labels: of the boxes, counted from 0.
-      image_id: of the picture in the ground truth.
-      category_ids: the category id of each label.
+      image_id: of the image in the ground truth, exactly as it is there.
+      category_ids: the category id of each label; detections of a label without one are left out.
 
     Returns:
       One entry for each box, in the given order, of plain Python numbers.
@@ -42,10 +43,11 @@ def to_coco_results(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     return [
-        {"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": bbox, "score": score}
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
         for bbox, score, label in zip(
             sides.tolist(), np.asarray(scores, np.float64).tolist(), np.asarray(labels).tolist(), strict=True
         )
+        if category_ids[label] is not None
     ]
 
 
@@ -73,8 +75,8 @@ def read_results(path: str | Path) -> list[Result]:
 def check_results(
     results: Any,
     name: str = "results",
-    image_ids: Collection[int] | None = None,
-    category_ids: Collection[int] | None = None,
+    image_ids: Collection[Id] | None = None,
+    category_ids: Collection[Id] | None = None,
 ) -> None:
     """Checks that `results` are COCO results, and of known pictures and categories.
 
@@ -101,8 +103,8 @@ def check_results(
         if not is_number(result["score"]) or not math.isfinite(result["score"]):
             raise UserError(f"{where}.score={result['score']!r}: must be a number")
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if not isinstance(result[key], Integral):
-                raise UserError(f"{where}.{key}={result[key]!r}: must be a whole number")
+            if not isinstance(result[key], Integral | str) or isinstance(result[key], bool):
+                raise UserError(f"{where}.{key}={result[key]!r}: must be a whole number or a text")
             if known is not None and result[key] not in known:
                 raise UserError(
                     f"{where}.{key}={result[key]!r}: is not in the ground truth; "

@@ -31,8 +31,11 @@ from gfl_jax.training.saving import close, save, steps_in
 from gfl_jax.training.state import TrainState
 
 # What may change between the runs of a work directory: nothing here moves a trained number (the mesh
-# moves it by rounding).
+# moves it by rounding). Where data lie is free, since `run_data` compares what they are.
 FREE_FIELDS = (
+    "config.dataset.tfds_dir",
+    "config.dataset.train_",
+    "config.dataset.eval_",
     "config.run.",
     "config.inference.",
     "config.loader.workers",

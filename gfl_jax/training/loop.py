@@ -10,9 +10,8 @@ from jaxtyping import Array, Int
 
 from gfl_jax.agreement import from_first, is_first
 from gfl_jax.config import Config
-from gfl_jax.data.categories import Categories, write_categories
-from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
-from gfl_jax.data.source import Source, require_same_categories
+from gfl_jax.data.loader import steps_per_epoch, train_batches
+from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots
@@ -32,6 +31,7 @@ from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.profile import Profile
+from gfl_jax.training.run_data import keep_run_data, open_run_data
 from gfl_jax.training.start import start_from_file
 from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
@@ -65,7 +65,8 @@ def train(
       profile_steps: the steps to trace into profile/, counted from 1.
 
     Returns:
-      The COCO metrics after the last step; none if the run was asked to stop before.
+      The COCO metrics after the last step; none if the run was asked to stop before, or has no data for
+      evaluation.
 
     Raises:
       UserError: the config does not fit the data, the devices or the work directory.
@@ -76,8 +77,8 @@ def train(
     check_batch_size(config.loader.batch_size, mesh)
     check_accumulate(config.loader.batch_size, config.optimizer.accumulate, mesh)
     check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
-    source, eval_source = make_source(config, "train"), make_source(config, "eval")
-    require_same_categories(source, eval_source)
+    data = open_run_data(config, workdir)
+    source, evaluation = data.train, data.evaluation
     epoch_steps = steps_per_epoch(source, config)
     total_steps = config.schedule.steps or config.schedule.epochs * epoch_steps
 
@@ -93,7 +94,7 @@ def train(
 
     claim_workdir(workdir, config)
     if is_first():
-        write_categories(workdir, Categories(source.categories, source.category_ids))
+        keep_run_data(workdir, data)
     stop = stop or StopRequest()
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, stop:
         averaged = config.optimizer.ema_decay is not None
@@ -103,7 +104,7 @@ def train(
         if state is None:
             state = create_state(model, optimizer, config.seed, averaged)
             if config.init_from:
-                state = start_from_file(state, config.init_from, config.detector)
+                state = start_from_file(state, config.init_from, config.detector, data.classes)
             state = jax.device_put(state, shardings)
         step = int(state.step)
 
@@ -117,25 +118,25 @@ def train(
             previous: DoneStep | None = None
             while True:
                 stopping = stop.at(step)
-                evaluating = not stopping and is_due(run.evaluate_every or epoch_steps)
+                evaluating = evaluation is not None and not stopping
+                evaluating = evaluating and is_due(run.evaluate_every or epoch_steps)
                 evaluating = evaluating and from_first(log.evaluation_at(step) is None)
-                saving = stopping or is_due(run.checkpoint_every)
-                if evaluating or saving:
+                if stopping or evaluating or is_due(run.checkpoint_every):
                     check_and_log(previous)
                     previous = None
-                if evaluating:
+                    # Before all that can fail though the training is well: nothing of it is lost then.
+                    with log.clock.measure("checkpoint"):
+                        checkpoints.save(state, wait=stopping or step == total_steps)
+                if evaluating and evaluation is not None:
                     with log.clock.measure("evaluation"):
-                        metrics, results = evaluate_source(
-                            detect, put_everywhere(state.evaluated, mesh), eval_source, config, mesh
-                        )
+                        variables = put_everywhere(state.evaluated, mesh)
+                        metrics, results = evaluate_source(detect, variables, evaluation, config, mesh)
+                        assert metrics is not None  # `open_run_data` wants annotations
                         checkpoints.save_best(state, metrics.AP)
                         log.evaluation(step, metrics.scalars())
                         if step % (run.pictures_every or 1) == 0 and is_first():
-                            save_snapshots(workdir / "pictures", f"step_{step:07d}_", eval_source, results)
+                            save_snapshots(workdir / "pictures", f"step_{step:07d}_", evaluation, results)
                             plot_losses(log.rows, workdir / "curves.png", config.name)
-                if saving:
-                    with log.clock.measure("checkpoint"):
-                        checkpoints.save(state, wait=stopping or step == total_steps)
                 if stopping or step == total_steps:
                     break
 

@@ -3,31 +3,85 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gfl_jax.config import Detector
+from gfl_jax.data.categories import Categories, has_categories, listed, read_categories
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import read_matched
 from gfl_jax.interop.state_dicts import is_state_dict_file
 from gfl_jax.training.checkpoint import load_variables
 from gfl_jax.training.state import TrainState
 
+_CLASSIFIER = "params/head/class_logits/"  # its last axis is (anchors, classes)
 
-def start_from_file(state: TrainState, name: str, detector: Detector) -> TrainState:
+
+def start_from_file(
+    state: TrainState, name: str, detector: Detector, classes: Categories | None = None
+) -> TrainState:
     """Takes over what fits: of a checkpoint of ours, or of a `.safetensors` or `.pth` file of PyTorch's.
+
+    Args:
+      state: to start with, where nothing fits.
+      name: of the file or folder.
+      detector: to train.
+      classes: of the detector. Those of a checkpoint of ours are matched with them by name; a file of
+        PyTorch's names no classes, so its classifier is taken as it is if it has as many.
 
     Raises:
       UserError: it cannot be read, or nothing in it fits.
     """
     if not is_state_dict_file(name):
-        return start_from(state, load_variables(name), name)
+        variables = load_variables(name)
+        if classes is not None and has_categories(Path(name)):
+            variables = match_classifier(
+                state.variables, variables, classes, read_categories(Path(name)), name
+            )
+        return start_from(state, variables, name)
     matched = read_matched(name, state.variables, detector)
     left_over = [entry.name for entry in matched.left_over]
     return start_from(state, unflatten_dict(matched.arrays, sep="/"), name, left_over)
+
+
+def match_classifier(
+    own: Any, variables: Any, classes: Categories, theirs: Categories, name: str
+) -> dict[str, Any]:
+    """Variables trained before, with their classifier in the classes of a new detector.
+
+    Args:
+      own: variables of the new detector, which give the classes that the others do not have.
+      variables: trained before.
+      classes: of the new detector.
+      theirs: of the detector trained before.
+      name: of the variables, in messages.
+
+    Returns:
+      `variables`, where each class of both detectors, by name, has its weights in its new place; without
+      the classifier if no class is of both.
+    """
+    if theirs.names == classes.names:
+        return dict(variables)
+    place = {label_name: label for label, label_name in enumerate(theirs.names)}
+    shared = [(label, place[n]) for label, n in enumerate(classes.names) if n in place]
+    ours, flat = flatten_dict(own, sep="/"), flatten_dict(variables, sep="/")
+    for path in [path for path in flat if path.startswith(_CLASSIFIER)]:
+        old, anchors = np.asarray(flat.pop(path)), ours[path].shape[-1] // len(classes.names)
+        if not shared or old.shape != (*ours[path].shape[:-1], anchors * len(theirs.names)):
+            continue
+        new = np.array(ours[path]).reshape(*old.shape[:-1], anchors, len(classes.names))
+        to, origin = np.transpose(shared)
+        new[..., to] = old.reshape(*old.shape[:-1], anchors, len(theirs.names))[..., origin]
+        flat[path] = new.reshape(ours[path].shape)
+    if shared and len(shared) < len(classes.names):
+        anew = [n for n in classes.names if n not in place]
+        logging.warning("%s: its classes are matched by name; start anew: %s", name, listed(anew))
+    return unflatten_dict(flat, sep="/")
 
 
 def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence[str] = ()) -> TrainState:

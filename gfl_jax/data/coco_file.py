@@ -1,0 +1,262 @@
+"""A COCO annotation file, read and checked once: for training, for evaluation and for builders.
+
+Ids stay what the file has, whole numbers of any size or texts. Labels are positions in the file's
+`categories`, whatever the ids are. What custom data often lack is filled in: `iscrowd` and `ignore`
+with 0, `area` with NaN.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from gfl_jax.data.categories import Categories, Id
+from gfl_jax.errors import UserError
+from gfl_jax.files import retrying
+
+_EXACT = 2**53  # from here on a float is not one whole number
+_MOST_PIXELS = 10**6  # of a side
+_LISTS = ("images", "annotations", "categories")
+
+
+class CocoFile(NamedTuple):
+    """The checked content of an annotation file; annotations as they are, in their order."""
+
+    name: str
+    image_ids: tuple[Id, ...]
+    file_names: tuple[str, ...]  # "" where the file need not name them
+    sizes: Int[np.ndarray, "images 2"]  # (height, width); 0 where the file need not tell
+    categories: Categories
+    annotated: bool  # whether it has annotations at all: those of COCO's test images have none
+    image_index: Int[np.ndarray, "raw"]
+    labels: Int[np.ndarray, "raw"]
+    boxes_xywh: Float[np.ndarray, "raw 4"]  # may be not finite
+    is_crowd: Bool[np.ndarray, "raw"]
+    ignored: Bool[np.ndarray, "raw"]  # "ignore": 1, which mmdetection leaves out of training
+    area: Float[np.ndarray, "raw"]  # NaN: the file does not tell
+
+
+def read_coco(path: str | Path) -> CocoFile:
+    """Reads and checks a file; one without annotations, such as COCO's `image_info`, has none.
+
+    Raises:
+      UserError: names the file, the entry and the key that is missing or wrong.
+    """
+    return parse_coco(load_coco_json(path, ("images", "categories")), str(path))
+
+
+def parse_coco(content: Any, name: str, with_files: bool = True) -> CocoFile:
+    """Checks the content of a file.
+
+    Args:
+      content: as JSON gives it; it is left as it is.
+      name: of the file, for messages.
+      with_files: whether names and sizes of the images are needed.
+
+    Raises:
+      UserError: names the file, the entry and the key that is missing or wrong.
+    """
+    annotated = isinstance(content, dict) and "annotations" in content
+    _require_lists(content, name, _LISTS if annotated or not with_files else ("images", "categories"))
+    images, categories = content["images"], content["categories"]
+    annotations = content["annotations"] if annotated else []
+    for key, records in (("images", images), ("categories", categories), ("annotations", annotations)):
+        _require_objects(name, key, records)
+    image_ids = _ids(name, "images", images, "id")
+    _require_unique(name, "images", "id", image_ids)
+    parsed = _parse_categories(name, categories)
+    position = {image_id: i for i, image_id in enumerate(image_ids)}
+    label = {category_id: i for i, category_id in enumerate(parsed.ids)}
+    if with_files:
+        file_names = _texts(name, "images", images, "file_name")
+        sides = [_sides(name, images, key) for key in ("height", "width")]
+    else:
+        file_names, sides = ("",) * len(images), [np.zeros(len(images), np.int32)] * 2
+    return CocoFile(
+        name=name,
+        image_ids=image_ids,
+        file_names=file_names,
+        sizes=np.stack(sides, axis=1),
+        categories=parsed,
+        annotated=annotated,
+        image_index=_references(name, annotations, "image_id", position, "images"),
+        labels=_references(name, annotations, "category_id", label, "categories"),
+        boxes_xywh=_boxes(name, annotations),
+        is_crowd=_flags(name, annotations, "iscrowd"),
+        ignored=_flags(name, annotations, "ignore"),
+        area=_areas(name, annotations),
+    )
+
+
+def load_coco_json(path: str | Path, lists: Sequence[str] = _LISTS) -> dict[str, Any]:
+    """The content of a COCO file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+
+    Raises:
+      UserError: there is no such file, it is no JSON, or a list is missing.
+    """
+    path = Path(os.path.expanduser(path))
+    try:
+        content = json.loads(retrying(path.read_bytes, f"{path}: cannot be read"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no valid JSON ({error}); get or export the file again") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is nested too deeply for a COCO file; export the file again") from error
+    _require_lists(content, str(path), lists)
+    return content
+
+
+def read_categories_of(path: str | Path) -> Categories:
+    """The categories of a COCO file, in the file's order; nothing else of it is checked."""
+    categories = load_coco_json(path, ("categories",))["categories"]
+    _require_objects(str(path), "categories", categories)
+    return _parse_categories(str(path), categories)
+
+
+def _parse_categories(name: str, records: list[Any]) -> Categories:
+    if not records:
+        raise UserError(f"{name}: its list 'categories' is empty; name the classes there")
+    ids = _ids(name, "categories", records, "id")
+    _require_unique(name, "categories", "id", ids)
+    if any("name" not in record for record in records):
+        _missing(name, "categories", records, "name")
+    names = [str(n) if type(n := record["name"]) is int else n for record in records]
+    texts = _check(name, "categories", "name", names, _is_text, "a text")
+    _require_unique(name, "categories", "name", texts)
+    return Categories(tuple(texts), ids)
+
+
+def _require_lists(content: Any, name: str, lists: Sequence[str]) -> None:
+    for key in lists:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{name}: has no list {key!r}; a COCO annotation file has {', '.join(_LISTS)}")
+
+
+def _require_objects(name: str, table: str, records: list[Any]) -> None:
+    for i, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{name}: {table}[{i}]: must be an object, not {_shown(record)}; correct the file"
+            )
+
+
+def _require_unique(name: str, table: str, key: str, values: Sequence[Any]) -> None:
+    seen: set[Any] = set()
+    for i, value in enumerate(values):
+        if value in seen:
+            raise UserError(f"{name}: {table}[{i}].{key}={_shown(value)}: is there twice; give each its own")
+        seen.add(value)
+
+
+def _column(name: str, table: str, records: list[Any], key: str) -> list[Any]:
+    """One field of each record."""
+    try:
+        return [record[key] for record in records]
+    except KeyError:
+        return _missing(name, table, records, key)
+
+
+def _missing(name: str, table: str, records: list[Any], key: str) -> Any:
+    at = next(i for i, record in enumerate(records) if key not in record)
+    raise UserError(f"{name}: {table}[{at}]: has no key {key!r}; add it to the file")
+
+
+def _check(
+    name: str, table: str, key: str, values: list[Any], fits: Callable[[Any], bool], wanted: str
+) -> list[Any]:
+    """The values, if all of them fit; an error that names the first one that does not."""
+    at = next((i for i, value in enumerate(values) if not fits(value)), None)
+    if at is not None:
+        raise UserError(f"{name}: {table}[{at}].{key}={_shown(values[at])}: must be {wanted}; correct it")
+    return values
+
+
+def _ids(name: str, table: str, records: list[Any], key: str) -> tuple[Id, ...]:
+    values = _column(name, table, records, key)
+    if set(map(type, values)) <= {int}:
+        return tuple(values)
+    _check(name, table, key, values, _is_id, "a whole number or a text")
+    return tuple(int(value) if type(value) is float else value for value in values)
+
+
+def _references(
+    name: str, records: list[Any], key: str, places: dict[Id, int], table: str
+) -> Int[np.ndarray, "raw"]:
+    found = [places.get(id, -1) for id in _ids(name, "annotations", records, key)]
+    if -1 in found:
+        at = found.index(-1)
+        raise UserError(
+            f"{name}: annotations[{at}].{key}={_shown(records[at][key])}: is not among the {table}; "
+            "add it there or remove the annotation"
+        )
+    return np.array(found, np.int64)
+
+
+def _texts(name: str, table: str, records: list[Any], key: str) -> tuple[str, ...]:
+    values = _column(name, table, records, key)
+    return tuple(_check(name, table, key, values, _is_text, "a text"))
+
+
+def _sides(name: str, images: list[Any], key: str) -> Int[np.ndarray, "images"]:
+    def fits(value: Any) -> bool:
+        return _is_number(value) and 1 <= value <= _MOST_PIXELS and value == int(value)
+
+    values = _column(name, "images", images, key)
+    wanted = f"a whole number of pixels, from 1 to {_MOST_PIXELS}"
+    return np.array(_check(name, "images", key, values, fits, wanted), np.int32)
+
+
+def _boxes(name: str, annotations: list[Any]) -> Float[np.ndarray, "raw 4"]:
+    values = _column(name, "annotations", annotations, "bbox")
+    wanted = "a list of four numbers: x, y, width, height"
+    _check(name, "annotations", "bbox", values, _is_box, wanted)
+    return np.array(values, np.float64).reshape(-1, 4)
+
+
+def _areas(name: str, annotations: list[Any]) -> Float[np.ndarray, "raw"]:
+    values = [annotation.get("area") for annotation in annotations]
+    fits = lambda value: value is None or (_is_number(value) and np.isfinite(value))  # noqa: E731
+    _check(name, "annotations", "area", values, fits, "a number of pixels")
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _flags(name: str, annotations: list[Any], key: str) -> Bool[np.ndarray, "raw"]:
+    values = [annotation.get(key) for annotation in annotations]
+    # Not bool(value): that of the text "0" is True.
+    fits = lambda value: value is None or (isinstance(value, bool | int | float) and value in (0, 1))  # noqa: E731
+    return np.array(_check(name, "annotations", key, values, fits, "0 or 1"), object).astype(bool)
+
+
+def _is_id(value: Any) -> bool:
+    if type(value) is float:
+        return value.is_integer() and abs(value) < _EXACT
+    return type(value) is int or _is_text(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that can be a file name: not empty, without NUL or half characters."""
+    try:
+        return isinstance(value, str) and bool(value) and b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold, be it NaN or infinite."""
+    if type(value) is int:
+        return abs(value) < 1e300
+    return type(value) is float
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

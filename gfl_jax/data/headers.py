@@ -1,0 +1,137 @@
+"""What the headers of image files tell, read before any image is decoded: sizes, orientation, damage.
+
+Boxes may have been drawn on images as they are displayed, with their EXIF orientation applied, or on
+the raw pixels. Where the two sizes differ, that of the annotations says which.
+"""
+
+import concurrent.futures
+import logging
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from gfl_jax.data.images import image_header
+from gfl_jax.errors import UserError
+from gfl_jax.files import retrying
+from gfl_jax.progress import progress
+
+Orientation = Literal["auto", "display", "raw"]
+
+_LOGGER = logging.getLogger(__name__)
+_THREADS = 16  # storage over a network answers many questions at a time
+_HEAD = 4096  # bytes of a file that its fingerprint looks at, beside its length
+
+
+class Headers(NamedTuple):
+    """Of each file."""
+
+    sizes: Int[np.ndarray, "files 2"]  # (height, width) of the raw pixels
+    orientations: Int[np.ndarray, "files"]  # the EXIF tag, 1 to 8; 5 to 8 turn by a quarter
+    fingerprints: Int[np.ndarray, "files"]  # of the content
+
+    @property
+    def displayed(self) -> Int[np.ndarray, "files 2"]:
+        """(height, width) with the orientation applied."""
+        return np.where(self.orientations[:, None] >= 5, self.sizes[:, ::-1], self.sizes)
+
+
+def read_headers(paths: Sequence[Path]) -> Headers:
+    """Reads the beginning of each file.
+
+    Raises:
+      UserError: names the first file that cannot be read or is no image, and says how many there are.
+    """
+    rows: list[tuple[int, int, int, int]] = []
+    errors: list[UserError] = []
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        for row in progress(pool.map(_header_or_error, paths, chunksize=64), "reading headers", len(paths)):
+            if isinstance(row, UserError):
+                errors.append(row)
+            else:
+                rows.append(row)
+    if errors:
+        more = f" (and {len(errors) - 1} more files like it)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{more}")
+    table = np.array(rows, np.int64).reshape(-1, 4)
+    return Headers(table[:, :2].astype(np.int32), table[:, 2], table[:, 3])
+
+
+def fingerprint(head: bytes, length: int) -> int:
+    """A number that differs, but for chance, where the first bytes of a file or its length differ."""
+    return length << 32 | zlib.crc32(head[:_HEAD])
+
+
+def as_displayed(
+    name: str,
+    file_names: Sequence[str],
+    sizes: Int[np.ndarray, "images 2"],
+    headers: Headers,
+    wanted: Orientation,
+) -> Bool[np.ndarray, "images"]:
+    """Which images are to be shown as displayed, with their orientation applied, and which raw.
+
+    Args:
+      name: of the data set, for messages.
+      file_names: of the images.
+      sizes: (height, width) that the annotations give.
+      headers: of the files.
+      wanted: "display" or "raw" for images whose size fits both ways; "auto": what the sizes of the
+        other images say, and "display" where they say nothing.
+
+    Raises:
+      UserError: an image has its annotations' size neither way.
+    """
+    displayed = (headers.displayed == sizes).all(axis=1)
+    raw = (headers.sizes == sizes).all(axis=1)
+    wrong = np.flatnonzero(~displayed & ~raw)
+    if wrong.size:
+        at = int(wrong[0])
+        more = f" (and {len(wrong) - 1} more images are of other sizes)" if len(wrong) > 1 else ""
+        raise UserError(
+            f"{name}: {file_names[at]} is {_size(headers.displayed[at])} pixels (height x width), but its "
+            f"annotations say {_size(sizes[at])}; correct the annotations or the file{more}"
+        )
+    open_ = displayed & raw & (headers.orientations != 1)
+    only_raw, only_displayed = raw & ~displayed, displayed & ~raw
+    way = wanted if wanted != "auto" else "raw" if only_raw.any() and not only_displayed.any() else "display"
+    against = only_raw if way == "display" else only_displayed
+    if against.any():
+        _LOGGER.warning(
+            "%s: the boxes of %d images are taken in %s orientation, which alone fits their size",
+            *(name, against.sum(), "raw" if way == "display" else "display"),
+        )
+    if open_.any() and wanted == "auto":
+        _LOGGER.warning(
+            "%s: %d images have an EXIF orientation that their size does not show (such as %s); their boxes "
+            "are taken in %s orientation; set config.dataset.orientation to 'display' or 'raw' to choose",
+            *(name, open_.sum(), file_names[int(np.flatnonzero(open_)[0])], way),
+        )
+    return np.where(open_, way == "display", displayed)
+
+
+def _header_or_error(path: Path) -> tuple[int, int, int, int] | UserError:
+    try:
+        return retrying(lambda: _header(path), f"{path}: cannot be read")
+    except UserError as error:
+        return error
+    except OSError as error:
+        return UserError(f"{path}: cannot be read ({error.strerror}); check the file")
+
+
+def _header(path: Path) -> tuple[int, int, int, int]:
+    if not path.is_file():  # a pipe would be waited for without end
+        raise UserError(f"{path}: is no file; correct its name, or take it out of the data set")
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+        length = file.seek(0, 2)
+        file.seek(0)
+        height, width, orientation = image_header(file, str(path))
+    return height, width, orientation, fingerprint(head, length)
+
+
+def _size(size: Int[np.ndarray, "2"]) -> str:
+    return f"{size[0]} x {size[1]}"
