@@ -63,7 +63,7 @@ def read_known(file: Path) -> dict[str, Known]:
       UserError: the file is damaged.
     """
     try:
-        with np.load(file) as stored:
+        with open(file, "rb") as stream, np.load(stream) as stored:
             names = {name.partition("/")[0] for name in stored.files}
             return {name: Known(*(stored[f"{name}/{key}"] for key in Known._fields)) for name in names}
     except Exception as error:  # numpy and zipfile raise all sorts

@@ -43,11 +43,11 @@ def to_coco_results(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": bbox, "score": score}
+        {"image_id": _plain(image_id), "category_id": _plain(category_id), "bbox": bbox, "score": score}
         for bbox, score, label in zip(
             sides.tolist(), np.asarray(scores, np.float64).tolist(), np.asarray(labels).tolist(), strict=True
         )
-        if category_ids[label] is not None
+        if (category_id := category_ids[label]) is not None
     ]
 
 
@@ -110,6 +110,11 @@ def check_results(
                     f"{where}.{key}={result[key]!r}: is not in the ground truth; "
                     "evaluate against the annotations of the same data set"
                 )
+
+
+def _plain(id: Id) -> Id:
+    """The id as Python's own number or text, which JSON can write; numpy's numbers are none."""
+    return id if isinstance(id, str) else int(id)
 
 
 def is_number(value: Any) -> bool:

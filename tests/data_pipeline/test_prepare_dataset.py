@@ -169,7 +169,7 @@ def test_a_box_outside_its_picture_is_named(script, coco_tree, tmp_path, capsys,
     path.write_text(json.dumps(data))
     assert script.main(["coco2017", f"--coco-dir={tree}", f"--data-dir={tmp_path}"]) == 2
     assert "error: " in (errors := capsys.readouterr().err)
-    assert "the box of annotation 5, [-3, 1, 20, 20], is not inside its picture" in errors
+    assert "the box of annotation 5, [-3.0, 1.0, 20.0, 20.0], is not inside its image" in errors
     assert not (tmp_path / "coco/2017/1.1.0").exists()
 
 
