@@ -149,6 +149,8 @@ def train(
                 profile.started(step_metrics)
                 check_and_log(previous)
                 previous = DoneStep(step, step_metrics, batch.indices)
+            if step == total_steps and is_first() and not (workdir / "curves.png").is_file():
+                plot_losses(log.rows, workdir / "curves.png", config.name)  # without evaluations, or lost
             if stopping:
                 log.say(step, "stopped and saved; the same command goes on from here")
             return log.evaluation_at(total_steps) or {}

@@ -73,9 +73,9 @@ def test_evaluation_matches_by_name_and_tells_what_does_not_match(tmp_path, capl
     # The detector finds squares and discs everywhere; what the data have no class for does not count.
     results += to_coco_results(np.array([[30, 20, 35, 25]]), [0.1], [0], 7, source.category_ids)
     metrics = measure_results(source, results)
-    assert metrics.AP == pytest.approx(1, abs=1e-12)
+    assert metrics.AP > 1 - 1e-12
     assert {c.name for c in metrics.classes} == set(names) & set(OWN.names)
-    assert len(caplog.records) == bool(line)
+    assert bool(caplog.records) == bool(line)
     assert line in caplog.text
 
 
