@@ -94,7 +94,6 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
     from gfl_jax.agreement import is_first
-    from gfl_jax.data.categories import read_categories
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source, open_evaluation
     from gfl_jax.evaluation.results import write_results
@@ -106,7 +105,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     config = _config(args, overrides)
     checkpoint = args.checkpoint or args.workdir
-    source = open_evaluation(config, read_categories(checkpoint), str(checkpoint))
+    source = open_evaluation(config, checkpoint)
     mesh = make_mesh()
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
     model = build_detector(config.detector, config.precision)
@@ -203,7 +202,7 @@ def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
             config = dataclasses.replace(config, dataset=runs[0].config.dataset)
         taken = workdir.name in (run.name for run in runs)
         name = f"{workdir.name}_{len(runs) + 1}" if taken else workdir.name
-        runs.append(Run(name, config, load_variables(workdir)))
+        runs.append(Run(name, config, load_variables(workdir), workdir))
     if not runs:
         config = _config(args, overrides)
         runs = [Run(config.name, config, variables=None)]
@@ -219,7 +218,8 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    variables, categories = load_variables(args.checkpoint or args.workdir), read_categories(args.workdir)
+    checkpoint = args.checkpoint or args.workdir
+    variables, categories = load_variables(checkpoint), read_categories(checkpoint)
     canvas = (args.height, args.width)
     export_detector(config, variables, categories, args.output, canvas, args.platforms, args.batch)
     print(f"the detector: {args.output}\nits classes and sizes: {args.output}.json\n")

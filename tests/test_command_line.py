@@ -110,8 +110,8 @@ def test_a_missing_picture_and_one_that_is_none(capsys, trained, tmp_path):
     predict = ["predict", f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
     assert f"{missing}: cannot be read (No such file or directory)" in complaint(capsys, [*predict, missing])
     assert f"{tmp_path}: cannot be read (Is a directory)" in complaint(capsys, [*predict, tmp_path])
-    assert f"{text}: cannot be decoded as a picture" in complaint(capsys, [*predict, text])
-    assert f"{empty}: cannot be decoded as a picture" in complaint(capsys, [*predict, empty])
+    assert f"{text}: cannot be decoded as an image" in complaint(capsys, [*predict, text])
+    assert f"{empty}: cannot be decoded as an image" in complaint(capsys, [*predict, empty])
 
 
 def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):

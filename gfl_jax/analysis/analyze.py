@@ -16,8 +16,8 @@ from gfl_jax.analysis.measure import make_label_measure, make_measure
 from gfl_jax.analysis.tables import Table, for_console, write_csv
 from gfl_jax.axes.box_representation import bins
 from gfl_jax.config import Config
-from gfl_jax.data.loader import make_source
 from gfl_jax.errors import UserError
+from gfl_jax.evaluation.evaluate import open_evaluation
 from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.models.detector import build_detector
 
@@ -30,6 +30,7 @@ class Run(NamedTuple):
     name: str
     config: Config
     variables: Any  # of the network; None: only the centerness labels can be looked at
+    checkpoint: Path | None = None  # it names the classes of the detector
 
 
 def analyze(
@@ -88,8 +89,7 @@ def _possible(runs: Sequence[Run], num_general: int, only: Sequence[str] | None)
 
 
 def _collect(run: Run) -> Collected:
-    config, mesh = run.config, make_mesh()
-    source = make_source(config, "eval")
+    config, mesh, source = run.config, make_mesh(), open_evaluation(run.config, run.checkpoint)
     if run.variables is None:
         return collect(make_label_measure(config.detector), None, source, config, mesh)
     model = build_detector(config.detector, config.precision)
@@ -106,8 +106,14 @@ def _distributions(run: Run, collected: Collected, output: Path, boxes: Sequence
         print(f"left out: distributions of {run.name}: it detects nothing")
         return []
     path = output / f"distributions_{run.name}.png"
-    example = make_source(run.config, "eval").example
-    plot_distributions(found, groups, values, example, path, f"{run.name}: distributions of the sides")
+    plot_distributions(
+        found,
+        groups,
+        values,
+        open_evaluation(run.config, run.checkpoint).example,
+        path,
+        f"{run.name}: distributions of the sides",
+    )
     table = distribution_table(run.name, found, groups)
     return _write(path, [table], probability_table(found, groups, values))
 

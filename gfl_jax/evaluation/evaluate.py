@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,12 +11,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax.config import Config
-from gfl_jax.data.categories import Categories, listed
+from gfl_jax.data.categories import has_categories, listed, read_categories
 from gfl_jax.data.coco_file import parse_coco
 from gfl_jax.data.ground_truth import coco_ground_truth
 from gfl_jax.data.loader import eval_batches, make_source
 from gfl_jax.data.plan import evaluation_plan
 from gfl_jax.data.source import Source, match_classes
+from gfl_jax.errors import UserError
 from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
 from gfl_jax.evaluation.ground_truth import restricted
 from gfl_jax.evaluation.results import Result, to_coco_results
@@ -29,18 +31,31 @@ _LOGGER = logging.getLogger(__name__)
 Detect = Callable[[Any, Sequence[Batch]], Detections]
 
 
-def open_evaluation(config: Config, classes: Categories, owner: str) -> Source:
+def open_evaluation(config: Config, checkpoint: Path | None) -> Source:
     """The evaluation data of a config in the labels of a trained detector; a line tells other classes.
 
     Args:
       config: its dataset is used.
-      classes: of the detector, to which those of the data are matched by name.
-      owner: of these classes, in messages.
+      checkpoint: a checkpoint or a work directory, which names the classes of the detector; None: there
+        is no detector.
 
     Raises:
       UserError: the data are missing or broken, or have no class of the detector.
     """
-    matched = match_classes(make_source(config, "eval"), classes, f"the classes of {owner}")
+    source = make_source(config, "eval")
+    if checkpoint is None or not has_categories(checkpoint):
+        if len(source.categories) != config.detector.num_classes:
+            raise UserError(
+                f"config.detector.num_classes={config.detector.num_classes}: {source.name} has "
+                f"{len(source.categories)} categories; name data of the detector's classes"
+            )
+        if checkpoint is not None:
+            _LOGGER.warning(
+                "%s: names no classes (it has no categories.json); those of %s are taken, in their order",
+                *(checkpoint, source.name),
+            )
+        return source
+    matched = match_classes(source, read_categories(checkpoint), f"the classes of {checkpoint}")
     if matched.missing:
         _LOGGER.info(
             "%s: lacks the classes %s of the detector, whose detections are left out",

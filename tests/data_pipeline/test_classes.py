@@ -67,8 +67,9 @@ def perfect(source):
 def test_evaluation_matches_by_name_and_tells_what_does_not_match(tmp_path, caplog, names, line):
     path = write(tmp_path, names, labels=range(len(names)))
     config = Config(name="t", dataset=Dataset(eval_json=str(path), eval_images=str(tmp_path)))
+    write_categories(tmp_path, OWN)
     with caplog.at_level(logging.INFO, "gfl_jax"):
-        source = open_evaluation(config, OWN, "the run")
+        source = open_evaluation(config, tmp_path)
     results = perfect(source)
     # The detector finds squares and discs everywhere; what the data have no class for does not count.
     results += to_coco_results(np.array([[30, 20, 35, 25]]), [0.1], [0], 7, source.category_ids)
