@@ -32,7 +32,6 @@ def get_config() -> Config:
             "dataset.tfds_dir": "data/composed_digits/1.0.0",
             "dataset.repeats": 1,
             "loader.eval_batch_size": 16,
-            "loader.buckets": ((128, 128),),
             "loader.flip": False,  # a mirrored digit is none
             "schedule.steps": 1200,
             "schedule.warmup_steps": 50,

@@ -6,11 +6,13 @@
 Cost: 12 epochs of 118k pictures at 800x1333, a global batch of 16.
 """
 
-from gfl_jax.config import Config, Dataset
+from gfl_jax.config import Config, Dataset, Loader
 
 
 def get_config() -> Config:
     return Config(
         name="gfl_r50_fpn_1x_coco",
         dataset=Dataset(tfds_dir="data/coco/2017/1.1.0", filter_empty=True, min_size=32),
+        # 3% of the pixels are padding; buckets=None would choose others for each data set
+        loader=Loader(buckets=((800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800))),
     )

@@ -20,7 +20,7 @@ def get_config() -> Config:
             "name": "gfl_r50_fpn_ms480-960_2x_coco",
             "resize.train_short_sides": (480, 960),
             "loader.buckets": (
-                *config.loader.buckets,
+                *(config.loader.buckets or ()),
                 *((960, 1280), (960, 1344), (1280, 960), (1344, 960)),
             ),
         },

@@ -57,8 +57,6 @@ def get_config() -> Config:
         loader=Loader(
             batch_size=8,
             eval_batch_size=1,
-            # of the splits far, validation, tune_validation, train; training sees crops alone
-            buckets=((416, 416), (1056, 1280), (2496, 608), (2496, 2304)),
             workers=0,
             cache_images=True,
         ),

@@ -124,10 +124,10 @@ class Loader:
     """How examples become batches of few shapes."""
 
     batch_size: int = 16  # global: over all devices and hosts
-    eval_batch_size: int = 8
-    buckets: tuple[tuple[int, int], ...] = (
-        (800, 1088), (800, 1216), (800, 1344), (1088, 800), (1216, 800), (1344, 800)
-    )  # (height, width) of the padded batches  # fmt: skip
+    eval_batch_size: int = 8  # likewise; rounded up where the devices do not divide it
+    # (height, width) of the padded batches; None: a few, chosen from the sizes of the data. Images that fit
+    # in none get canvases of their own.
+    buckets: tuple[tuple[int, int], ...] | None = None
     flip: bool = True  # horizontal, for every second example
     workers: int = 8  # Grain processes of each host; 0 reads in the main process
     cache_images: bool = False  # keep decoded pictures in each worker's memory

@@ -20,6 +20,7 @@ from jaxtyping import Array, Int, UInt8
 from gfl_jax.config import Config
 from gfl_jax.data.buckets import by_area
 from gfl_jax.data.categories import Categories
+from gfl_jax.data.plan import named_buckets
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.inference.detect import make_detect
@@ -76,8 +77,10 @@ def export_detector(
     Raises:
       UserError: there is no such platform, the canvas or the batch is impossible, or the file cannot be.
     """
-    largest = by_area(config.loader.buckets)[-1]
-    height, width = (bucket if side is None else side for side, bucket in zip(canvas, largest, strict=True))
+    height, width = canvas
+    if height is None or width is None:
+        largest = by_area(named_buckets(config, "--height and --width"))[-1]
+        height, width = (own if own is not None else side for own, side in zip(canvas, largest, strict=True))
     _check(height, width, platforms, batch)
     if output.is_dir():
         raise UserError(f"--output={output}: is a directory; name a file")

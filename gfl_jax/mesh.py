@@ -114,8 +114,8 @@ def on_own_rows(function: Callable[[Any, Any], Any], mesh: Mesh | None) -> Calla
     return jax.shard_map(function, mesh=mesh, in_specs=(whole, rows), out_specs=rows, check_vma=False)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, field: str = "config.loader.batch_size") -> None:
-    """Checks that each device gets the same number of pictures.
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Checks that each device gets the same number of images of a training batch.
 
     Raises:
       UserError: the global batch is not divisible by the number of devices; it names counts that fit.
@@ -126,9 +126,14 @@ def check_batch_size(batch_size: int, mesh: Mesh, field: str = "config.loader.ba
         fitting = f"{below} or {below + devices}" if below else f"{devices} or {2 * devices}"
         counts = [count for count in divisors(batch_size) if count <= jax.device_count()]
         raise UserError(
-            f"{field}={batch_size}: not divisible by the {devices} devices; the counts of devices that "
-            f"fit are {_listed(counts)}; or choose a multiple of {devices}, such as {fitting}"
+            f"config.loader.batch_size={batch_size}: not divisible by the {devices} devices; the counts of "
+            f"devices that fit are {_listed(counts)}; or choose a multiple of {devices}, such as {fitting}"
         )
+
+
+def round_up_batch(batch_size: int, mesh: Mesh) -> int:
+    """The least batch from `batch_size` on that the devices share evenly; the rest of it are fillers."""
+    return -(-batch_size // mesh.size) * mesh.size
 
 
 def divisors(number: int) -> list[int]:

@@ -62,7 +62,7 @@ def batch_of_one(image: UInt8[np.ndarray, "height width 3"], config: Config, vie
     """Resizes a picture as for evaluation and puts it on a bucket's canvas, or on one of its own."""
     original = np.array([image.shape[:2]], np.int32)
     size = resized_sizes(original, config.resize.short_side, config.resize.long_side)
-    buckets = by_area(config.loader.buckets)
+    buckets = by_area(config.loader.buckets or ())
     fitting = np.flatnonzero(fits(size, buckets)[0])
     canvas = buckets[fitting[0]] if fitting.size else tuple(-(-size[0] // CANVAS_STEP) * CANVAS_STEP)
     size, canvas = view_sizes(size, view.scale), view_canvas(canvas, view.scale)

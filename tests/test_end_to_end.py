@@ -135,7 +135,7 @@ def test_ground_truth_as_detections_is_perfect(prepared_coco, coco_tree):
 
 def test_evaluation_counts_each_picture_once_for_any_batch_size(run):
     found = []
-    for batch_size in (8, 16):
+    for batch_size in (16, 3):  # 3 is rounded up to the 8 devices
         assert main(["evaluate", f"--workdir={run}", f"--config.loader.eval_batch_size={batch_size}"]) == 0
         results = json.loads((run / "evaluate" / "validation" / "results.json").read_text())
         found.append(sorted((r["image_id"], r["category_id"], round(r["score"], 5)) for r in results))

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from gfl_jax.config import Config
 from gfl_jax.data.buckets import Shape, by_area
+from gfl_jax.data.plan import named_buckets
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.views import view_canvas, views_of
 from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp, with_shardings
@@ -69,13 +70,15 @@ def training_canvases(config: Config) -> list[Shape]:
     """The shapes of training batches, smallest first: the train step is compiled for each."""
     if config.crops is not None:
         return [(config.crops.size, config.crops.size)]
-    return by_area(config.loader.buckets)
+    return by_area(named_buckets(config, "--size"))
 
 
 def inference_canvases(config: Config) -> list[Shape]:
     """The shapes of evaluation batches, smallest first; mirrored views share those of plain ones."""
     scales = {view.scale for view in views_of(config.inference)}
-    return by_area([view_canvas(bucket, scale) for bucket in config.loader.buckets for scale in scales])
+    return by_area(
+        [view_canvas(bucket, scale) for bucket in named_buckets(config, "--size") for scale in scales]
+    )
 
 
 def gradient_bytes(config: Config) -> int:

@@ -18,7 +18,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.buckets import Shape
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
-from gfl_jax.mesh import check_accumulate, make_mesh
+from gfl_jax.mesh import check_accumulate, make_mesh, round_up_batch
 
 Part = Literal["train", "inference"]
 PARTS: tuple[Part, ...] = ("train", "inference")
@@ -118,14 +118,15 @@ def make_report(
 
 
 def _share_of_a_chip(config: Config, part: Part, mesh: Mesh) -> int:
-    field = "batch_size" if part == "train" else "eval_batch_size"
-    batch = getattr(config.loader, field)
+    if part == "inference":
+        return round_up_batch(config.loader.eval_batch_size, mesh) // mesh.size
+    batch = config.loader.batch_size
     if batch % mesh.size:
         raise UserError(
-            f"config.loader.{field}={batch}: not divisible by the {mesh.size} chips; "
-            f"give another, or the pictures of one chip as --batch=N"
+            f"config.loader.batch_size={batch}: not divisible by the {mesh.size} chips; "
+            f"give another, or the images of one chip as --batch=N"
         )
-    return int(batch // mesh.size)
+    return batch // mesh.size
 
 
 def _compile_part(

@@ -118,7 +118,7 @@ def has_eval_data(config: Config) -> bool:
 
 def steps_per_epoch(source: Source, config: Config) -> int:
     """The number of training steps in which each picture is shown `config.dataset.repeats` times."""
-    return plan.steps_per_epoch(source.sizes, source.file_names, config)
+    return plan.steps_per_epoch(source.sizes, config)
 
 
 def train_batches(
@@ -134,7 +134,7 @@ def train_batches(
       process_count: number of hosts.
 
     Raises:
-      UserError: a picture fits in no bucket, or the hosts cannot share a batch evenly.
+      UserError: the hosts cannot share a batch evenly.
     """
     columns = _columns("batch_size", config.loader.batch_size, process_index, process_count)
     most = source.max_boxes if config.crops is None else most_boxes(source.annotations, config.crops)
@@ -161,10 +161,10 @@ def eval_batches(
         one another.
 
     Raises:
-      UserError: a picture fits in no bucket, or the hosts cannot share a batch evenly.
+      UserError: the hosts cannot share a batch evenly.
     """
     columns = _columns("eval_batch_size", config.loader.eval_batch_size, process_index, process_count)
-    groups = plan.evaluation_plan(source.sizes, source.file_names, config)
+    groups = plan.evaluation_plan(source.sizes, config)
     batches = [plan.in_view(group, view) for group in groups for view in views]
     steps = _EvalSteps(source, batches, columns, _round_up(source.max_boxes))
     return Batches(steps, min(config.loader.workers, len(steps)))
@@ -206,7 +206,7 @@ class _TrainSteps:
     def plan(self, epoch: int) -> list[plan.PlannedBatch]:
         """The plan of an epoch; the last one asked for is kept."""
         if epoch != self._epoch:
-            self._plan = plan.train_plan(self.source.sizes, self.source.file_names, self.config, epoch)
+            self._plan = plan.train_plan(self.source.sizes, self.config, epoch)
             self._epoch = epoch
         return self._plan
 

@@ -1,4 +1,4 @@
-"""Which pictures are in which batch, and how each is shown: pure functions of sizes, config and epoch.
+"""Which images are in which batch, and how each is shown: pure functions of sizes, config and epoch.
 
 Every host computes the same plan and loads its own columns of each batch, so the order of
 examples depends on the seed and the step alone, not on workers, hosts or devices.
@@ -10,65 +10,135 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from gfl_jax.config import Config
-from gfl_jax.data.buckets import Shape, by_area, fits, group_by_bucket, outermost
+from gfl_jax.data.buckets import (
+    Shape,
+    by_area,
+    choose_buckets,
+    fits,
+    group_by_bucket,
+    outermost,
+    padded_share,
+    with_room_for,
+)
 from gfl_jax.data.transforms import resized_sizes
 from gfl_jax.errors import UserError
 from gfl_jax.inference.views import View, view_canvas, view_sizes
+from gfl_jax.structures import SIZE_DIVISOR
 
 FILLER = -1
+_MOST_CHOSEN, _MOST_CHOSEN_MULTI_SCALE = 6, 10  # shapes, where the config names none: a compilation each
 
 
 class PlannedBatch(NamedTuple):
-    """One global batch before a picture is read."""
+    """One global batch before an image is read."""
 
-    canvas: Shape  # (height, width) of the padded pictures
-    positions: Int[np.ndarray, "batch"]  # in the source; FILLER for a filler picture
+    canvas: Shape  # (height, width) of the padded images
+    positions: Int[np.ndarray, "batch"]  # in the source; FILLER for none
     sizes: Int[np.ndarray, "batch 2"]  # (height, width) to resize to; of no use with crops
     flips: Bool[np.ndarray, "batch"]  # mirrored left to right
 
 
-def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], names: tuple[str, ...], config: Config) -> int:
+def training_buckets(sizes: Int[np.ndarray, "images 2"], config: Config) -> tuple[Shape, ...]:
+    """The shapes of the training batches of every epoch, in which all images fit however they are drawn."""
+    low, high = _short_sides(config)
+    long_side, given = config.resize.long_side, config.loader.buckets
+    if given is not None:
+        return with_room_for(given, resized_sizes(sizes, high, long_side))
+    if low is None or high is None or low == high:
+        return choose_buckets(resized_sizes(sizes, high, long_side), _MOST_CHOSEN)
+    drawn = [resized_sizes(sizes, side, long_side) for side in np.linspace(low, high, 5).round().astype(int)]
+    return choose_buckets(np.concatenate(drawn), _MOST_CHOSEN_MULTI_SCALE)
+
+
+def evaluation_buckets(sizes: Int[np.ndarray, "images 2"], config: Config) -> tuple[Shape, ...]:
+    """The shapes of the evaluation batches."""
+    shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
+    if config.loader.buckets is None:
+        return choose_buckets(shown, _MOST_CHOSEN)
+    return with_room_for(config.loader.buckets, shown)
+
+
+def named_buckets(config: Config, flags: str) -> tuple[Shape, ...]:
+    """The shapes that a config tells without any data: its buckets, or the largest that its resize gives.
+
+    Args:
+      config: the experiment.
+      flags: of the command line that name a shape, for the error.
+
+    Raises:
+      UserError: it tells none.
+    """
+    if config.loader.buckets is not None:
+        return config.loader.buckets
+    short, long = config.resize.short_side, config.resize.long_side
+    if short is None:
+        raise UserError(
+            "config.loader.buckets=None: the shapes are chosen from the data, and config.resize keeps the "
+            f"images' sizes; give {flags}"
+        )
+    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (short, max(short, long)))
+    return ((height, width),)
+
+
+def shapes_in_words(sizes: Int[np.ndarray, "images 2"], config: Config, training: bool) -> str:
+    """What shapes batches get that the config does not name, and how much of them is padding; "" if none.
+
+    Args:
+      sizes: (height, width) of the images of a source.
+      config: the experiment.
+      training: whether for training, or for evaluation.
+    """
+    if training and config.crops is not None:
+        return ""
+    buckets = (training_buckets if training else evaluation_buckets)(sizes, config)
+    given = config.loader.buckets
+    side = _short_sides(config)[1] if training else config.resize.short_side
+    shown = resized_sizes(sizes, side, config.resize.long_side)
+    new = [
+        f"{height}x{width}"
+        for height, width in by_area([bucket for bucket in buckets if bucket not in (given or ())])
+    ]
+    if given is None:
+        return (
+            f"batches of {', '.join(new)} (height x width), {padded_share(shown, buckets):.1%} of it padding"
+        )
+    if new:
+        count = (~fits(shown, given).any(axis=1)).sum()
+        return f"{count} images are larger than all of config.loader.buckets; they get {', '.join(new)}"
+    return ""
+
+
+def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], config: Config) -> int:
     """The number of batches in every epoch.
 
     The sizes that multi-scale training draws make the number of incomplete batches vary by
     one or two; then it is the most there can be, and `train_plan` fills up to it.
-
-    Raises:
-      UserError: a picture fits in no bucket.
     """
     batch, count = config.loader.batch_size, len(sizes) * config.dataset.repeats
     if config.crops is not None:
         return -(-count // batch)
     low, high = _short_sides(config)
     shortest = resized_sizes(sizes, low, config.resize.long_side)
+    buckets = training_buckets(sizes, config)
     if low == high:
-        repeats = config.dataset.repeats
-        return len(
-            group_by_bucket(np.tile(shortest, (repeats, 1)), config.loader.buckets, batch, names * repeats)
-        )
-    kinds = fits(shortest, outermost(by_area(config.loader.buckets))).any(axis=0).sum()
+        return len(group_by_bucket(np.tile(shortest, (config.dataset.repeats, 1)), buckets, batch))
+    kinds = fits(shortest, outermost(by_area(buckets))).any(axis=0).sum()
     return int(count + max(kinds, 1) * (batch - 1)) // batch
 
 
-def train_plan(
-    sizes: Int[np.ndarray, "images 2"], names: tuple[str, ...], config: Config, epoch: int
-) -> list[PlannedBatch]:
+def train_plan(sizes: Int[np.ndarray, "images 2"], config: Config, epoch: int) -> list[PlannedBatch]:
     """The batches of one epoch, in shuffled order.
 
-    Each picture is shown at least `config.dataset.repeats` times; only those that complete
+    Each image is shown at least `config.dataset.repeats` times; only those that complete
     a batch, at most one batch for each outermost bucket, are shown once more.
 
     Args:
-      sizes: (height, width) of each picture of the source.
-      names: of the pictures, for error messages.
+      sizes: (height, width) of each image of the source.
       config: its seed, resize, crops, dataset.repeats and loader are used.
       epoch: from 0.
-
-    Raises:
-      UserError: a picture fits in no bucket.
     """
     rng = np.random.default_rng([config.seed, epoch])
-    batch, steps = config.loader.batch_size, steps_per_epoch(sizes, names, config)
+    batch, steps = config.loader.batch_size, steps_per_epoch(sizes, config)
     positions = rng.permutation(len(sizes) * config.dataset.repeats) % len(sizes)
     if config.crops is not None:
         filled = np.concatenate([positions, rng.choice(positions, steps * batch - len(positions))])
@@ -82,7 +152,7 @@ def train_plan(
     short_sides = None if low is None else rng.integers(low, high, len(positions), endpoint=True)
     shown = resized_sizes(sizes[positions], short_sides, config.resize.long_side)
     flips = (rng.random(len(positions)) < 0.5) & config.loader.flip
-    groups = group_by_bucket(shown, config.loader.buckets, batch, [names[p] for p in positions])
+    groups = group_by_bucket(shown, training_buckets(sizes, config), batch)
     groups += [groups[-1]._replace(members=groups[-1].members[:0])] * (steps - len(groups))
     plan = []
     for bucket, members in groups:
@@ -93,18 +163,12 @@ def train_plan(
     return [plan[i] for i in rng.permutation(len(plan))]
 
 
-def evaluation_plan(
-    sizes: Int[np.ndarray, "images 2"], names: tuple[str, ...], config: Config
-) -> list[PlannedBatch]:
-    """Batches in which each picture is shown exactly once; incomplete ones end with fillers.
-
-    Raises:
-      UserError: a picture fits in no bucket.
-    """
+def evaluation_plan(sizes: Int[np.ndarray, "images 2"], config: Config) -> list[PlannedBatch]:
+    """Batches in which each image is shown exactly once; incomplete ones end with fillers."""
     batch = config.loader.eval_batch_size
     shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
     plan = []
-    for bucket, members in group_by_bucket(shown, config.loader.buckets, batch, names):
+    for bucket, members in group_by_bucket(shown, evaluation_buckets(sizes, config), batch):
         positions = np.full(batch, FILLER)
         positions[: len(members)] = members
         resized = np.ones((batch, 2), np.int32)
@@ -114,7 +178,7 @@ def evaluation_plan(
 
 
 def in_view(planned: PlannedBatch, view: View) -> PlannedBatch:
-    """The same pictures, shown in a view: at another scale, on a canvas of that scale, or mirrored."""
+    """The same images, shown in a view: at another scale, on a canvas of that scale, or mirrored."""
     return planned._replace(
         canvas=view_canvas(planned.canvas, view.scale),
         sizes=view_sizes(planned.sizes, view.scale),
@@ -123,7 +187,7 @@ def in_view(planned: PlannedBatch, view: View) -> PlannedBatch:
 
 
 def _short_sides(config: Config) -> tuple[int, int] | tuple[None, None]:
-    """The range that the short side is drawn from; None if pictures keep their size."""
+    """The range that the short side is drawn from; None if images keep their size."""
     if config.resize.short_side is None:
         return None, None
     low, high = config.resize.train_short_sides

@@ -1,5 +1,6 @@
 """Detections of a whole data set, and their COCO metrics."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
 from gfl_jax.evaluation.ground_truth import restricted
 from gfl_jax.evaluation.results import Result, to_coco_results
 from gfl_jax.inference.views import PLAIN, View, views_of
-from gfl_jax.mesh import check_batch_size, gather, put_batch
+from gfl_jax.mesh import gather, put_batch, round_up_batch
 from gfl_jax.progress import progress
 from gfl_jax.structures import Batch, Detections
 
@@ -151,8 +152,9 @@ def each_group(
       This process's rows of the batches of a group, one for each view, and what the function gave for
       all rows, as numpy arrays.
     """
-    check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
-    steps = len(evaluation_plan(source.sizes, source.file_names, config))
+    full = round_up_batch(config.loader.eval_batch_size, mesh)
+    config = dataclasses.replace(config, loader=dataclasses.replace(config.loader, eval_batch_size=full))
+    steps = len(evaluation_plan(source.sizes, config))
     with eval_batches(source, config, jax.process_index(), jax.process_count(), views) as batches:
         groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
         given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)

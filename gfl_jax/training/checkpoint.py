@@ -65,6 +65,8 @@ def claim_workdir(workdir: Path, config: Config) -> None:
         free: tuple[str, ...] = FREE_FIELDS
         if config.detector.backbone.norm == "frozen":  # else the statistics are those of the micro-batches
             free += ("config.optimizer.accumulate",)
+        if config.crops is not None:  # what is trained on are crops alone
+            free += ("config.loader.buckets", "config.resize.")
         names = [n for n in config_differences(config, saved) if not n.startswith(free)]
         if names:
             raise UserError(

@@ -76,7 +76,6 @@ def train(
     mesh = make_mesh(config.mesh)
     check_batch_size(config.loader.batch_size, mesh)
     check_accumulate(config.loader.batch_size, config.optimizer.accumulate, mesh)
-    check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     data = open_run_data(config, workdir)
     source, evaluation = data.train, data.evaluation
     epoch_steps = steps_per_epoch(source, config)
@@ -169,6 +168,7 @@ def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, checkpoin
     good = checkpoints.latest() or "not there yet"
     raise NonFiniteLossError(
         f"step {done.step}: the loss or its gradient is not finite ({values}) on the pictures {names}; "
-        f"the last good checkpoint is {good}; look at them, lower config.optimizer.learning_rate, "
-        "or set config.optimizer.clip_norm"
+        f"the last good checkpoint is {good}; look at them, or begin another --workdir with a lower "
+        "config.optimizer.learning_rate or with config.optimizer.clip_norm (and config.init_from that "
+        "checkpoint)"
     )

@@ -210,11 +210,9 @@ def test_hosts_must_share_batches_evenly(source, config):
         eval_batches(source, config, 0, 4)
 
 
-def test_pictures_that_fit_nowhere_are_named_before_training(source, config):
-    with pytest.raises(
-        UserError, match=r"\.jpg: is .* fits in none of config\.loader\.buckets=\(\(64, 64\),\)"
-    ):
-        train_batches(source, override(config, {"loader.buckets": ((64, 64),)}))
+def test_images_that_fit_nowhere_are_shown_all_the_same(source, config):
+    with train_batches(source, override(config, {"loader.buckets": ((32, 32),)})) as batches:
+        assert {batch.images.shape[1:3] for batch in take(batches, 4)} == {(128, 128)}
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -45,8 +45,8 @@ def stopped(config, tmp_path_factory):
 def planned_pictures(config):
     """{step: the pictures of the global batch} as the plan has them."""
     source = make_source(config, "train")
-    plan = [*train_plan(source.sizes, source.file_names, config, 0)]
-    plan += train_plan(source.sizes, source.file_names, config, 1)
+    plan = [*train_plan(source.sizes, config, 0)]
+    plan += train_plan(source.sizes, config, 1)
     return {step: plan[step].positions.tolist() for step in range(STEPS)}
 
 

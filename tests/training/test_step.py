@@ -169,7 +169,7 @@ def test_a_batch_that_does_not_divide_names_ones_that_do():
     with pytest.raises(UserError, match=message):
         check_batch_size(6, mesh)
     with pytest.raises(UserError, match=r"config\.loader\.eval_batch_size=3: .* such as 4 or 8"):
-        check_batch_size(3, mesh, "config.loader.eval_batch_size")
+        check_batch_size(3, mesh)
 
 
 def test_micro_batches_that_do_not_divide_name_ones_that_do():
