@@ -1,82 +1,295 @@
-"""Detections in single pictures, whatever their sizes."""
+"""Detections in images, folders and videos: drawn, and written as COCO results.
 
-from collections.abc import Iterator, Sequence
+Images go through the batches of an evaluation. What cannot be read is left out and named at the end, and
+what was found is written however the work ends.
+"""
+
+import dataclasses
+import functools
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
 from gfl_jax.config import Config
 from gfl_jax.data.buckets import by_area, fits
-from gfl_jax.data.images import decode_image
-from gfl_jax.data.transforms import flip_image, resize_image, resized_sizes
-from gfl_jax.errors import UserError
+from gfl_jax.data.categories import Categories
+from gfl_jax.data.image_files import header_sizes, image_files_source
+from gfl_jax.data.source import Source
+from gfl_jax.data.transforms import resized_sizes
+from gfl_jax.data.video import Frames, Video, look_at_video, video_source
+from gfl_jax.errors import UserError, one_line
+from gfl_jax.evaluation.evaluate import each_group
+from gfl_jax.evaluation.results import Result, to_coco_results, write_results
+from gfl_jax.files import open_file
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
-from gfl_jax.inference.views import PLAIN, View, view_canvas, view_sizes, views_of
+from gfl_jax.inference.views import views_of
+from gfl_jax.inputs import find_inputs, is_video
+from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.models.detector import build_detector
-from gfl_jax.structures import Batch, Detections
+from gfl_jax.output_names import output_names, relative_names, require_free
+from gfl_jax.pictures import draw_boxes, save_png
+from gfl_jax.pictures.canvas import Image
+from gfl_jax.pictures.video import VideoFile
 
-CANVAS_STEP = 128  # a picture that fits in no bucket gets a canvas of multiples of this
+CANVAS_STEP = 128  # an image that fits in no bucket gets a canvas of multiples of this
 
 
 class Prediction(NamedTuple):
-    """The detections of one picture, in its own pixels; numpy arrays without padding."""
+    """The detections of one image, in its own pixels; numpy arrays without padding."""
 
-    path: Path
-    image: UInt8[np.ndarray, "height width 3"]  # RGB
+    position: int  # in the source
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
 
 
-def predict(config: Config, variables: Any, paths: Sequence[Path]) -> Iterator[Prediction]:
-    """Detects in pictures, one after the other; compiles once for each canvas that they need.
+Predict = Callable[[Source], Iterator[Prediction]]
+
+
+def make_predict(config: Config, variables: Any) -> Predict:
+    """A function that detects in each image of a source, and leaves out those that cannot be read.
+
+    Predictions come in the order of the evaluation plan. It compiles once for each shape of a batch: the
+    batch of the config, over all devices, or one image on one device where there are fewer than a batch.
+    """
+    views = views_of(config.inference)
+    model = build_detector(config.detector, config.precision)
+
+    @functools.cache
+    def on(device_count: int) -> tuple[Any, Any, Any]:
+        mesh = make_mesh(devices=jax.devices()[:device_count])
+        detect = make_detect_in_views(model, config.normalization, config.inference, mesh)
+        return mesh, put_everywhere(variables, mesh), detect
+
+    def predict(source: Source) -> Iterator[Prediction]:
+        devices, batch = jax.device_count(), _batch_size(config)
+        if len(source) < batch:
+            devices, batch = 1, 1
+        mesh, placed, detect = on(devices)
+        fitting = _with_room(config, source.sizes, batch)
+        groups = each_group(detect, placed, source, fitting, mesh, views, True, "predicting")
+        for batches, found in groups:
+            positions = np.min([b.indices for b in batches], axis=0)  # those read in all of the views
+            for row in np.flatnonzero(positions >= 0):
+                mask = np.asarray(found.mask[row])
+                arrays = (np.asarray(x[row])[mask] for x in (found.boxes, found.scores, found.labels))
+                yield Prediction(int(positions[row]), *arrays)
+
+    return predict
+
+
+def predict_inputs(
+    config: Config,
+    variables: Any,
+    categories: Categories,
+    words: Sequence[str],
+    output: Path,
+    min_score: float = 0.3,
+) -> int:
+    """Detects in what words name, draws it, and writes `results.json`.
+
+    Args:
+      config: of the detector.
+      variables: of the network.
+      categories: of the detector.
+      words: files, folders and patterns, as `find_inputs` takes them.
+      output: the folder to write into.
+      min_score: boxes with less are not drawn.
+
+    Returns:
+      The exit status: 0, 1 if some inputs could not be used, 2 if none could.
 
     Raises:
-      UserError: a file is missing or is not a picture.
+      UserError: an output would take the place of a file that is not ours, or cannot be written.
     """
-    model = build_detector(config.detector, config.precision)
-    detect = make_detect_in_views(model, config.normalization, config.inference)
-    views = views_of(config.inference)
-    for path in paths:
+    predict = make_predict(config, variables)
+    result_file = output / "results.json"
+    ours = _is_ours(result_file)
+    files, problems = find_inputs(words, output if ours else None)
+    targets = [output / n for n in output_names(files, [".mp4" if is_video(f) else ".png" for f in files])]
+    require_free([result_file, *targets], files, may_replace=ours)
+    jobs, unusable = _open(files, targets, categories, config)
+    problems += unusable
+    with _Results(result_file) as results:
+        for job in jobs:
+            do = _do_images if job.video is None else _do_video
+            problems += do(job, predict, results, min_score)
+    for problem in problems:
+        print(f"error: {one_line(problem)}", file=sys.stderr)
+    if not results.entries:
+        return 2
+    print(f"all detections: {one_line(result_file)}")
+    if problems:
+        print(f"{len(problems)} of the inputs could not be used; all others were", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def image_ids(paths: Sequence[Path], counts: Sequence[int]) -> list[int]:
+    """The image id of each file; frames of a video have this one and those that follow.
+
+    They are the whole numbers in the file names, if each file is an image named by one, and no two are the
+    same. Otherwise all images and frames are counted from 1.
+
+    Args:
+      paths: of the files.
+      counts: images or frames in each.
+    """
+    numbered = all(re.fullmatch("[0-9]{1,18}", path.stem) and not is_video(path) for path in paths)
+    ids = [int(path.stem) for path in paths] if numbered else []
+    if numbered and len(set(ids)) == len(ids):
+        return ids
+    return [1 + before for before in itertools.accumulate(counts[:-1], initial=0)]
+
+
+class _Job(NamedTuple):
+    """What goes through the network together: all images, or one video."""
+
+    source: Source
+    video: Video | None  # None: images
+    names: list[str]  # of the files, relative to the folder that all inputs have in common
+    targets: list[Path]  # what is written for them
+
+
+class _Results:
+    """The detections until now, which are written when the work ends, be it by an error or Ctrl-C."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[int, list[Result]] = {}  # by image id
+
+    def __enter__(self) -> "_Results":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.entries:
+            self._write()
+
+    def add(self, source: Source, found: Prediction, **told: str | int) -> None:
+        """Adds the detections of an image, each with what is told of it."""
+        image_id = int(source.image_ids[found.position])
+        entries = to_coco_results(found.boxes, found.scores, found.labels, image_id, source.category_ids)
+        self.entries[image_id] = [{"image_id": image_id, **told, **entry} for entry in entries]
+        if len(self.entries) == 1:
+            self._write()  # an older file must not look as if it were of the new images
+
+    def _write(self) -> None:
+        write_results(self.path, [entry for _, entries in sorted(self.entries.items()) for entry in entries])
+
+
+def _open(
+    files: Sequence[Path], targets: Sequence[Path], categories: Categories, config: Config
+) -> tuple[list[_Job], list[str]]:
+    """What is to be done, and what is wrong with the files that cannot be used."""
+    images = [i for i, file in enumerate(files) if not is_video(file)]
+    sizes: dict[int, tuple[int, int]] = {}
+    videos: dict[int, Video] = {}
+    problems: dict[int, str] = {}
+    for i, size in zip(images, header_sizes([files[i] for i in images]), strict=True):
+        if isinstance(size, UserError):
+            problems[i] = str(size)
+        else:
+            sizes[i] = size
+    for i in sorted(set(range(len(files))) - set(images)):
         try:
-            encoded = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); name pictures") from error
-        image = decode_image(encoded, str(path))
-        batches = [batch_of_one(image, config, view) for view in views]
-        detections: Detections = jax.device_get(detect(variables, batches))
-        found = np.asarray(detections.mask[0])
-        yield Prediction(
-            path,
-            image,
-            np.asarray(detections.boxes[0])[found],
-            np.asarray(detections.scores[0])[found],
-            np.asarray(detections.labels[0])[found],
-        )
+            videos[i] = look_at_video(files[i])
+        except UserError as error:
+            problems[i] = str(error)
+    ids = image_ids(files, [videos[i].frames if i in videos else 1 for i in range(len(files))])
+    names = list(map(str, relative_names(files)))
+    jobs = []
+    if sizes:
+        chosen = list(sizes)
+        paths, numbers = [files[i] for i in chosen], [ids[i] for i in chosen]
+        source = image_files_source(paths, list(sizes.values()), numbers, categories)
+        jobs.append(_Job(source, None, [names[i] for i in chosen], [targets[i] for i in chosen]))
+    kept = _batch_size(config) if len(views_of(config.inference)) > 1 else 0
+    for i, video in videos.items():
+        source = video_source(files[i], video, ids[i], categories, kept)
+        jobs.append(_Job(source, video, [names[i]], [targets[i]]))
+    return jobs, [problems[i] for i in sorted(problems)]
 
 
-def batch_of_one(image: UInt8[np.ndarray, "height width 3"], config: Config, view: View = PLAIN) -> Batch:
-    """Resizes a picture as for evaluation and puts it on a bucket's canvas, or on one of its own."""
-    original = np.array([image.shape[:2]], np.int32)
-    size = resized_sizes(original, config.resize.short_side, config.resize.long_side)
+def _do_images(job: _Job, predict: Predict, results: _Results, min_score: float) -> list[str]:
+    """Detects in images and draws them; returns what was wrong with those that cannot be read."""
+    source, problems = job.source, {}
+    missing = set(range(len(source)))
+    for found in predict(source):
+        i = found.position
+        missing.discard(i)
+        results.add(source, found, file_name=job.names[i])
+        try:
+            image = source.read_image(i)
+        except UserError as error:  # it has gone since
+            problems[i] = str(error)
+            continue
+        save_png(job.targets[i], _drawn(image, found, source, min_score))
+        drawn = int((found.scores >= min_score).sum())
+        counts = f"{len(found.boxes)} detections, {drawn} drawn"
+        print(one_line(f"{source.file_names[i]}: {counts}: {job.targets[i]}"))
+    for i in missing:
+        try:
+            source.read_image(i)
+            problems[i] = f"{source.file_names[i]}: could be read only in a second attempt; try it again"
+        except UserError as error:
+            problems[i] = str(error)
+    return [problems[i] for i in sorted(problems)]
+
+
+def _do_video(job: _Job, predict: Predict, results: _Results, min_score: float) -> list[str]:
+    """Detects in the frames of a video and draws them; returns what was wrong with it."""
+    assert job.video is not None
+    source, target, frames = job.source, job.targets[0], Frames(Path(job.source.name))
+    done = detections = drawn = 0
+    try:
+        with VideoFile(target, job.video.frame_rate) as file:
+            for found in predict(source):
+                results.add(source, found, file_name=job.names[0], frame=found.position)
+                file.write(_drawn(frames(found.position), found, source, min_score))
+                done, detections = done + 1, detections + len(found.boxes)
+                drawn += int((found.scores >= min_score).sum())
+    except UserError as error:
+        return [str(error)]
+    if done:
+        print(one_line(f"{source.name}: {done} frames, {detections} detections, {drawn} drawn: {target}"))
+    if done < len(source):
+        missing = len(source) - done
+        return [f"{source.name}: {missing} of {len(source)} frames cannot be decoded; convert the video"]
+    return []
+
+
+def _drawn(image: Image, found: Prediction, source: Source, min_score: float) -> Image:
+    names = source.categories
+    return draw_boxes(image, found.boxes, found.labels, found.scores, names, min_score)
+
+
+def _batch_size(config: Config) -> int:
+    """Images of a batch: the config's, rounded up to a multiple of the devices."""
+    return -(-config.loader.eval_batch_size // jax.device_count()) * jax.device_count()
+
+
+def _with_room(config: Config, sizes: np.ndarray, batch: int) -> Config:
+    """The config for batches of this size, with a canvas for what fits in none of its buckets."""
+    shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
     buckets = by_area(config.loader.buckets)
-    fitting = np.flatnonzero(fits(size, buckets)[0])
-    canvas = buckets[fitting[0]] if fitting.size else tuple(-(-size[0] // CANVAS_STEP) * CANVAS_STEP)
-    size, canvas = view_sizes(size, view.scale), view_canvas(canvas, view.scale)
-    height, width = size[0].tolist()
-    shown = resize_image(image, (height, width))
-    images = np.zeros((1, *canvas, 3), np.uint8)
-    images[0, :height, :width] = flip_image(shown) if view.flip else shown
-    arrays = (
-        images,
-        size,
-        (size / original)[:, ::-1].astype(np.float32),
-        np.zeros(1, np.int32),
-        np.zeros((1, 8, 4), np.float32),
-        np.zeros((1, 8), np.int32),
-        np.zeros((1, 8), bool),
+    outside = shown[~fits(shown, buckets).any(axis=1)]
+    own = [(int(height), int(width)) for height, width in -(-outside // CANVAS_STEP) * CANVAS_STEP]
+    loader = dataclasses.replace(
+        config.loader, buckets=(*buckets, *dict.fromkeys(own)), eval_batch_size=batch, workers=0
     )
-    return Batch(*map(jax.numpy.asarray, arrays))
+    return dataclasses.replace(config, loader=loader)
+
+
+def _is_ours(result_file: Path) -> bool:
+    """Whether a file begins as the results of an earlier run do."""
+    try:
+        with open_file(result_file) as file:
+            start = file.read(8192)
+    except UserError:
+        return False
+    return start == b"[]" or (start.startswith(b'[{"image_id": ') and b'"file_name": ' in start)

@@ -36,6 +36,22 @@ class Annotations:
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
 
+def no_annotations(
+    sizes: Int[np.ndarray, "images 2"], image_ids: Int[np.ndarray, "images"], file_names: tuple[str, ...]
+) -> Annotations:
+    """Of images about whose boxes nothing is known."""
+    return Annotations(
+        sizes=np.asarray(sizes, np.int32).reshape(-1, 2),
+        image_ids=np.asarray(image_ids, np.int64),
+        file_names=file_names,
+        offsets=np.zeros(len(file_names) + 1, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int32),
+        is_crowd=np.zeros(0, bool),
+        area=np.zeros(0, np.float64),
+    )
+
+
 def build_annotations(
     name: str,
     sizes: Int[np.ndarray, "images 2"],

@@ -5,13 +5,17 @@ the reference), so that sizes known beforehand are those of the decoded pictures
 """
 
 import io
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gfl_jax.errors import UserError
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in our errors
+Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV, which decodes: larger ones are errors in both
 
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
 _REMEDY = "replace the file, or take it out of the data set"
@@ -29,11 +33,12 @@ def decode_image(
         size only without its EXIF orientation is decoded without.
 
     Raises:
-      UserError: it cannot be decoded, or is of another size.
+      UserError: it cannot be decoded, is cut off, or is of another size.
     """
     image = _decode(encoded, cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise UserError(f"{name}: cannot be decoded as a picture; {_REMEDY}")
+        problem = "is cut off" if _is_cut_off(encoded) else "cannot be decoded as a picture"
+        raise UserError(f"{name}: {problem}; {_REMEDY}")
     if size is not None and image.shape[:2] != size:
         found = image.shape[:2]
         image = _decode(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -50,23 +55,38 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def image_size(encoded: bytes, name: str) -> tuple[int, int]:
+def image_size(encoded: bytes | BinaryIO, name: str) -> tuple[int, int]:
     """(height, width) of an encoded picture as `decode_image` gives it, read from its header.
+
+    Args:
+      encoded: the content of the file, or the open file.
+      name: what to call the picture in an error message.
 
     Raises:
       UserError: it is not a picture.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            # An AVIF says its orientation in another way too, which OpenCV does not follow.
+            turned = image.format != "AVIF" and image.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception as error:  # of any type: damaged headers lead Pillow's readers anywhere
         raise UserError(f"{name}: cannot be decoded as a picture; {_REMEDY}") from error
     return (width, height) if turned else (height, width)
 
 
+def _is_cut_off(encoded: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end."""
+    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"IEND" not in encoded
+    # A preview in the header may have an end of its own, but it stands before the picture's last scan.
+    return encoded.startswith(b"\xff\xd8") and encoded.rfind(b"\xff\xd9") <= encoded.rfind(b"\xff\xda")
+
+
 def _decode(encoded: bytes, flags: int) -> UInt8[np.ndarray, "height width 3"] | None:
+    if encoded.startswith(b"\x89PNG") and _is_cut_off(encoded):
+        return None  # libpng would say so on stderr
     try:
         return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:  # an empty file, or one larger than OpenCV allows
+    except (cv2.error, ValueError, MemoryError):  # an empty file, or one larger than OpenCV allows
         return None
