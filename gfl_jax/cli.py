@@ -96,15 +96,24 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from gfl_jax.data.loader import make_source
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source
-    from gfl_jax.evaluation.results import write_results
-    from gfl_jax.evaluation.snapshots import save_snapshots
+    from gfl_jax.evaluation.results import looks_like_results, write_results
+    from gfl_jax.evaluation.snapshots import save_snapshots, snapshot_paths
     from gfl_jax.inference.test_time_augmentation import make_detect_in_views
     from gfl_jax.mesh import make_mesh, put_everywhere
     from gfl_jax.models.detector import build_detector
+    from gfl_jax.output_names import require_free
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
     source = make_source(config, "eval")
+    output = args.output or args.workdir / "evaluate" / (
+        config.dataset.eval_split if config.dataset.tfds_dir else ""
+    )
+    written = [output / "results.json", output / "metrics.json"]
+    written += snapshot_paths(output, "", source, args.pictures)
+    images = Path(config.dataset.eval_images)
+    inputs = [images / name for name in source.file_names] if config.dataset.eval_images else []
+    require_free(written, inputs, may_replace=looks_like_results(written[0]))
     mesh = make_mesh()
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
     model = build_detector(config.detector, config.precision)
@@ -112,9 +121,6 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
     if not is_first():
         return
-    output = args.output or args.workdir / "evaluate" / (
-        config.dataset.eval_split if config.dataset.tfds_dir else ""
-    )
     write_results(output / "results.json", results)
     write_file(output / "metrics.json", json.dumps(metrics.scalars(), indent=1))
     pictures = save_snapshots(output, "", source, results, args.pictures)

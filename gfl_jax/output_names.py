@@ -74,10 +74,11 @@ def require_free(outputs: Iterable[Path], inputs: Iterable[Path], may_replace: b
     Raises:
       UserError: names the first output whose place is taken.
     """
-    identities = {identity(path) for path in inputs} - {None}
+    outputs = list(outputs)
+    of_inputs = {identity(path) for path in inputs} if any(map(identity, outputs)) else set()
     for path in outputs:
         found = identity(path)
-        if found in identities and found is not None:
+        if found is not None and found in of_inputs:
             raise UserError(f"{path}: is an input and would be overwritten; name another --output")
         if os.path.lexists(path) and (not may_replace or path.is_dir()):
             raise UserError(

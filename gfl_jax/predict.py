@@ -25,8 +25,7 @@ from gfl_jax.data.transforms import resized_sizes
 from gfl_jax.data.video import Frames, Video, look_at_video, video_source
 from gfl_jax.errors import UserError, one_line
 from gfl_jax.evaluation.evaluate import each_group
-from gfl_jax.evaluation.results import Result, to_coco_results, write_results
-from gfl_jax.files import open_file
+from gfl_jax.evaluation.results import Result, looks_like_results, to_coco_results, write_results
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
 from gfl_jax.inference.views import views_of
 from gfl_jax.inputs import find_inputs, is_video
@@ -110,18 +109,20 @@ def predict_inputs(
     """
     predict = make_predict(config, variables)
     result_file = output / "results.json"
-    ours = _is_ours(result_file)
+    ours = looks_like_results(result_file, named=True)
     files, problems = find_inputs(words, output if ours else None)
     targets = [output / n for n in output_names(files, [".mp4" if is_video(f) else ".png" for f in files])]
     require_free([result_file, *targets], files, may_replace=ours)
     jobs, unusable = _open(files, targets, categories, config)
     problems += unusable
-    with _Results(result_file) as results:
-        for job in jobs:
-            do = _do_images if job.video is None else _do_video
-            problems += do(job, predict, results, min_score)
-    for problem in problems:
-        print(f"error: {one_line(problem)}", file=sys.stderr)
+    try:
+        with _Results(result_file) as results:
+            for job in jobs:
+                do = _do_images if job.video is None else _do_video
+                problems += do(job, predict, results, min_score)
+    finally:
+        for problem in problems:
+            print(f"error: {one_line(problem)}", file=sys.stderr)
     if not results.entries:
         return 2
     print(f"all detections: {one_line(result_file)}")
@@ -283,13 +284,3 @@ def _with_room(config: Config, sizes: np.ndarray, batch: int) -> Config:
         config.loader, buckets=(*buckets, *dict.fromkeys(own)), eval_batch_size=batch, workers=0
     )
     return dataclasses.replace(config, loader=loader)
-
-
-def _is_ours(result_file: Path) -> bool:
-    """Whether a file begins as the results of an earlier run do."""
-    try:
-        with open_file(result_file) as file:
-            start = file.read(8192)
-    except UserError:
-        return False
-    return start == b"[]" or (start.startswith(b'[{"image_id": ') and b'"file_name": ' in start)

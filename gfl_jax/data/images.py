@@ -17,6 +17,7 @@ from gfl_jax.errors import UserError
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in our errors
 Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV, which decodes: larger ones are errors in both
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
 _REMEDY = "replace the file, or take it out of the data set"
 
@@ -66,25 +67,46 @@ def image_size(encoded: bytes | BinaryIO, name: str) -> tuple[int, int]:
       UserError: it is not a picture.
     """
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+        with Image.open(file) as image:
             width, height = image.size
-            # An AVIF says its orientation in another way too, which OpenCV does not follow.
-            turned = image.format != "AVIF" and image.getexif().get(_ORIENTATION, 1) >= 5
+            turned = _orientation(image, file) >= 5
     except Exception as error:  # of any type: damaged headers lead Pillow's readers anywhere
         raise UserError(f"{name}: cannot be decoded as a picture; {_REMEDY}") from error
     return (width, height) if turned else (height, width)
 
 
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    """The EXIF orientation that OpenCV applies to an opened picture."""
+    if image.format == "AVIF":  # it has another field for that, which OpenCV does not follow either
+        return 1
+    exif = _png_exif(file) if image.format == "PNG" else image.getexif()
+    return int(exif.get(_ORIENTATION, 1))
+
+
+def _png_exif(file: BinaryIO) -> Image.Exif:
+    """The EXIF chunk of a PNG, wherever it stands; Pillow would decode the whole picture to find it."""
+    exif = Image.Exif()
+    file.seek(len(_PNG))
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            exif.load(file.read(length))
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    return exif
+
+
 def _is_cut_off(encoded: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end."""
-    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"IEND" not in encoded
+    if encoded.startswith(_PNG) and encoded[12:16] == b"IHDR":
+        return b"IEND\xaeB`\x82" not in encoded
     # A preview in the header may have an end of its own, but it stands before the picture's last scan.
     return encoded.startswith(b"\xff\xd8") and encoded.rfind(b"\xff\xd9") <= encoded.rfind(b"\xff\xda")
 
 
 def _decode(encoded: bytes, flags: int) -> UInt8[np.ndarray, "height width 3"] | None:
-    if encoded.startswith(b"\x89PNG") and _is_cut_off(encoded):
+    if encoded.startswith(_PNG) and _is_cut_off(encoded):
         return None  # libpng would say so on stderr
     try:
         return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)

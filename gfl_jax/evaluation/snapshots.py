@@ -10,6 +10,11 @@ from gfl_jax.output_names import output_names
 from gfl_jax.pictures import draw_comparison, save_png
 
 
+def snapshot_paths(folder: Path, prefix: str, source: Source, count: int) -> list[Path]:
+    """Where `save_snapshots` puts its pictures."""
+    return [folder / name for name in output_names(source.file_names[: max(count, 0)], prefix=prefix)]
+
+
 def save_snapshots(
     folder: Path, prefix: str, source: Source, results: list[Result], count: int = 4
 ) -> list[Path]:
@@ -23,8 +28,7 @@ def save_snapshots(
       count: how many pictures.
     """
     label_of = {category_id: label for label, category_id in enumerate(source.category_ids)}
-    names = output_names(source.file_names[: max(count, 0)], prefix=prefix)
-    paths = [folder / name for name in names]
+    paths = snapshot_paths(folder, prefix, source, count)
     for i, path in enumerate(paths):
         example = source.example(i)
         found = [result for result in results if result["image_id"] == source.image_ids[i]]
