@@ -141,10 +141,10 @@ def image_ids(paths: Sequence[Path], counts: Sequence[int]) -> list[int]:
       paths: of the files.
       counts: images or frames in each.
     """
-    numbered = all(re.fullmatch("[0-9]{1,18}", path.stem) and not is_video(path) for path in paths)
-    ids = [int(path.stem) for path in paths] if numbered else []
-    if numbered and len(set(ids)) == len(ids):
-        return ids
+    if all(re.fullmatch("[0-9]+", path.stem) and not is_video(path) for path in paths):
+        ids = [int(path.stem) for path in paths]
+        if len(set(ids)) == len(ids) and max(ids, default=0) < 2**63:
+            return ids
     return [1 + before for before in itertools.accumulate(counts[:-1], initial=0)]
 
 

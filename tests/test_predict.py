@@ -101,10 +101,7 @@ def test_folders_are_kept_apart(predict):
     ("names", "ids"),
     [
         (["0007.jpg", "12.png"], [7, 12]),
-        (
-            ["9007199254740993.jpg", "1700000000000000001.jpg"],
-            [1, 2],
-        ),  # 19 digits: more than some readers take
+        (["1700000000000000001.jpg", "1700000000000000002.jpg"], [1700000000000000001, 1700000000000000002]),
         (["a/1.jpg", "b/1.jpg"], [1, 2]),
         (["7.jpg", "007.png"], [1, 2]),
         (["4.jpg", "x.jpg", "y.jpg", "z.jpg"], [1, 2, 3, 4]),  # the fourth is not a second 4
