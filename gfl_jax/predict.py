@@ -1,7 +1,7 @@
 """Detections in images, folders and videos: drawn, and written as COCO results.
 
-Images go through the batches of an evaluation. What cannot be read is left out and named at the end, and
-what was found is written however the work ends.
+Images go through the batches of an evaluation. What cannot be read is left out and named at the end; what
+was found is written from time to time, and when the work ends, be it by an error or Ctrl-C.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import functools
 import itertools
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from gfl_jax.pictures import draw_boxes, save_png
 from gfl_jax.pictures.canvas import Image
 from gfl_jax.pictures.video import VideoFile
 
+SAVE_EVERY = 60.0  # seconds
 CANVAS_STEP = 128  # an image that fits in no bucket gets a canvas of multiples of this
 
 
@@ -158,10 +160,11 @@ class _Job(NamedTuple):
 
 
 class _Results:
-    """The detections until now, which are written when the work ends, be it by an error or Ctrl-C."""
+    """The detections until now, written with the first ones, every minute and at the end of the block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._due = 0.0
         self.entries: dict[int, list[Result]] = {}  # by image id
 
     def __enter__(self) -> "_Results":
@@ -176,11 +179,13 @@ class _Results:
         image_id = int(source.image_ids[found.position])
         entries = to_coco_results(found.boxes, found.scores, found.labels, image_id, source.category_ids)
         self.entries[image_id] = [{"image_id": image_id, **told, **entry} for entry in entries]
-        if len(self.entries) == 1:
-            self._write()  # an older file must not look as if it were of the new images
+        # At once for the first image: an older file must not look as if it were of the new ones.
+        if time.monotonic() >= self._due:
+            self._write()
 
     def _write(self) -> None:
         write_results(self.path, [entry for _, entries in sorted(self.entries.items()) for entry in entries])
+        self._due = time.monotonic() + SAVE_EVERY
 
 
 def _open(

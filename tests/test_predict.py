@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 from gfl_jax import predict as module
 from gfl_jax.cli import main
 from gfl_jax.config import Config
+from gfl_jax.data import video
 from gfl_jax.data.categories import Categories
 from gfl_jax.errors import UserError
 from gfl_jax.pictures import video as video_file
@@ -209,6 +211,19 @@ def test_what_was_detected_is_written_however_the_work_ends(predict, monkeypatch
     assert files_below("out") == ["a.png", "c.png", "results.json"]
 
 
+def test_what_was_detected_is_written_from_time_to_time(predict, monkeypatch):
+    """So that a run that is killed has lost a minute at most."""
+    written = []
+    monkeypatch.setattr(module, "write_results", lambda path, results: written.append(len(results)))
+    for name in "abcd":
+        write_image(Path(f"in/{name}.jpg"))
+    predict("in")
+    assert written == [1, 4]
+    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    predict("in", output="other")
+    assert written == [1, 4, 1, 2, 3, 4, 4]
+
+
 def test_odd_names_and_sizes(predict):
     names = [
         "a b.jpg",
@@ -256,6 +271,55 @@ def test_a_video_file_takes_frames_of_odd_and_changing_sizes(tmp_path):
     assert [frame.shape for frame in frames] == [(642, 100, 3)] * 5
     assert all(frame[-1, -1, 2] > 230 > 20 > frame[-1, -1, 0] for frame in frames)  # red, to the last corner
     assert files_below(tmp_path) == ["a/odd.mp4"]
+
+
+def test_frames_are_read_in_any_order_and_by_a_copy(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.mp4", 12)
+    opened = []
+    really_open = video.open_video
+    monkeypatch.setattr(video, "open_video", lambda path: opened.append(path) or really_open(path))
+    brightness = lambda frames, i: round(float(frames(i).mean()) / 20)  # noqa: E731
+    frames = video.Frames(path, kept=4)
+    shown = [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]  # two views of two batches
+    assert [brightness(frames, i) for i in shown] == shown
+    assert len(opened) == 1
+    copy = pickle.loads(pickle.dumps(frames))
+    assert [brightness(copy, i) for i in (9, 3, 5, 11)] == [9, 3, 5, 11]
+    assert len(opened) == 3
+    with pytest.raises(UserError, match=r"clip\.mp4: frame 12 cannot be decoded"):
+        frames(12)
+    assert brightness(frames, 11) == 11
+
+
+def test_the_number_of_frames_is_counted(tmp_path, caplog):
+    """What the file says is an estimate: here the file has lost its end."""
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12, (96, 64))
+    for _ in range(20):
+        writer.write(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+    writer.release()
+    assert video.look_at_video(tmp_path / "clip.avi") == (20, (64, 96), 12.0)
+    content = (tmp_path / "clip.avi").read_bytes()
+    (tmp_path / "clip.avi").write_bytes(content[: len(content) // 2])
+    assert 0 < video.look_at_video(tmp_path / "clip.avi").frames <= 10
+    assert "frames, where it says 20; is it cut off?" in caplog.text
+
+
+@pytest.mark.parametrize("rate", [0.0, float("nan"), float("inf"), -5.0, 1e6])
+def test_a_frame_rate_that_cannot_be_is_25(tmp_path, monkeypatch, rate):
+    path = write_video(tmp_path / "clip.mp4", 2)
+
+    class Odd:
+        def __init__(self, *arguments):
+            self.capture = cv2.VideoCapture(*arguments)
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+        def get(self, field):
+            return rate
+
+    monkeypatch.setattr(video, "open_video", Odd)
+    assert video.look_at_video(str(path)).frame_rate == 25.0
 
 
 def test_bad_videos(predict, monkeypatch):

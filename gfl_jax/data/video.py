@@ -1,6 +1,7 @@
 """The frames of a video file as a data set without annotations."""
 
 import itertools
+import logging
 import math
 import os
 from collections import OrderedDict
@@ -99,9 +100,11 @@ def look_at_video(path: Path) -> Video:
     found, frame = capture.read()
     if not found or frame is None:
         raise UserError(f"{path}: holds no frame that can be decoded; convert the video, or leave it out")
-    estimate = max(int(np.nan_to_num(capture.get(cv2.CAP_PROP_FRAME_COUNT))), 1)
+    said = int(np.nan_to_num(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     others = itertools.takewhile(bool, (capture.grab() for _ in itertools.count()))
-    count = 1 + sum(1 for _ in progress(others, "counting frames", estimate))
+    count = 1 + sum(1 for _ in progress(others, "counting frames", max(said, 1)))
+    if count < 0.9 * said:
+        logging.warning("%s: has %d frames, where it says %d; is it cut off?", path, count, said)
     rate = float(capture.get(cv2.CAP_PROP_FPS))
     usable = math.isfinite(rate) and 0.1 <= rate <= 1000
     return Video(count, frame.shape[:2], rate if usable else _USUAL_RATE)
