@@ -7,6 +7,8 @@ was found is written from time to time, and when the work ends, be it by an erro
 import dataclasses
 import functools
 import itertools
+import math
+import os
 import re
 import sys
 import time
@@ -16,9 +18,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from gfl_jax.config import Config
-from gfl_jax.data.buckets import by_area, fits
+from gfl_jax.data.annotations import no_annotations
+from gfl_jax.data.buckets import Shape, by_area, fits
 from gfl_jax.data.categories import Categories
 from gfl_jax.data.image_files import header_sizes, image_files_source
 from gfl_jax.data.source import Source
@@ -53,11 +57,20 @@ class Prediction(NamedTuple):
 Predict = Callable[[Source], Iterator[Prediction]]
 
 
+class Run(NamedTuple):
+    """Images that go through the network in batches of one size."""
+
+    positions: np.ndarray  # in the source
+    buckets: tuple[Shape, ...]
+    batch: int
+    devices: int
+
+
 def make_predict(config: Config, variables: Any) -> Predict:
     """A function that detects in each image of a source, and leaves out those that cannot be read.
 
-    Predictions come in the order of the evaluation plan. It compiles once for each shape of a batch: the
-    batch of the config, over all devices, or one image on one device where there are fewer than a batch.
+    Predictions come in the order of `plan_runs` and of the evaluation plan: that of the source, where all
+    images are of one size. It compiles once for each shape of a batch.
     """
     views = views_of(config.inference)
     model = build_detector(config.detector, config.precision)
@@ -69,20 +82,47 @@ def make_predict(config: Config, variables: Any) -> Predict:
         return mesh, put_everywhere(variables, mesh), detect
 
     def predict(source: Source) -> Iterator[Prediction]:
-        devices, batch = jax.device_count(), _batch_size(config)
-        if len(source) < batch:
-            devices, batch = 1, 1
-        mesh, placed, detect = on(devices)
-        fitting = _with_room(config, source.sizes, batch)
-        groups = each_group(detect, placed, source, fitting, mesh, views, True, "predicting")
-        for batches, found in groups:
-            positions = np.min([b.indices for b in batches], axis=0)  # those read in all of the views
-            for row in np.flatnonzero(positions >= 0):
-                mask = np.asarray(found.mask[row])
-                arrays = (np.asarray(x[row])[mask] for x in (found.boxes, found.scores, found.labels))
-                yield Prediction(int(positions[row]), *arrays)
+        for run in plan_runs(source.sizes, config, jax.device_count()):
+            mesh, placed, detect = on(run.devices)
+            loader = dataclasses.replace(
+                config.loader, buckets=run.buckets, eval_batch_size=run.batch, workers=0
+            )
+            fitting, part = dataclasses.replace(config, loader=loader), _part(source, run.positions)
+            groups = each_group(detect, placed, part, fitting, mesh, views, True, "predicting")
+            for batches, found in groups:
+                indices = np.min([b.indices for b in batches], axis=0)  # of what was read in all views
+                for row in np.flatnonzero(indices >= 0):
+                    mask = np.asarray(found.mask[row])
+                    arrays = (np.asarray(x[row])[mask] for x in (found.boxes, found.scores, found.labels))
+                    yield Prediction(int(run.positions[indices[row]]), *arrays)
 
     return predict
+
+
+def plan_runs(sizes: Int[np.ndarray, "images 2"], config: Config, device_count: int) -> list[Run]:
+    """Which images go through the network together, and in which shapes.
+
+    What fits in the config's buckets goes in its evaluation batches. What fits in none gets a canvas of
+    multiples of CANVAS_STEP, and batches with no more pixels than the config's largest, so that they need
+    no more memory. Where there are fewer images than a batch, they go one by one.
+    """
+    buckets = by_area(config.loader.buckets)
+    shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
+    fitting = fits(shown, buckets).any(axis=1)
+    canvases = -(-shown // CANVAS_STEP) * CANVAS_STEP
+    full = config.loader.eval_batch_size
+    parts = [(np.flatnonzero(fitting), tuple(buckets), full)]
+    for height, width in np.unique(canvases[~fitting], axis=0).tolist():
+        alike = ~fitting & (canvases == (height, width)).all(axis=1)
+        batch = min(full, full * math.prod(buckets[-1]) // (height * width))
+        parts.append((np.flatnonzero(alike), ((height, width),), batch))
+    runs = []
+    for positions, shapes, batch in parts:
+        batch = batch if 1 <= batch <= len(positions) else 1
+        devices = device_count if batch >= device_count else 1
+        if len(positions):
+            runs.append(Run(positions, shapes, batch // devices * devices, devices))
+    return runs
 
 
 def predict_inputs(
@@ -113,7 +153,8 @@ def predict_inputs(
     result_file = output / "results.json"
     ours = looks_like_results(result_file, named=True)
     files, problems = find_inputs(words, output if ours else None)
-    targets = [output / n for n in output_names(files, [".mp4" if is_video(f) else ".png" for f in files])]
+    paths = [os.path.abspath(file) for file in files]
+    targets = [output / n for n in output_names(paths, [".mp4" if is_video(f) else ".png" for f in files])]
     require_free([result_file, *targets], files, may_replace=ours)
     jobs, unusable = _open(files, targets, categories, config)
     problems += unusable
@@ -207,14 +248,14 @@ def _open(
         except UserError as error:
             problems[i] = str(error)
     ids = image_ids(files, [videos[i].frames if i in videos else 1 for i in range(len(files))])
-    names = list(map(str, relative_names(files)))
+    names = list(map(str, relative_names([os.path.abspath(file) for file in files])))
     jobs = []
     if sizes:
         chosen = list(sizes)
         paths, numbers = [files[i] for i in chosen], [ids[i] for i in chosen]
         source = image_files_source(paths, list(sizes.values()), numbers, categories)
         jobs.append(_Job(source, None, [names[i] for i in chosen], [targets[i] for i in chosen]))
-    kept = _batch_size(config) if len(views_of(config.inference)) > 1 else 0
+    kept = config.loader.eval_batch_size if len(views_of(config.inference)) > 1 else 0
     for i, video in videos.items():
         source = video_source(files[i], video, ids[i], categories, kept)
         jobs.append(_Job(source, video, [names[i]], [targets[i]]))
@@ -274,18 +315,10 @@ def _drawn(image: Image, found: Prediction, source: Source, min_score: float) ->
     return draw_boxes(image, found.boxes, found.labels, found.scores, names, min_score)
 
 
-def _batch_size(config: Config) -> int:
-    """Images of a batch: the config's, rounded up to a multiple of the devices."""
-    return -(-config.loader.eval_batch_size // jax.device_count()) * jax.device_count()
-
-
-def _with_room(config: Config, sizes: np.ndarray, batch: int) -> Config:
-    """The config for batches of this size, with a canvas for what fits in none of its buckets."""
-    shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
-    buckets = by_area(config.loader.buckets)
-    outside = shown[~fits(shown, buckets).any(axis=1)]
-    own = [(int(height), int(width)) for height, width in -(-outside // CANVAS_STEP) * CANVAS_STEP]
-    loader = dataclasses.replace(
-        config.loader, buckets=(*buckets, *dict.fromkeys(own)), eval_batch_size=batch, workers=0
+def _part(source: Source, positions: np.ndarray) -> Source:
+    """The images at some positions of a source that has no annotations."""
+    names = tuple(source.file_names[i] for i in positions)
+    table = no_annotations(source.sizes[positions], source.image_ids[positions], names)
+    return dataclasses.replace(
+        source, annotations=table, read_image=lambda i: source.read_image(int(positions[i]))
     )
-    return dataclasses.replace(config, loader=loader)

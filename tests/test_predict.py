@@ -11,12 +11,12 @@ import pytest
 
 from gfl_jax import predict as module
 from gfl_jax.cli import main
-from gfl_jax.config import Config
+from gfl_jax.config import Config, Loader, Resize
 from gfl_jax.data import video
 from gfl_jax.data.categories import Categories
 from gfl_jax.errors import UserError
 from gfl_jax.pictures import video as video_file
-from gfl_jax.predict import Prediction, image_ids, predict_inputs
+from gfl_jax.predict import Prediction, image_ids, plan_runs, predict_inputs
 
 CATEGORIES = Categories(("red", "green", "blue"), (10, 20, 30))
 
@@ -95,6 +95,10 @@ def test_folders_are_kept_apart(predict):
         (2, "day2/0001.jpg"),
         (3, "day2/0001.png"),
     ]
+    assert (
+        predict("day1/0001.jpg", Path("day2/0001.jpg").absolute(), output="x")[1][1]["file_name"]
+        == "day2/0001.jpg"
+    )
     drawn = ["day1/0001.png", "day2/0001.jpg.png", "day2/0001.png.png", "results.json"]
     assert files_below("out") == drawn
 
@@ -347,6 +351,28 @@ def test_bad_videos(predict, monkeypatch):
         predict("good.mp4")
     assert files_below("out") == ["good.mp4", "results.json"]  # the earlier one, whole
     assert Path("out/good.mp4").stat().st_size > 0
+
+
+def test_images_go_in_the_batches_of_the_config_or_in_smaller_ones_of_larger_canvases():
+    """No batch has more pixels than the config's largest: 8 of 64 x 96."""
+    config = Config(
+        "test", resize=Resize(None), loader=Loader(eval_batch_size=8, buckets=((64, 96), (96, 64)))
+    )
+
+    def runs(sizes, devices=1):
+        found = plan_runs(np.array(sizes).reshape(-1, 2), config, devices)
+        assert sorted(np.concatenate([run.positions for run in found])) == list(range(len(sizes)))
+        return [(len(run.positions), run.buckets, run.batch, run.devices) for run in found]
+
+    assert runs([(64, 90), (90, 64)] * 4) == [(8, both, 8, 1)]
+    assert runs([(64, 90)] * 7) == [(7, both, 1, 1)]
+    assert runs([(64, 90)] * 9, devices=8) == [(9, both, 8, 8)]
+    assert runs([(64, 90)] * 9, devices=3) == [(9, both, 6, 3)]
+    assert runs([(100, 90)] * 9) == [(9, ((128, 128),), 3, 1)]
+    assert runs([(100, 90)] * 9, devices=2) == [(9, ((128, 128),), 2, 2)]
+    assert runs([(100, 90)] * 9, devices=4) == [(9, ((128, 128),), 3, 1)]
+    mixed = [*[(1, 1)] * 8, *[(4000, 3000)] * 3, (129, 1)]
+    assert runs(mixed) == [(8, both, 8, 1), (1, ((256, 128),), 1, 1), (3, ((4096, 3072),), 1, 1)]
 
 
 def test_from_the_command_line_in_batches_over_all_devices(trained, tmp_path, capsys):

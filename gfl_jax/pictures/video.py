@@ -1,5 +1,6 @@
 """Videos on disk, whole or not at all."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class VideoFile:
                     self._check()
                     os.replace(self._temporary, self.path)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # nothing there, for one reason or another
+                self._temporary.unlink()
 
     def write(self, image: Image) -> None:
         """Adds a frame.
