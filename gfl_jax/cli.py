@@ -134,7 +134,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.data.categories import read_categories
-    from gfl_jax.predict import predict_inputs
+    from gfl_jax.predict_inputs import predict_inputs
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)

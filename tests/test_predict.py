@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from gfl_jax import predict as module
+from gfl_jax import predict_inputs as module
 from gfl_jax.cli import main
 from gfl_jax.config import Config, Loader, Resize
 from gfl_jax.data import video
 from gfl_jax.data.categories import Categories
 from gfl_jax.errors import UserError
 from gfl_jax.pictures import video as video_file
-from gfl_jax.predict import Prediction, image_ids, plan_runs, predict_inputs
+from gfl_jax.predict import Prediction, plan_runs
+from gfl_jax.predict_inputs import image_ids, predict_inputs
 
 CATEGORIES = Categories(("red", "green", "blue"), (10, 20, 30))
 
@@ -355,9 +356,8 @@ def test_bad_videos(predict, monkeypatch):
 
 def test_images_go_in_the_batches_of_the_config_or_in_smaller_ones_of_larger_canvases():
     """No batch has more pixels than the config's largest: 8 of 64 x 96."""
-    config = Config(
-        "test", resize=Resize(None), loader=Loader(eval_batch_size=8, buckets=((64, 96), (96, 64)))
-    )
+    both = ((64, 96), (96, 64))
+    config = Config("test", resize=Resize(None), loader=Loader(eval_batch_size=8, buckets=both))
 
     def runs(sizes, devices=1):
         found = plan_runs(np.array(sizes).reshape(-1, 2), config, devices)
