@@ -1,4 +1,4 @@
-"""Detections in the images of any source: in the batches of an evaluation, or smaller ones of large images."""
+"""Detections in the images of any source, in the batches of an evaluation; smaller ones of large images."""
 
 import dataclasses
 import functools
