@@ -75,6 +75,7 @@ def require_free(outputs: Iterable[Path], inputs: Iterable[Path], may_replace: b
       UserError: names the first output whose place is taken.
     """
     outputs = list(outputs)
+    files = set(outputs)
     of_inputs = {identity(path) for path in inputs} if any(map(identity, outputs)) else set()
     for path in outputs:
         found = identity(path)
@@ -84,8 +85,12 @@ def require_free(outputs: Iterable[Path], inputs: Iterable[Path], may_replace: b
             raise UserError(
                 f"{path}: is there already, and not made by an earlier run; name another --output"
             )
-        if blocking := next((p for p in path.parents if os.path.lexists(p) and not p.is_dir()), None):
-            raise UserError(f"{blocking}: is no folder, so {path} cannot be made; name another --output")
+        for folder in path.parents:
+            if folder in files or (os.path.lexists(folder) and not folder.is_dir()):
+                raise UserError(
+                    f"{folder}: is a file, so that {path} cannot be made; name another --output, or rename "
+                    "the folder of the input"
+                )
 
 
 def _inside(path: str) -> PurePosixPath:

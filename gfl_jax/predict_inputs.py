@@ -181,7 +181,11 @@ def _do_images(job: _Job, predict: Predict, results: _Results, min_score: float)
         except UserError as error:  # it has gone since
             problems[i] = str(error)
             continue
-        save_png(job.targets[i], _drawn(image, found, source, min_score))
+        try:
+            save_png(job.targets[i], _drawn(image, found, source, min_score))
+        except OSError as error:  # such as a name that the place does not take
+            problems[i] = f"{job.targets[i]}: cannot be written ({error.strerror}); name another --output"
+            continue
         drawn = int((found.scores >= min_score).sum())
         counts = f"{len(found.boxes)} detections, {drawn} drawn"
         print(one_line(f"{source.file_names[i]}: {counts}: {job.targets[i]}"))
@@ -206,6 +210,8 @@ def _do_video(job: _Job, predict: Predict, results: _Results, min_score: float) 
                 file.write(_drawn(frames(found.position), found, source, min_score))
                 done, detections = done + 1, detections + len(found.boxes)
                 drawn += int((found.scores >= min_score).sum())
+    except OSError as error:
+        return [f"{target}: cannot be written ({error.strerror}); name another --output"]
     except UserError as error:
         return [str(error)]
     if done:

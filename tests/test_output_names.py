@@ -84,8 +84,10 @@ def test_a_file_that_is_not_ours_is_never_overwritten(photo, tmp_path):
         require_free([path], [], may_replace=True)
     with pytest.raises(UserError, match="photos: is there already"):
         require_free([photo.parent], [], may_replace=True)
-    with pytest.raises(UserError, match=r"1\.png: is no folder, so .*2\.png cannot be made"):
+    with pytest.raises(UserError, match=r"1\.png: is a file, so that .*2\.png cannot be made"):
         require_free([photo / "2.png"], [], may_replace=True)
+    with pytest.raises(UserError, match=r"results\.json: is a file, so that .*1\.png cannot be made"):
+        require_free([tmp_path / "results.json", tmp_path / "results.json" / "1.png"], [], may_replace=True)
 
 
 def test_odd_names_are_told_on_one_line():

@@ -216,6 +216,53 @@ def test_what_was_detected_is_written_however_the_work_ends(predict, monkeypatch
     assert files_below("out") == ["a.png", "c.png", "results.json"]
 
 
+def test_an_image_that_cannot_be_written_costs_no_other(predict, monkeypatch):
+    for name in "abc":
+        write_image(Path(f"in/{name}.jpg"))
+    write_video(Path("in/d.mp4"), 2)
+    save = module.save_png
+
+    def refuse_b(path, image):
+        if path.stem == "b":
+            raise PermissionError(13, "Permission denied")
+        save(path, image)
+
+    def refuse(file):
+        raise OSError(36, "File name too long")
+
+    monkeypatch.setattr(module, "save_png", refuse_b)
+    monkeypatch.setattr(module.VideoFile, "_open", refuse)
+    status, results, errors = predict("in")
+    assert status == 1
+    assert errors == [
+        "error: out/b.png: cannot be written (Permission denied); name another --output",
+        "error: out/d.mp4: cannot be written (File name too long); name another --output",
+        "2 of the inputs could not be used; all others were",
+    ]
+    assert [r["file_name"] for r in results] == ["a.jpg", "b.jpg", "c.jpg", "d.mp4"]
+    assert files_below("out") == ["a.png", "c.png", "results.json"]
+
+
+def test_images_that_come_and_go_are_told(predict, monkeypatch):
+    """One is gone when it is to be drawn, the other is there only when it is asked for again."""
+    gone, late = write_image(Path("in/gone.jpg")), write_image(Path("in/late.jpg"))
+
+    def make_predict(config, variables):
+        def predict(source):
+            gone.unlink()
+            yield Prediction(0, np.zeros((1, 4)), np.ones(1), np.zeros(1, int))
+
+        return predict
+
+    monkeypatch.setattr(module, "make_predict", make_predict)
+    status, results, errors = predict("in")
+    assert (status, [r["file_name"] for r in results]) == (1, ["gone.jpg"])
+    assert errors[:2] == [
+        f"error: {gone}: cannot be read (No such file or directory); check the file",
+        f"error: {late}: could be read only in a second attempt; try it again",
+    ]
+
+
 def test_what_was_detected_is_written_from_time_to_time(predict, monkeypatch):
     """So that a run that is killed has lost a minute at most."""
     written = []
