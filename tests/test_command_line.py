@@ -103,6 +103,17 @@ def test_missing_categories(capsys, trained, tmp_path):
     assert str(tmp_path / "categories.json") in line
 
 
+def test_a_missing_picture_and_one_that_is_none(capsys, trained, tmp_path):
+    missing, text, folder = tmp_path / "missing.png", tmp_path / "text.png", tmp_path / "folder"
+    text.write_text("no picture")
+    folder.mkdir()
+    predict = ["predict", f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
+    assert f"{missing}: cannot be read (No such file or directory)" in complaint(capsys, [*predict, missing])
+    assert f"{text}: cannot be decoded as a picture" in complaint(capsys, [*predict, text])
+    assert f"{folder}: the folder holds no image and no video" in complaint(capsys, [*predict, folder])
+    assert not (tmp_path / "out").exists()
+
+
 def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):
     pictures = [write_picture(tmp_path / "7.png", 60, 90), write_picture(tmp_path / "b.jpg", 130, 40)]
     output = tmp_path / "out"
