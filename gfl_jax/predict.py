@@ -33,7 +33,8 @@ class Prediction(NamedTuple):
     labels: np.ndarray
 
 
-Predict = Callable[[Source], Iterator[Prediction]]
+# Of a source, whose images that need too much memory get a line in the dictionary.
+Predict = Callable[[Source, dict[int, str]], Iterator[Prediction]]
 
 
 class Run(NamedTuple):
@@ -49,7 +50,8 @@ def make_predict(config: Config, variables: Any) -> Predict:
     """A function that detects in each image of a source, and leaves out those that cannot be read.
 
     Predictions come in the order of `plan_runs` and of the evaluation plan: that of the source, where all
-    images are of one size. It compiles once for each shape of a batch.
+    images are of one size. It compiles once for each shape of a batch. Where memory does not suffice for a
+    batch, its images go one by one; those that are too large even then get a line in the dictionary.
     """
     views = views_of(config.inference)
     model = build_detector(config.detector, config.precision)
@@ -60,20 +62,32 @@ def make_predict(config: Config, variables: Any) -> Predict:
         detect = make_detect_in_views(model, config.normalization, config.inference, mesh)
         return mesh, put_everywhere(variables, mesh), detect
 
-    def predict(source: Source) -> Iterator[Prediction]:
-        for run in plan_runs(source.sizes, config, jax.device_count()):
-            mesh, placed, detect = on(run.devices)
-            loader = dataclasses.replace(
-                config.loader, buckets=run.buckets, eval_batch_size=run.batch, workers=0
-            )
-            fitting, part = dataclasses.replace(config, loader=loader), _part(source, run.positions)
-            groups = each_group(detect, placed, part, fitting, mesh, views, True, "predicting")
-            for batches, found in groups:
-                indices = np.min([b.indices for b in batches], axis=0)  # of what was read in all views
-                for row in np.flatnonzero(indices >= 0):
-                    mask = np.asarray(found.mask[row])
-                    arrays = (np.asarray(x[row])[mask] for x in (found.boxes, found.scores, found.labels))
-                    yield Prediction(int(run.positions[indices[row]]), *arrays)
+    def in_run(source: Source, run: Run) -> Iterator[Prediction]:
+        mesh, placed, detect = on(run.devices)
+        loader = dataclasses.replace(config.loader, buckets=run.buckets, eval_batch_size=run.batch, workers=0)
+        fitting, part = dataclasses.replace(config, loader=loader), _part(source, run.positions)
+        for batches, found in each_group(detect, placed, part, fitting, mesh, views, True, "predicting"):
+            indices = np.min([b.indices for b in batches], axis=0)  # of what was read in all views
+            for row in np.flatnonzero(indices >= 0):
+                mask = np.asarray(found.mask[row])
+                arrays = (np.asarray(x[row])[mask] for x in (found.boxes, found.scores, found.labels))
+                yield Prediction(int(run.positions[indices[row]]), *arrays)
+
+    def predict(source: Source, too_large: dict[int, str]) -> Iterator[Prediction]:
+        runs = plan_runs(source.sizes, config, jax.device_count())
+        while runs:
+            run, left = runs[0], dict.fromkeys(runs.pop(0).positions.tolist())
+            try:
+                for found in in_run(source, run):
+                    del left[found.position]
+                    yield found
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                if run.batch > 1:
+                    runs.insert(0, run._replace(positions=np.array(list(left)), batch=1, devices=1))
+                else:
+                    too_large |= {i: _too_large(source, i) for i in left}
 
     return predict
 
@@ -110,4 +124,12 @@ def _part(source: Source, positions: np.ndarray) -> Source:
     table = no_annotations(source.sizes[positions], source.image_ids[positions], names)
     return dataclasses.replace(
         source, annotations=table, read_image=lambda i: source.read_image(int(positions[i]))
+    )
+
+
+def _too_large(source: Source, i: int) -> str:
+    height, width = source.sizes[i].tolist()
+    return (
+        f"{source.file_names[i]}: with {height} x {width} pixels it needs more memory than there is; "
+        "make it smaller, or cut it into parts"
     )

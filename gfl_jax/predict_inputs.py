@@ -170,9 +170,10 @@ def _open(
 
 def _do_images(job: _Job, predict: Predict, results: _Results, min_score: float) -> list[str]:
     """Detects in images and draws them; returns what was wrong with those that cannot be read."""
-    source, problems = job.source, {}
+    source = job.source
+    problems: dict[int, str] = {}
     missing = set(range(len(source)))
-    for found in predict(source):
+    for found in predict(source, problems):
         i = found.position
         missing.discard(i)
         results.add(source, found, file_name=job.names[i])
@@ -189,7 +190,7 @@ def _do_images(job: _Job, predict: Predict, results: _Results, min_score: float)
         drawn = int((found.scores >= min_score).sum())
         counts = f"{len(found.boxes)} detections, {drawn} drawn"
         print(one_line(f"{source.file_names[i]}: {counts}: {job.targets[i]}"))
-    for i in missing:
+    for i in missing - set(problems):
         try:
             source.read_image(i)
             problems[i] = f"{source.file_names[i]}: could be read only in a second attempt; try it again"
@@ -203,9 +204,10 @@ def _do_video(job: _Job, predict: Predict, results: _Results, min_score: float) 
     assert job.video is not None
     source, target, frames = job.source, job.targets[0], Frames(Path(job.source.name))
     done = detections = drawn = 0
+    problems: dict[int, str] = {}
     try:
         with VideoFile(target, job.video.frame_rate) as file:
-            for found in predict(source):
+            for found in predict(source, problems):
                 results.add(source, found, file_name=job.names[0], frame=found.position)
                 file.write(_drawn(frames(found.position), found, source, min_score))
                 done, detections = done + 1, detections + len(found.boxes)
@@ -216,6 +218,8 @@ def _do_video(job: _Job, predict: Predict, results: _Results, min_score: float) 
         return [str(error)]
     if done:
         print(one_line(f"{source.name}: {done} frames, {detections} detections, {drawn} drawn: {target}"))
+    if problems:
+        return [problems[min(problems)]]
     if done < len(source):
         missing = len(source) - done
         return [f"{source.name}: {missing} of {len(source)} frames cannot be decoded; convert the video"]

@@ -57,7 +57,7 @@ def predicted(exported, trained):
     config = config_from_json(trained / "config.json")
     path = exported / "image.png"
     source = image_files_source([path], header_sizes([path]), [1], read_categories(trained))
-    return next(make_predict(config, load_variables(trained))(source))
+    return next(make_predict(config, load_variables(trained))(source, {}))
 
 
 def test_it_finds_what_predict_finds(exported, predicted):

@@ -4,11 +4,14 @@ import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
+from gfl_jax import predict as predict_module
 from gfl_jax import predict_inputs as module
 from gfl_jax.cli import main
 from gfl_jax.config import Config, Loader, Resize
@@ -16,7 +19,7 @@ from gfl_jax.data import video
 from gfl_jax.data.categories import Categories
 from gfl_jax.errors import UserError
 from gfl_jax.pictures import video as video_file
-from gfl_jax.predict import Prediction, plan_runs
+from gfl_jax.predict import Prediction, make_predict, plan_runs
 from gfl_jax.predict_inputs import image_ids, predict_inputs
 
 CATEGORIES = Categories(("red", "green", "blue"), (10, 20, 30))
@@ -53,8 +56,8 @@ def predict(monkeypatch, tmp_path, capsys):
     It returns the exit status, the results and the lines on stderr.
     """
 
-    def make_predict(config, variables):
-        def predict(source):
+    def fake(config, variables):
+        def predict(source, too_large):
             for i in range(len(source)):
                 try:
                     height, width = source.read_image(i).shape[:2]
@@ -64,14 +67,14 @@ def predict(monkeypatch, tmp_path, capsys):
 
         return predict
 
-    def run(*words, output="out"):
+    def run(*words, output="out", **fields):
         arguments = [str(word) for word in words]
-        status = predict_inputs(Config("test"), None, CATEGORIES, arguments, Path(output), 0.3)
+        status = predict_inputs(Config("test", **fields), None, CATEGORIES, arguments, Path(output), 0.3)
         file = Path(output) / "results.json"
         results = json.loads(file.read_text()) if file.is_file() else None
         return status, results, capsys.readouterr().err.splitlines()
 
-    monkeypatch.setattr(module, "make_predict", make_predict)
+    monkeypatch.setattr(module, "make_predict", fake)
     monkeypatch.chdir(tmp_path)
     return run
 
@@ -247,14 +250,14 @@ def test_images_that_come_and_go_are_told(predict, monkeypatch):
     """One is gone when it is to be drawn, the other is there only when it is asked for again."""
     gone, late = write_image(Path("in/gone.jpg")), write_image(Path("in/late.jpg"))
 
-    def make_predict(config, variables):
-        def predict(source):
+    def fake(config, variables):
+        def predict(source, too_large):
             gone.unlink()
             yield Prediction(0, np.zeros((1, 4)), np.ones(1), np.zeros(1, int))
 
         return predict
 
-    monkeypatch.setattr(module, "make_predict", make_predict)
+    monkeypatch.setattr(module, "make_predict", fake)
     status, results, errors = predict("in")
     assert (status, [r["file_name"] for r in results]) == (1, ["gone.jpg"])
     assert errors[:2] == [
@@ -420,6 +423,49 @@ def test_images_go_in_the_batches_of_the_config_or_in_smaller_ones_of_larger_can
     assert runs([(100, 90)] * 9, devices=4) == [(9, ((128, 128),), 3, 1)]
     mixed = [*[(1, 1)] * 8, *[(4000, 3000)] * 3, (129, 1)]
     assert runs(mixed) == [(8, both, 8, 1), (1, ((256, 128),), 1, 1), (3, ((4096, 3072),), 1, 1)]
+
+
+def test_where_memory_is_short_images_go_one_by_one_and_too_large_ones_are_told(predict, monkeypatch):
+    """The device refuses batches, and each image of more than 64 x 96 pixels."""
+    monkeypatch.setattr(module, "make_predict", make_predict)
+    monkeypatch.setattr(predict_module, "build_detector", lambda *arguments: None)
+    monkeypatch.setattr(predict_module, "make_detect_in_views", lambda *arguments: None)
+    shapes = []
+
+    def each_group(detect, variables, source, config, *others):
+        shapes.append((len(source), config.loader.buckets[0], config.loader.eval_batch_size))
+        for i in range(len(source)):
+            if config.loader.eval_batch_size > 1 and i == 1:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            if config.loader.buckets[0][0] > 64:
+                raise MemoryError
+            batch = SimpleNamespace(indices=np.array([i]))
+            zeros = np.zeros((1, 1))
+            yield (
+                [batch],
+                SimpleNamespace(
+                    boxes=np.zeros((1, 1, 4)), scores=zeros, labels=zeros.astype(int), mask=zeros == 0
+                ),
+            )
+
+    monkeypatch.setattr(predict_module, "each_group", each_group)
+    for i in range(9):
+        write_image(Path(f"in/{i}.png"))
+    write_image(Path("in/large.png"), 200, 100)
+    write_video(Path("in/large.mp4"), 2, (100, 200))
+    inference = {"resize": Resize(None), "loader": Loader(eval_batch_size=8, buckets=((64, 96),))}
+    status, results, errors = predict("in", **inference)
+    assert status == 1
+    assert [r["file_name"] for r in results] == [f"{i}.png" for i in range(9)]
+    needs = "needs more memory than there is; make it smaller, or cut it into parts"
+    assert errors[:2] == [
+        f"error: in/large.png: with 200 x 100 pixels it {needs}",
+        f"error: in/large.mp4: frame 0: with 100 x 200 pixels it {needs}",
+    ]
+    assert shapes == [
+        *((9, (64, 96), 8), (8, (64, 96), 1)),
+        *((1, (256, 128), 1), (2, (128, 256), 1)),
+    ]
 
 
 def test_from_the_command_line_in_batches_over_all_devices(trained, tmp_path, capsys):
