@@ -72,11 +72,12 @@ def predict_inputs(
     finally:
         for problem in problems:
             print(f"error: {one_line(problem)}", file=sys.stderr)
+    others = "all others were" if results.entries else "there was no other"
+    if len(problems) > 1 or (problems and results.entries):
+        print(f"{len(problems)} of the inputs could not be used; {others}", file=sys.stderr)
     if not results.entries:
         return 2
     print(f"all detections: {one_line(result_file)}")
-    if problems:
-        print(f"{len(problems)} of the inputs could not be used; all others were", file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -153,7 +153,9 @@ def test_a_bad_input_is_named_at_the_end_and_all_others_are_done(predict):
 def test_nothing_on_disk_is_touched_if_no_input_can_be_used(predict):
     Path("bad.png").write_text("no image")
     Path("cut.jpg").write_bytes(write_image(Path("whole.jpg")).read_bytes()[:-9])
-    assert predict("bad.png", "cut.jpg")[:2] == (2, None)
+    status, results, errors = predict("bad.png", "cut.jpg")
+    assert (status, results) == (2, None)
+    assert errors[-1] == "2 of the inputs could not be used; there was no other"
     assert not Path("out").exists()
     assert predict("whole.jpg")[0] == 0
     before = Path("out/results.json").read_bytes()
