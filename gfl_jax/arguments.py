@@ -82,7 +82,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--pictures", type=int, default=4, metavar="N", help="draw the first N pictures with their boxes (4)"
     )
     _add_launch_flags(evaluate)
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture")
+    predict.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IMAGE",
+        help="an image, a video, a folder of them, a pattern in quotes",
+    )
     predict.add_argument(
         "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
     )

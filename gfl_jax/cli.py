@@ -25,8 +25,8 @@ from gfl_jax.overrides import parse_overrides
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status.
 
-    0, 1 (a check failed), 2 (bad input), 3 (another process of the run was lost), 130 (Ctrl-C), 143 (SIGTERM,
-    after which a training run has saved its state).
+    0, 1 (a check failed, or `predict` could not use some of its inputs), 2 (bad input), 3 (another process of
+    the run was lost), 130 (Ctrl-C), 143 (SIGTERM, after which a training run has saved its state).
     """
     parser = make_parser()
     args, rest = parser.parse_known_args(arguments)
@@ -96,16 +96,25 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from gfl_jax.agreement import is_first
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source, open_evaluation
-    from gfl_jax.evaluation.results import write_results
-    from gfl_jax.evaluation.snapshots import save_snapshots
+    from gfl_jax.evaluation.results import looks_like_results, write_results
+    from gfl_jax.evaluation.snapshots import save_snapshots, snapshot_paths
     from gfl_jax.inference.test_time_augmentation import make_detect_in_views
     from gfl_jax.mesh import make_mesh, put_everywhere
     from gfl_jax.models.detector import build_detector
+    from gfl_jax.output_names import require_free
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
     checkpoint = args.checkpoint or args.workdir
     source = open_evaluation(config, checkpoint)
+    output = args.output or args.workdir / "evaluate" / (
+        config.dataset.eval_split if config.dataset.tfds_dir else ""
+    )
+    written = [output / "results.json", output / "metrics.json"]
+    written += snapshot_paths(output, "", source, args.pictures)
+    images = Path(config.dataset.eval_images)
+    inputs = [images / name for name in source.file_names] if config.dataset.eval_images else []
+    require_free(written, inputs, may_replace=looks_like_results(written[0]))
     mesh = make_mesh()
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
     model = build_detector(config.detector, config.precision)
@@ -113,9 +122,6 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
     if not is_first():
         return
-    output = args.output or args.workdir / "evaluate" / (
-        config.dataset.eval_split if config.dataset.tfds_dir else ""
-    )
     write_results(output / "results.json", results)
     if metrics is not None:
         write_file(output / "metrics.json", json.dumps(metrics.scalars(), indent=1))
@@ -128,35 +134,19 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
             console.print(class_table(metrics))
         console.print(metrics_table(metrics))
     print(f"{len(results)} detections in {len(source)} pictures: {output}/results.json")
-    print(f"{len(pictures)} pictures with the true boxes and the detected ones: {output}/*.png")
+    print(f"{len(pictures)} pictures with the true boxes and the detected ones, in {output}")
 
 
 def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.data.categories import read_categories
-    from gfl_jax.evaluation.results import to_coco_results, write_results
-    from gfl_jax.pictures import draw_boxes, save_png
-    from gfl_jax.predict import predict
-    from gfl_jax.progress import progress
+    from gfl_jax.predict_inputs import predict_inputs
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
     variables = load_variables(args.checkpoint or args.workdir)
-    names, category_ids = read_categories(args.workdir)
+    categories = read_categories(args.workdir)
     output = args.output or args.workdir / "predict"
-    results = []
-    predictions = predict(config, variables, args.images)
-    for number, found in enumerate(progress(predictions, "predicting", len(args.images)), 1):
-        image_id = int(found.path.stem) if found.path.stem.isdigit() else number
-        for result in to_coco_results(found.boxes, found.scores, found.labels, image_id, category_ids):
-            results.append({**result, "file_name": found.path.name})
-        shown = found.scores >= args.min_score
-        picture = draw_boxes(found.image, found.boxes[shown], found.labels[shown], found.scores[shown], names)
-        path = output / f"{found.path.stem}.png"
-        save_png(path, picture)
-        print(f"{found.path}: {len(found.boxes)} detections, {shown.sum()} drawn: {path}")
-    write_results(output / "results.json", results)
-    print(f"all detections: {output / 'results.json'}")
-    return 0
+    return predict_inputs(config, variables, categories, args.inputs, output, args.min_score)
 
 
 def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -38,9 +38,23 @@ Prints the twelve numbers and the AP of each class, and writes the detections as
 results JSON. Without --config, the config is the one that the work directory holds."""
 
 PREDICT = """\
-Detects in pictures: draws the boxes and writes them as a COCO results JSON.
+Detects in images and videos: draws the boxes and writes them as a COCO results JSON.
 
-  python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions"""
+  python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions
+  python main.py predict --workdir=runs/gfl_trees photos 'day*/*.jpg' clip.mp4 --output=predictions
+
+A folder stands for all images and videos in it and below it, hidden ones left out. Drawn images are PNG
+files, drawn videos MP4 files. They keep the folders below the one that all inputs have in common, and
+their names; where two would get one name, the old ending stays (a.jpg.png). Nothing takes the place of an
+input, or of a file that is not of an earlier `predict`.
+
+results.json has all detections, whatever their score. In each, file_name is the path below the folder
+that all inputs have in common, and image_id the number in the file name, if each input is an image named
+by a number of its own (0001.jpg); otherwise all images and frames are counted from 1. A detection in a
+video has the number of its frame too, from 0 on.
+
+An input that cannot be used is named at the end, and all others are done: then the exit status is 1, or 2
+if no input could be used."""
 
 ANALYZE = """\
 Looks into trained detectors on their evaluation split: three figures, each with a table and a CSV.

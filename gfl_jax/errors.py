@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The command line prints it on stderr and exits with status 2, without a traceback.
     """
+
+
+def one_line(text: object) -> str:
+    """A text on one line that every terminal takes: what cannot be printed, as in odd file names, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -1,12 +1,14 @@
 """Files on storage that may fail: written whole or not at all, tried again, and a full disk told apart."""
 
+import contextlib
 import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from gfl_jax.errors import UserError
 
@@ -87,6 +89,36 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def identity(path: str | Path) -> tuple[int, int] | None:
+    """What a path leads to, links followed: the same for all paths to one file; None: to nothing."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Opens a regular file to read bytes; a pipe or a device, which may never end, is not opened.
+
+    Raises:
+      UserError: names the file and the cause.
+    """
+    with _errors_named(path):
+        return retrying(lambda: _open_regular(path), f"{path}: cannot be read")
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of a regular file; errors are those of `open_file`."""
+
+    def read() -> bytes:
+        with _open_regular(path) as file:
+            return file.read()
+
+    with _errors_named(path):
+        return retrying(read, f"{path}: cannot be read")
+
+
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Writes a file and the folders above it; whenever one looks, it is the old one or the whole new one."""
     path = Path(path)
@@ -102,3 +134,21 @@ def _write(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _open_regular(path: str | Path) -> BinaryIO:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Not a regular file"
+        raise UserError(f"{path}: cannot be read ({kind}); name a file")
+    return open(path, "rb")
+
+
+@contextlib.contextmanager
+def _errors_named(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    except ValueError as error:  # a zero byte in the name
+        raise UserError(f"{str(path)!r}: cannot be read ({error}); check the name") from error

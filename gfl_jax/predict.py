@@ -1,82 +1,124 @@
-"""Detections in single pictures, whatever their sizes."""
+"""Detections in the images of any source, in the batches of an evaluation; smaller ones of large images."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int
 
 from gfl_jax.config import Config
-from gfl_jax.data.buckets import by_area, fits
-from gfl_jax.data.images import decode_image
-from gfl_jax.data.transforms import flip_image, resize_image, resized_sizes
-from gfl_jax.errors import UserError
+from gfl_jax.data.buckets import OWN_CANVAS_STEP, Shape, by_area, fits
+from gfl_jax.data.plan import evaluation_buckets
+from gfl_jax.data.source import Source
+from gfl_jax.data.transforms import resized_sizes
+from gfl_jax.evaluation.evaluate import each_group
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
-from gfl_jax.inference.views import PLAIN, View, view_canvas, view_sizes, views_of
+from gfl_jax.inference.views import views_of
+from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.models.detector import build_detector
-from gfl_jax.structures import Batch, Detections
-
-CANVAS_STEP = 128  # a picture that fits in no bucket gets a canvas of multiples of this
 
 
 class Prediction(NamedTuple):
-    """The detections of one picture, in its own pixels; numpy arrays without padding."""
+    """The detections of one image, in its own pixels; numpy arrays without padding."""
 
-    path: Path
-    image: UInt8[np.ndarray, "height width 3"]  # RGB
+    position: int  # in the source
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
 
 
-def predict(config: Config, variables: Any, paths: Sequence[Path]) -> Iterator[Prediction]:
-    """Detects in pictures, one after the other; compiles once for each canvas that they need.
+# Of a source, whose images that need too much memory get a line in the dictionary.
+Predict = Callable[[Source, dict[int, str]], Iterator[Prediction]]
 
-    Raises:
-      UserError: a file is missing or is not a picture.
+
+class Run(NamedTuple):
+    """Images that go through the network in batches of one size."""
+
+    positions: np.ndarray  # in the source
+    buckets: tuple[Shape, ...]
+    batch: int
+    devices: int
+
+
+def make_predict(config: Config, variables: Any) -> Predict:
+    """A function that detects in each image of a source, and leaves out those that cannot be read.
+
+    Predictions come in the order of `plan_runs` and of the evaluation plan: that of the source, where all
+    images are of one size. It compiles once for each shape of a batch. Where memory does not suffice for a
+    batch, its images go one by one; those that are too large even then get a line in the dictionary.
     """
-    model = build_detector(config.detector, config.precision)
-    detect = make_detect_in_views(model, config.normalization, config.inference)
     views = views_of(config.inference)
-    for path in paths:
-        try:
-            encoded = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); name pictures") from error
-        image = decode_image(encoded, str(path))
-        batches = [batch_of_one(image, config, view) for view in views]
-        detections: Detections = jax.device_get(detect(variables, batches))
-        found = np.asarray(detections.mask[0])
-        yield Prediction(
-            path,
-            image,
-            np.asarray(detections.boxes[0])[found],
-            np.asarray(detections.scores[0])[found],
-            np.asarray(detections.labels[0])[found],
-        )
+    model = build_detector(config.detector, config.precision)
+
+    @functools.cache
+    def on(device_count: int) -> tuple[Any, Any, Any]:
+        mesh = make_mesh(devices=jax.devices()[:device_count])
+        detect = make_detect_in_views(model, config.normalization, config.inference, mesh)
+        return mesh, put_everywhere(variables, mesh), detect
+
+    def in_run(source: Source, run: Run) -> Iterator[Prediction]:
+        mesh, placed, detect = on(run.devices)
+        loader = dataclasses.replace(config.loader, buckets=run.buckets, eval_batch_size=run.batch, workers=0)
+        fitting, part = dataclasses.replace(config, loader=loader), source.take(run.positions)
+        for batches, found in each_group(detect, placed, part, fitting, mesh, views, True, "predicting"):
+            indices = np.min([b.indices for b in batches], axis=0)  # of what was read in all views
+            for row in np.flatnonzero(indices >= 0):
+                mask = np.asarray(found.mask[row])
+                arrays = (np.asarray(x[row])[mask] for x in (found.boxes, found.scores, found.labels))
+                yield Prediction(int(run.positions[indices[row]]), *arrays)
+
+    def predict(source: Source, too_large: dict[int, str]) -> Iterator[Prediction]:
+        runs = plan_runs(source.sizes, config, jax.device_count())
+        while runs:
+            run, left = runs[0], dict.fromkeys(runs.pop(0).positions.tolist())
+            try:
+                for found in in_run(source, run):
+                    del left[found.position]
+                    yield found
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                if run.batch > 1:
+                    runs.insert(0, run._replace(positions=np.array(list(left)), batch=1, devices=1))
+                else:
+                    too_large |= {i: _too_large(source, i) for i in left}
+
+    return predict
 
 
-def batch_of_one(image: UInt8[np.ndarray, "height width 3"], config: Config, view: View = PLAIN) -> Batch:
-    """Resizes a picture as for evaluation and puts it on a bucket's canvas, or on one of its own."""
-    original = np.array([image.shape[:2]], np.int32)
-    size = resized_sizes(original, config.resize.short_side, config.resize.long_side)
-    buckets = by_area(config.loader.buckets or ())
-    fitting = np.flatnonzero(fits(size, buckets)[0])
-    canvas = buckets[fitting[0]] if fitting.size else tuple(-(-size[0] // CANVAS_STEP) * CANVAS_STEP)
-    size, canvas = view_sizes(size, view.scale), view_canvas(canvas, view.scale)
-    height, width = size[0].tolist()
-    shown = resize_image(image, (height, width))
-    images = np.zeros((1, *canvas, 3), np.uint8)
-    images[0, :height, :width] = flip_image(shown) if view.flip else shown
-    arrays = (
-        images,
-        size,
-        (size / original)[:, ::-1].astype(np.float32),
-        np.zeros(1, np.int32),
-        np.zeros((1, 8, 4), np.float32),
-        np.zeros((1, 8), np.int32),
-        np.zeros((1, 8), bool),
+def plan_runs(sizes: Int[np.ndarray, "images 2"], config: Config, device_count: int) -> list[Run]:
+    """Which images go through the network together, and in which shapes.
+
+    What fits in the config's buckets goes in its evaluation batches. What fits in none gets a canvas of
+    multiples of OWN_CANVAS_STEP, and batches with no more pixels than the config's largest, so that they need
+    no more memory. Where there are fewer images than a batch, they go one by one.
+    """
+    shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
+    buckets = by_area(config.loader.buckets or evaluation_buckets(sizes, config))
+    fitting = fits(shown, buckets).any(axis=1)
+    canvases = -(-shown // OWN_CANVAS_STEP) * OWN_CANVAS_STEP
+    full = config.loader.eval_batch_size
+    parts = [(np.flatnonzero(fitting), tuple(buckets), full)]
+    for height, width in np.unique(canvases[~fitting], axis=0).tolist():
+        alike = ~fitting & (canvases == (height, width)).all(axis=1)
+        batch = min(full, full * math.prod(buckets[-1]) // (height * width))
+        parts.append((np.flatnonzero(alike), ((height, width),), batch))
+    runs = []
+    for positions, shapes, batch in parts:
+        batch = batch if 1 <= batch <= len(positions) else 1
+        devices = device_count if batch >= device_count else 1
+        if len(positions):
+            runs.append(Run(positions, shapes, batch // devices * devices, devices))
+    return runs
+
+
+def _too_large(source: Source, i: int) -> str:
+    height, width = source.sizes[i].tolist()
+    return (
+        f"{source.file_names[i]}: with {height} x {width} pixels it needs more memory than there is; "
+        "make it smaller, or cut it into parts"
     )
-    return Batch(*map(jax.numpy.asarray, arrays))

@@ -104,14 +104,14 @@ def test_missing_categories(capsys, trained, tmp_path):
 
 
 def test_a_missing_picture_and_one_that_is_none(capsys, trained, tmp_path):
-    missing, text, empty = (tmp_path / f"{name}.png" for name in ("missing", "text", "empty"))
+    missing, text, folder = tmp_path / "missing.png", tmp_path / "text.png", tmp_path / "folder"
     text.write_text("no picture")
-    empty.write_bytes(b"")
+    folder.mkdir()
     predict = ["predict", f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
     assert f"{missing}: cannot be read (No such file or directory)" in complaint(capsys, [*predict, missing])
-    assert f"{tmp_path}: cannot be read (Is a directory)" in complaint(capsys, [*predict, tmp_path])
     assert f"{text}: cannot be decoded as an image" in complaint(capsys, [*predict, text])
-    assert f"{empty}: cannot be decoded as an image" in complaint(capsys, [*predict, empty])
+    assert f"{folder}: the folder holds no image and no video" in complaint(capsys, [*predict, folder])
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):
@@ -128,11 +128,11 @@ def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):
         assert shape[0] * width == shape[1] * height
     results = json.loads((output / "results.json").read_text())
     assert [result["file_name"] for result in results] == ["7.png"] * 5 + ["b.jpg"] * 5
-    assert [result["image_id"] for result in results] == [7] * 5 + [2] * 5
+    assert [result["image_id"] for result in results] == [1] * 5 + [2] * 5
     assert {result["category_id"] for result in results} <= {10, 20, 30}
     for result in results:
         x, y, width, height = result["bbox"]
-        limits = (90, 60) if result["image_id"] == 7 else (40, 130)
+        limits = (90, 60) if result["image_id"] == 1 else (40, 130)
         assert min(x, y, width, height) >= 0
         assert x + width <= limits[0] + 1e-4
         assert y + height <= limits[1] + 1e-4

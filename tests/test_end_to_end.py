@@ -1,6 +1,7 @@
 """The commands as a user gives them, on a small `coco/2017` in the official layout."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -79,6 +80,17 @@ def test_evaluate_writes_results_and_metrics(run, capsys):
     assert {result["category_id"] for result in results} <= set(range(1, 91))
     assert len(list(output.glob("*.png"))) == 2
     assert str(output) in capsys.readouterr().out
+
+
+def test_evaluate_overwrites_nothing_that_is_not_its_own(run, tmp_path, capsys):
+    folder = json.loads((run / "config.json").read_text())["dataset"]["tfds_dir"]
+    mine = tmp_path / Path(tfds_source(folder, "validation").file_names[1]).with_suffix(".png")
+    mine.write_bytes(b"mine")
+    assert main(["evaluate", f"--workdir={run}", f"--output={tmp_path}"]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: {mine}: is there already, and not made by an earlier run"
+    )
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
 
 
 def test_faster_backend_gives_the_same_numbers(run):

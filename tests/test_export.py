@@ -13,8 +13,10 @@ import pytest
 
 from gfl_jax.cli import main
 from gfl_jax.config_files import config_from_json
+from gfl_jax.data.categories import read_categories
+from gfl_jax.data.image_files import header_sizes, image_files_source
 from gfl_jax.export import loader_code
-from gfl_jax.predict import predict
+from gfl_jax.predict import make_predict
 from gfl_jax.training.checkpoint import load_variables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +55,9 @@ def exported(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def predicted(exported, trained):
     config = config_from_json(trained / "config.json")
-    return next(iter(predict(config, load_variables(trained), [exported / "image.png"])))
+    path = exported / "image.png"
+    source = image_files_source([path], header_sizes([path]), [1], read_categories(trained))
+    return next(make_predict(config, load_variables(trained))(source, {}))
 
 
 def test_it_finds_what_predict_finds(exported, predicted):

@@ -151,3 +151,14 @@ def build_annotations(
         annotated=np.bincount(image_index, minlength=len(sizes)) > 0,
         fingerprints=np.zeros(len(sizes), np.int64) if fingerprints is None else fingerprints,
     )
+
+
+def no_annotations(
+    sizes: Int[np.ndarray, "images 2"], image_ids: Sequence[int | str], file_names: tuple[str, ...]
+) -> Annotations:
+    """Of images about whose boxes nothing is known."""
+    none = np.zeros(0, np.int64)
+    table = np.asarray(sizes).reshape(-1, 2)
+    return build_annotations(
+        "images", table, image_ids, file_names, none, np.zeros((0, 4)), none, none > 0, none + 0.5
+    )

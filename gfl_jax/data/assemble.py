@@ -10,6 +10,7 @@ from gfl_jax.data.crops import random_crop
 from gfl_jax.data.plan import FILLER, PlannedBatch
 from gfl_jax.data.source import Example
 from gfl_jax.data.transforms import flip_boxes, flip_image, resize_image, scale_boxes
+from gfl_jax.errors import UserError
 
 Shown = tuple[
     UInt8[np.ndarray, "height width 3"],
@@ -26,6 +27,7 @@ def assemble(
     max_boxes: int,
     crops: Crops | None = None,
     seed: tuple[int, ...] = (),
+    skip_unreadable: bool = False,
 ) -> dict[str, np.ndarray]:
     """Makes the arrays of a `Batch` from a plan.
 
@@ -36,6 +38,8 @@ def assemble(
       max_boxes: rows of the padded boxes of each picture.
       crops: if given, pictures are cropped at random and not resized as planned.
       seed: with the column's number, what these crops are drawn from.
+      skip_unreadable: whether an image that cannot be read becomes a filler; otherwise its UserError ends
+        the batch.
 
     Returns:
       The fields of `gfl_jax.structures.Batch`. Crowds are left out.
@@ -54,7 +58,13 @@ def assemble(
         position = int(plan.positions[column])
         if position == FILLER:
             continue
-        shown, flip = example(position), bool(plan.flips[column])
+        try:
+            shown, flip = example(position), bool(plan.flips[column])
+        except UserError:
+            if not skip_unreadable:
+                raise
+            batch["indices"][row] = FILLER
+            continue
         if crops is None:
             image, boxes, keep, factors = _resized(shown, plan.sizes[column], flip)
         else:

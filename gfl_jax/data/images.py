@@ -14,6 +14,10 @@ from PIL import Image
 
 from gfl_jax.errors import UserError
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in our errors
+Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV, which decodes: larger ones are errors in both
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the image by a quarter
 _ORIENTED = ("JPEG", "MPO", "PNG", "WEBP")  # formats whose raw pixels OpenCV can give as well
 _REMEDY = "replace the file, or take it out of the data set"
@@ -31,11 +35,12 @@ def decode_image(
       displayed: apply the EXIF orientation, if there is one.
 
     Raises:
-      UserError: it cannot be decoded, or is of another size.
+      UserError: it cannot be decoded, is cut off, or is of another size.
     """
     image = _decode(encoded, cv2.IMREAD_COLOR_RGB | (0 if displayed else cv2.IMREAD_IGNORE_ORIENTATION))
     if image is None:
-        raise UserError(f"{name}: cannot be decoded as an image; {_REMEDY}")
+        problem = "is cut off" if _is_cut_off(encoded) else "cannot be decoded as an image"
+        raise UserError(f"{name}: {problem}; {_REMEDY}")
     if size is not None and image.shape[:2] != size:
         raise UserError(
             f"{name}: is {image.shape[0]} x {image.shape[1]} pixels (height x width), but its annotations "
@@ -52,31 +57,66 @@ def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
 def image_header(file: BinaryIO, name: str) -> tuple[int, int, int]:
     """(height, width) of the raw pixels, and the EXIF orientation (1 to 8), without decoding them.
 
+    Args:
+      file: the open file.
+      name: what to call the image in an error message.
+
     Raises:
       UserError: it is not an image.
     """
     try:
         with Image.open(file) as image:
             width, height = image.size
-            # Not `image.getexif()`: of a PNG without EXIF that would decode all of it.
-            tag = Image.Image.getexif(image).get(_ORIENTATION) if image.format in _ORIENTED else None
-    except Exception as error:  # decoders raise all sorts on damaged files
+            tag = _exif(image, file).get(_ORIENTATION) if image.format in _ORIENTED else None
+    except Exception as error:  # of any type: damaged headers lead Pillow's readers anywhere
         raise UserError(f"{name}: cannot be decoded as an image; {_REMEDY}") from error
     return height, width, tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
 
 
-def image_size(encoded: bytes, name: str) -> tuple[int, int]:
+def image_size(encoded: bytes | BinaryIO, name: str) -> tuple[int, int]:
     """(height, width) of an encoded image as `decode_image` gives it, read from its header.
+
+    Args:
+      encoded: the content of the file, or the open file.
+      name: what to call the image in an error message.
 
     Raises:
       UserError: it is not an image.
     """
-    height, width, orientation = image_header(io.BytesIO(encoded), name)
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    height, width, orientation = image_header(file, name)
     return (width, height) if orientation >= 5 else (height, width)
 
 
+def _exif(image: Image.Image, file: BinaryIO) -> Image.Exif:
+    return _png_exif(file) if image.format == "PNG" else image.getexif()
+
+
+def _png_exif(file: BinaryIO) -> Image.Exif:
+    """The EXIF chunk of a PNG, wherever it stands; Pillow would decode the whole image to find it."""
+    exif = Image.Exif()
+    file.seek(len(_PNG))
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            exif.load(file.read(length))
+            break
+        file.seek(length + 4, io.SEEK_CUR)
+    return exif
+
+
+def _is_cut_off(encoded: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end."""
+    if encoded.startswith(_PNG) and encoded[12:16] == b"IHDR":
+        return b"IEND\xaeB`\x82" not in encoded
+    # A preview in the header may have an end of its own, but it stands before the image's last scan.
+    return encoded.startswith(b"\xff\xd8") and encoded.rfind(b"\xff\xd9") <= encoded.rfind(b"\xff\xda")
+
+
 def _decode(encoded: bytes, flags: int) -> UInt8[np.ndarray, "height width 3"] | None:
+    if encoded.startswith(_PNG) and _is_cut_off(encoded):
+        return None  # libpng would say so on stderr
     try:
         return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except cv2.error:  # an empty file, or one larger than OpenCV allows
+    except (cv2.error, ValueError, MemoryError):  # an empty file, or one larger than OpenCV allows
         return None

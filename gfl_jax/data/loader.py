@@ -149,6 +149,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     views: Sequence[View] = (PLAIN,),
+    skip_unreadable: bool = False,
 ) -> Batches:
     """Batches in which each picture comes exactly once; fillers have `indices` -1 and size 1 x 1.
 
@@ -159,6 +160,7 @@ def eval_batches(
       process_count: number of hosts; each gets equally many batches.
       views: how pictures are shown; the batches of one group of pictures, one for each view, follow
         one another.
+      skip_unreadable: whether images that cannot be read become fillers; otherwise they are errors.
 
     Raises:
       UserError: the hosts cannot share a batch evenly.
@@ -166,7 +168,7 @@ def eval_batches(
     columns = _columns("eval_batch_size", config.loader.eval_batch_size, process_index, process_count)
     groups = plan.evaluation_plan(source.sizes, config)
     batches = [plan.in_view(group, view) for group in groups for view in views]
-    steps = _EvalSteps(source, batches, columns, _round_up(source.max_boxes))
+    steps = _EvalSteps(source, batches, columns, _round_up(source.max_boxes), skip_unreadable)
     return Batches(steps, min(config.loader.workers, len(steps)))
 
 
@@ -222,16 +224,23 @@ class _EvalSteps:
     """The batches of one evaluation."""
 
     def __init__(
-        self, source: Source, batches: list[plan.PlannedBatch], columns: range, max_boxes: int
+        self,
+        source: Source,
+        batches: list[plan.PlannedBatch],
+        columns: range,
+        max_boxes: int,
+        skip_unreadable: bool,
     ) -> None:
         self.source, self.batches = source.for_workers(), batches
         self.columns, self.max_boxes = columns, max_boxes
+        self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]:
-        return assemble(self.batches[i], self.columns, self.source.example, self.max_boxes)
+        planned, skip = self.batches[i], self.skip_unreadable
+        return assemble(planned, self.columns, self.source.example, self.max_boxes, skip_unreadable=skip)
 
 
 def _columns(field: str, batch_size: int, process_index: int, process_count: int) -> range:

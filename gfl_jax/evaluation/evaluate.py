@@ -145,8 +145,13 @@ def each_group(
     config: Config,
     mesh: Mesh,
     views: Sequence[View],
+    skip_unreadable: bool = False,
+    what: str = "evaluating",
 ) -> Iterator[tuple[Sequence[Batch], Any]]:
     """Runs a function (variables, batches) on each group of pictures, shown in several views.
+
+    Images that cannot be read are errors, or, with `skip_unreadable`, fillers of the batches. `what` stands
+    before the bar.
 
     Yields:
       This process's rows of the batches of a group, one for each view, and what the function gave for
@@ -155,10 +160,11 @@ def each_group(
     full = round_up_batch(config.loader.eval_batch_size, mesh)
     config = dataclasses.replace(config, loader=dataclasses.replace(config.loader, eval_batch_size=full))
     steps = len(evaluation_plan(source.sizes, config))
-    with eval_batches(source, config, jax.process_index(), jax.process_count(), views) as batches:
+    process = jax.process_index(), jax.process_count()
+    with eval_batches(source, config, *process, views, skip_unreadable) as batches:
         groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
         given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)
-        for group, result in progress(given, "evaluating", steps):
+        for group, result in progress(given, what, steps):
             yield group, gather(result)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from gfl_jax.data.categories import Id
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.files import open_file, write_file
 
 Result = dict[str, Any]
 
@@ -54,6 +54,22 @@ def to_coco_results(
 def write_results(path: str | Path, results: Sequence[Result]) -> None:
     """Writes results as JSON; the file is either the old one or the whole new one."""
     write_file(path, json.dumps(list(results), allow_nan=False))
+
+
+def looks_like_results(path: str | Path, named: bool = False) -> bool:
+    """Whether a file begins as `write_results` begins it.
+
+    Args:
+      path: of the file, which need not be there.
+      named: whether its entries must have a file name, as those of `predict` have.
+    """
+    try:
+        with open_file(path) as file:
+            start = file.read(8192)
+    except UserError:
+        return False
+    has_entry = start.startswith(b'[{"image_id": ') and (not named or b'"file_name": ' in start)
+    return start == b"[]" or has_entry
 
 
 def read_results(path: str | Path) -> list[Result]:

@@ -6,7 +6,13 @@ import numpy as np
 
 from gfl_jax.data.source import Source
 from gfl_jax.evaluation.results import Result
+from gfl_jax.output_names import output_names
 from gfl_jax.pictures import draw_comparison, save_png
+
+
+def snapshot_paths(folder: Path, prefix: str, source: Source, count: int) -> list[Path]:
+    """Where `save_snapshots` puts its pictures."""
+    return [folder / name for name in output_names(source.file_names[: max(count, 0)], prefix=prefix)]
 
 
 def save_snapshots(
@@ -15,15 +21,15 @@ def save_snapshots(
     """Draws the first pictures of a source with their true boxes and detections.
 
     Args:
-      folder: gets a PNG for each picture, named after it.
+      folder: gets a PNG for each picture, named after it, with its folders if theirs differ.
       prefix: what stands before the name.
       source: what was evaluated.
       results: its detections in the COCO results format.
       count: how many pictures.
     """
     label_of = {category_id: label for label, category_id in enumerate(source.category_ids)}
-    paths = []
-    for i in range(min(count, len(source))):
+    paths = snapshot_paths(folder, prefix, source, count)
+    for i, path in enumerate(paths):
         example = source.example(i)
         found = [result for result in results if result["image_id"] == source.image_ids[i]]
         boxes = np.array([result["bbox"] for result in found], np.float64).reshape(-1, 4)
@@ -37,6 +43,5 @@ def save_snapshots(
             np.array([label_of[result["category_id"]] for result in found], int),
             source.categories,
         )
-        paths.append(folder / f"{prefix}{Path(source.file_names[i]).stem}.png")
-        save_png(paths[-1], picture)
+        save_png(path, picture)
     return paths

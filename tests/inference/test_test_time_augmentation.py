@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from gfl_jax import config
+from gfl_jax.data.annotations import no_annotations
+from gfl_jax.data.loader import eval_batches
+from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.inference import test_time_augmentation
 from gfl_jax.inference.decode import Candidates, decode
@@ -13,7 +16,6 @@ from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views, merge_candidates, to_original
 from gfl_jax.inference.views import PLAIN, View, views_of
 from gfl_jax.models.detector import build_detector
-from gfl_jax.predict import batch_of_one
 from gfl_jax.structures import HeadOutputs
 
 INFERENCE = config.Inference(score_threshold=0.0, max_detections=20)
@@ -113,7 +115,7 @@ def experiment(small_detector):
         name="test",
         detector=small_detector,
         resize=config.Resize(short_side=None),
-        loader=config.Loader(buckets=((64, 96),)),
+        loader=config.Loader(eval_batch_size=1, buckets=((64, 96),), workers=0),
         inference=INFERENCE,
     )
 
@@ -123,18 +125,26 @@ def image():
     return np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
 
 
+def batches_of(image, experiment, views=(PLAIN,)):
+    """An image as the loader shows it in evaluations."""
+    table = no_annotations(np.array([image.shape[:2]]), np.array([1]), ("image",))
+    source = Source("image", ("red", "green", "blue"), (1, 2, 3), table, lambda i: image)
+    with eval_batches(source, experiment, views=views) as batches:
+        return list(batches)
+
+
 def detector_in_views(experiment, **changes):
     inference = dataclasses.replace(experiment.inference, **changes)
     model = build_detector(experiment.detector)
     detect = make_detect_in_views(model, experiment.normalization, inference)
     return lambda variables, image: jax.device_get(
-        detect(variables, [batch_of_one(image, experiment, view) for view in views_of(inference)])
+        detect(variables, batches_of(image, experiment, views_of(inference)))
     )
 
 
 def test_two_equal_views_are_one(experiment, variables, image):
     detect = make_detect(build_detector(experiment.detector), experiment.normalization, INFERENCE)
-    one = jax.device_get(detect(variables, batch_of_one(image, experiment)))
+    one = jax.device_get(detect(variables, batches_of(image, experiment)[0]))
     two = detector_in_views(experiment, test_scales=(1.0, 1.0))(variables, image)
     assert one.mask.sum() == 20
     np.testing.assert_allclose(two.boxes, one.boxes, rtol=1e-5, atol=1e-4)
@@ -160,9 +170,9 @@ def test_views_of_a_picture_and_of_the_mirrored_one_mirror_each_other(
 
 
 def test_a_view_of_one_picture_is_resized_mirrored_and_padded(experiment, image):
-    plain, half = (batch_of_one(image, experiment, View(scale)) for scale in (1.0, 0.5))
-    flipped = batch_of_one(image, experiment, View(1.0, flip=True))
-    assert batch_of_one(image, experiment, PLAIN).images.shape == plain.images.shape == (1, 64, 96, 3)
+    views = (PLAIN, View(1.0), View(0.5), View(1.0, flip=True))
+    first, plain, half, flipped = batches_of(image, experiment, views)
+    assert first.images.shape == plain.images.shape == (1, 64, 96, 3)
     np.testing.assert_array_equal(flipped.images[0, :60, :90], image[:, ::-1])
     np.testing.assert_array_equal(flipped.images[0, :, 90:], 0)
     assert half.images.shape == (1, 32, 64, 3)
