@@ -99,22 +99,23 @@ def plan_runs(sizes: Int[np.ndarray, "images 2"], config: Config, device_count: 
     multiples of CANVAS_STEP, and batches with no more pixels than the config's largest, so that they need
     no more memory. Where there are fewer images than a batch, they go one by one.
     """
-    buckets = by_area(config.loader.buckets)
+    given = by_area(config.loader.buckets)
     shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
-    fitting = fits(shown, buckets).any(axis=1)
-    canvases = -(-shown // CANVAS_STEP) * CANVAS_STEP
+    outside = shown[~fits(shown, given).any(axis=1)]
+    canvases = (-(-outside // CANVAS_STEP) * CANVAS_STEP).tolist()
+    added = by_area([(height, width) for height, width in canvases])
+    smallest = fits(shown, (*given, *added)).argmax(axis=1)
     full = config.loader.eval_batch_size
-    parts = [(np.flatnonzero(fitting), tuple(buckets), full)]
-    for height, width in np.unique(canvases[~fitting], axis=0).tolist():
-        alike = ~fitting & (canvases == (height, width)).all(axis=1)
-        batch = min(full, full * math.prod(buckets[-1]) // (height * width))
-        parts.append((np.flatnonzero(alike), ((height, width),), batch))
+    parts = [(np.flatnonzero(smallest < len(given)), tuple(given), full)]
+    for number, canvas in enumerate(added, len(given)):
+        batch = min(full, full * math.prod(given[-1]) // math.prod(canvas))
+        parts.append((np.flatnonzero(smallest == number), (canvas,), batch))
     runs = []
-    for positions, shapes, batch in parts:
+    for positions, buckets, batch in parts:
         batch = batch if 1 <= batch <= len(positions) else 1
         devices = device_count if batch >= device_count else 1
         if len(positions):
-            runs.append(Run(positions, shapes, batch // devices * devices, devices))
+            runs.append(Run(positions, buckets, batch // devices * devices, devices))
     return runs
 
 

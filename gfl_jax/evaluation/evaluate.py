@@ -100,7 +100,7 @@ def each_group(
     check_batch_size(config.loader.eval_batch_size, mesh, "config.loader.eval_batch_size")
     steps = len(evaluation_plan(source.sizes, source.file_names, config))
     process = jax.process_index(), jax.process_count()
-    with eval_batches(source, config, *process, views, skip_unreadable) as batches:
+    with eval_batches(source, config, *process, views, skip_unreadable=skip_unreadable) as batches:
         groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
         given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)
         for group, result in progress(given, what, steps):
