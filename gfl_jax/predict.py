@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from gfl_jax.config import Config
-from gfl_jax.data.buckets import OWN_CANVAS_STEP, Shape, by_area, fits
+from gfl_jax.data.buckets import Shape, by_area, fits
 from gfl_jax.data.plan import evaluation_buckets
 from gfl_jax.data.source import Source
 from gfl_jax.data.transforms import resized_sizes
@@ -93,26 +93,26 @@ def make_predict(config: Config, variables: Any) -> Predict:
 def plan_runs(sizes: Int[np.ndarray, "images 2"], config: Config, device_count: int) -> list[Run]:
     """Which images go through the network together, and in which shapes.
 
-    What fits in the config's buckets goes in its evaluation batches. What fits in none gets a canvas of
-    multiples of OWN_CANVAS_STEP, and batches with no more pixels than the config's largest, so that they need
-    no more memory. Where there are fewer images than a batch, they go one by one.
+    What fits in the config's buckets goes in its evaluation batches. What fits in none gets a canvas of its
+    own, and batches with no more pixels than the config's largest, so that they need no more memory. Where
+    there are fewer images than a batch, they go one by one.
     """
+    shapes = evaluation_buckets(sizes, config)
+    given = by_area(config.loader.buckets or shapes)
+    added = [shape for shape in shapes if shape not in given]
     shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
-    buckets = by_area(config.loader.buckets or evaluation_buckets(sizes, config))
-    fitting = fits(shown, buckets).any(axis=1)
-    canvases = -(-shown // OWN_CANVAS_STEP) * OWN_CANVAS_STEP
+    smallest = fits(shown, (*given, *added)).argmax(axis=1)
     full = config.loader.eval_batch_size
-    parts = [(np.flatnonzero(fitting), tuple(buckets), full)]
-    for height, width in np.unique(canvases[~fitting], axis=0).tolist():
-        alike = ~fitting & (canvases == (height, width)).all(axis=1)
-        batch = min(full, full * math.prod(buckets[-1]) // (height * width))
-        parts.append((np.flatnonzero(alike), ((height, width),), batch))
+    parts = [(np.flatnonzero(smallest < len(given)), tuple(given), full)]
+    for number, canvas in enumerate(added, len(given)):
+        batch = min(full, full * math.prod(given[-1]) // math.prod(canvas))
+        parts.append((np.flatnonzero(smallest == number), (canvas,), batch))
     runs = []
-    for positions, shapes, batch in parts:
+    for positions, buckets, batch in parts:
         batch = batch if 1 <= batch <= len(positions) else 1
         devices = device_count if batch >= device_count else 1
         if len(positions):
-            runs.append(Run(positions, shapes, batch // devices * devices, devices))
+            runs.append(Run(positions, buckets, batch // devices * devices, devices))
     return runs
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from gfl_jax.config import Config
 from gfl_jax.data.categories import Categories
-from gfl_jax.data.image_files import header_sizes, image_files_source
+from gfl_jax.data.headers import try_headers
+from gfl_jax.data.image_files import image_files_source
 from gfl_jax.data.source import Source
 from gfl_jax.data.video import Frames, Video, look_at_video, video_source
 from gfl_jax.errors import UserError, one_line
@@ -144,11 +145,11 @@ def _open(
     sizes: dict[int, tuple[int, int]] = {}
     videos: dict[int, Video] = {}
     problems: dict[int, str] = {}
-    for i, size in zip(images, header_sizes([files[i] for i in images]), strict=True):
-        if isinstance(size, UserError):
-            problems[i] = str(size)
+    for i, header in zip(images, try_headers([files[i] for i in images]), strict=True):
+        if isinstance(header, UserError):
+            problems[i] = str(header)
         else:
-            sizes[i] = size
+            sizes[i] = header.displayed
     for i in sorted(set(range(len(files))) - set(images)):
         try:
             videos[i] = look_at_video(files[i])

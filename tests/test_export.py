@@ -14,7 +14,8 @@ import pytest
 from gfl_jax.cli import main
 from gfl_jax.config_files import config_from_json
 from gfl_jax.data.categories import read_categories
-from gfl_jax.data.image_files import header_sizes, image_files_source
+from gfl_jax.data.headers import try_headers
+from gfl_jax.data.image_files import image_files_source
 from gfl_jax.export import loader_code
 from gfl_jax.predict import make_predict
 from gfl_jax.training.checkpoint import load_variables
@@ -56,7 +57,7 @@ def exported(trained, tmp_path_factory):
 def predicted(exported, trained):
     config = config_from_json(trained / "config.json")
     path = exported / "image.png"
-    source = image_files_source([path], header_sizes([path]), [1], read_categories(trained))
+    source = image_files_source([path], [try_headers([path])[0].displayed], [1], read_categories(trained))
     return next(make_predict(config, load_variables(trained))(source, {}))
 
 

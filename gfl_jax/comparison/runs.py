@@ -13,7 +13,10 @@ from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
+from gfl_jax.training.checkpoint import DATA_PLACES
 from gfl_jax.training.loop import train
+from gfl_jax.training.run_data import FILE as DATA_FILE
+from gfl_jax.training.run_data import open_run_data
 from gfl_jax.training.stop import StopRequest
 
 Metrics = dict[str, float]  # AP, AP50, ...: the COCO metrics by name
@@ -45,9 +48,11 @@ def compare_rows(
       The metrics so far: of all runs, unless one was asked to stop (Ctrl-C, SIGTERM).
 
     Raises:
-      UserError: a run that is there already was made with another configuration.
+      UserError: a run that is there already was made with another configuration or other data.
     """
+    stop = stop or StopRequest()
     results: Results = {row.name: [] for row in rows}
+    done: list[Path] = []
     jobs = [(seed, row) for seed in range(seeds) for row in rows]
     # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
     with compilation_cache(workdir / "compiled"):
@@ -56,13 +61,20 @@ def compare_rows(
             config = dataclasses.replace(make_config(row), seed=seed)
             metrics = read_result(folder, config)
             if metrics is None:
+                if done and (done[0] / DATA_FILE).is_file():
+                    open_run_data(config, done[0])  # an error if the data have changed since
                 say(f"run {number} of {len(jobs)}: {row.column}, {row.label}, seed {seed}: {folder}")
                 metrics = train(config, folder, stop)
                 jax.clear_caches()
-                if not metrics:
+                if stop.status:
                     break
+                if not metrics:
+                    raise UserError(
+                        f"{folder}: has no metrics, since config.dataset names no data for evaluation"
+                    )
                 write_result(folder, config, metrics)
             results[row.name].append(metrics)
+            done.append(folder)
     return results
 
 
@@ -97,7 +109,7 @@ def read_result(folder: Path, config: Config) -> Metrics | None:
         saved, metrics = config_from_fields(content["config"], str(file)), dict(content["metrics"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
-    names = config_differences(config, saved)
+    names = [name for name in config_differences(config, saved) if not name.startswith(DATA_PLACES)]
     if names:
         raise UserError(
             f"{folder}: has the result of another configuration, different in {', '.join(names)}; "

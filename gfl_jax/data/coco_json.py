@@ -13,7 +13,7 @@ from gfl_jax.data.headers import Orientation, as_displayed, read_headers
 from gfl_jax.data.images import decode_image
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
-from gfl_jax.files import retrying
+from gfl_jax.files import read_file
 
 
 def coco_json_source(
@@ -65,13 +65,8 @@ class _FolderImages:
         self.paths, self.sizes, self.displayed = list(map(str, paths)), sizes, displayed
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
-        path = Path(self.paths[i])
-        try:
-            encoded = retrying(path.read_bytes, f"{path}: cannot be read")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
-        height, width = self.sizes[i].tolist()
-        return decode_image(encoded, str(path), (height, width), bool(self.displayed[i]))
+        path, (height, width) = self.paths[i], self.sizes[i].tolist()
+        return decode_image(read_file(path), path, (height, width), bool(self.displayed[i]))
 
 
 def _find_files(name: str, folder: Path, file_names: Sequence[str]) -> list[Path]:

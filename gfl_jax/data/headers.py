@@ -6,6 +6,7 @@ the raw pixels. Where the two sizes differ, that of the annotations says which.
 
 import concurrent.futures
 import logging
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Int
 
 from gfl_jax.data.images import image_header
 from gfl_jax.errors import UserError
-from gfl_jax.files import retrying
+from gfl_jax.files import open_file
 from gfl_jax.progress import progress
 
 Orientation = Literal["auto", "display", "raw"]
@@ -26,17 +27,38 @@ _THREADS = 16  # storage over a network answers many questions at a time
 _HEAD = 4096  # bytes of a file that its fingerprint looks at, beside its length
 
 
+class Header(NamedTuple):
+    """Of a file."""
+
+    height: int  # of the raw pixels
+    width: int
+    orientation: int  # the EXIF tag, 1 to 8; 5 to 8 turn by a quarter
+    fingerprint: int  # of the content
+
+    @property
+    def displayed(self) -> tuple[int, int]:
+        """(height, width) with the orientation applied."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+
 class Headers(NamedTuple):
-    """Of each file."""
+    """Of many files."""
 
     sizes: Int[np.ndarray, "files 2"]  # (height, width) of the raw pixels
-    orientations: Int[np.ndarray, "files"]  # the EXIF tag, 1 to 8; 5 to 8 turn by a quarter
-    fingerprints: Int[np.ndarray, "files"]  # of the content
+    orientations: Int[np.ndarray, "files"]
+    fingerprints: Int[np.ndarray, "files"]
 
     @property
     def displayed(self) -> Int[np.ndarray, "files 2"]:
         """(height, width) with the orientation applied."""
         return np.where(self.orientations[:, None] >= 5, self.sizes[:, ::-1], self.sizes)
+
+
+def try_headers(paths: Sequence[Path]) -> list[Header | UserError]:
+    """Reads the beginning of each file, in threads; the error where that fails."""
+    with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, about oddities that it copes with
+        return list(progress(pool.map(_try_header, paths, chunksize=64), "reading headers", len(paths)))
 
 
 def read_headers(paths: Sequence[Path]) -> Headers:
@@ -45,18 +67,17 @@ def read_headers(paths: Sequence[Path]) -> Headers:
     Raises:
       UserError: names the first file that cannot be read or is no image, and says how many there are.
     """
-    rows: list[tuple[int, int, int, int]] = []
-    errors: list[UserError] = []
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        for row in progress(pool.map(_header_or_error, paths, chunksize=64), "reading headers", len(paths)):
-            if isinstance(row, UserError):
-                errors.append(row)
-            else:
-                rows.append(row)
+    found = try_headers(paths)
+    errors = [header for header in found if isinstance(header, UserError)]
     if errors:
         more = f" (and {len(errors) - 1} more files like it)" if len(errors) > 1 else ""
         raise UserError(f"{errors[0]}{more}")
-    table = np.array(rows, np.int64).reshape(-1, 4)
+    return as_table([header for header in found if isinstance(header, Header)])
+
+
+def as_table(headers: Sequence[Header]) -> Headers:
+    """Headers in arrays."""
+    table = np.array(headers, np.int64).reshape(-1, 4)
     return Headers(table[:, :2].astype(np.int32), table[:, 2], table[:, 3])
 
 
@@ -113,24 +134,15 @@ def as_displayed(
     return np.where(open_, way == "display", displayed)
 
 
-def _header_or_error(path: Path) -> tuple[int, int, int, int] | UserError:
+def _try_header(path: Path) -> Header | UserError:
     try:
-        return retrying(lambda: _header(path), f"{path}: cannot be read")
+        with open_file(path) as file:
+            head = file.read(_HEAD)
+            length = file.seek(0, 2)
+            file.seek(0)
+            return Header(*image_header(file, str(path)), fingerprint(head, length))
     except UserError as error:
         return error
-    except OSError as error:
-        return UserError(f"{path}: cannot be read ({error.strerror}); check the file")
-
-
-def _header(path: Path) -> tuple[int, int, int, int]:
-    if not path.is_file():  # a pipe would be waited for without end
-        raise UserError(f"{path}: is no file; correct its name, or take it out of the data set")
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
-        length = file.seek(0, 2)
-        file.seek(0)
-        height, width, orientation = image_header(file, str(path))
-    return height, width, orientation, fingerprint(head, length)
 
 
 def _size(size: Int[np.ndarray, "2"]) -> str:

@@ -1,8 +1,6 @@
 """Single image files as a data set without annotations."""
 
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +8,9 @@ from jaxtyping import UInt8
 
 from gfl_jax.data.annotations import no_annotations
 from gfl_jax.data.categories import Categories
-from gfl_jax.data.images import decode_image, image_size
+from gfl_jax.data.images import decode_image
 from gfl_jax.data.source import Source
-from gfl_jax.errors import UserError
-from gfl_jax.files import open_file, read_file
-from gfl_jax.progress import progress
-
-_THREADS = 8  # what waits for a disk or a network needs no core
-
-
-def header_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | UserError]:
-    """The (height, width) of each image file, from its header; or the error that reading it gave."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as threads:
-        warnings.simplefilter("ignore")  # Pillow's, about oddities that it copes with
-        return list(progress(threads.map(_header_size, paths), "reading sizes", len(paths)))
+from gfl_jax.files import read_file
 
 
 def image_files_source(
@@ -36,7 +23,7 @@ def image_files_source(
 
     Args:
       paths: of the files.
-      sizes: (height, width) of each, as `header_sizes` gives them.
+      sizes: (height, width) of each, as it is displayed.
       image_ids: of each.
       categories: what boxes in them may be.
     """
@@ -53,11 +40,3 @@ class _Files:
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
         return decode_image(read_file(self.paths[i]), str(self.paths[i]))
-
-
-def _header_size(path: Path) -> tuple[int, int] | UserError:
-    try:
-        with open_file(path) as file:
-            return image_size(file, str(path))
-    except UserError as error:
-        return error

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from gfl_jax.data.annotations import build_annotations
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
-from gfl_jax.data.headers import Headers, Orientation, fingerprint
+from gfl_jax.data.headers import Header, Headers, Orientation, as_table, fingerprint
 from gfl_jax.data.images import decode_image, image_header
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
@@ -156,7 +156,7 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
         ids.append(int(record.get("image/id", i + 1)))
         encoded = record["image"]
         header = image_header(io.BytesIO(encoded), f"{name}: {file_names[-1]}")
-        headers.append((*header, fingerprint(encoded, len(encoded))))
+        headers.append(Header(*header, fingerprint(encoded, len(encoded))))
         objects = record["objects"]
         count = len(objects["label"])
         counts.append(count)
@@ -164,11 +164,8 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
         columns["labels"].append(np.asarray(objects["label"], np.int32))
         columns["is_crowd"].append(np.asarray(objects.get("is_crowd", [False] * count), bool))
         columns["area"].append(np.asarray(objects.get("area", [np.nan] * count), np.float64))
-    table = np.array(headers, np.int64).reshape(-1, 4)
     return {
-        "sizes": table[:, :2].astype(np.int32),
-        "orientations": table[:, 2],
-        "fingerprints": table[:, 3],
+        **as_table(headers)._asdict(),
         "image_ids": np.array(ids, np.int64),
         "file_names": np.array(file_names),
         "image_index": np.repeat(np.arange(len(counts)), counts),

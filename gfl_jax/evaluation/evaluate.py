@@ -161,7 +161,7 @@ def each_group(
     config = dataclasses.replace(config, loader=dataclasses.replace(config.loader, eval_batch_size=full))
     steps = len(evaluation_plan(source.sizes, config))
     process = jax.process_index(), jax.process_count()
-    with eval_batches(source, config, *process, views, skip_unreadable) as batches:
+    with eval_batches(source, config, *process, views, skip_unreadable=skip_unreadable) as batches:
         groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
         given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)
         for group, result in progress(given, what, steps):

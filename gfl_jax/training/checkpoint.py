@@ -30,12 +30,11 @@ from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.saving import close, save, steps_in
 from gfl_jax.training.state import TrainState
 
-# What may change between the runs of a work directory: nothing here moves a trained number (the mesh
-# moves it by rounding). Where data lie is free, since `run_data` compares what they are.
+# Where data lie may change between the runs of a work directory, since `run_data` compares what they are.
+DATA_PLACES = ("config.dataset.tfds_dir", "config.dataset.train_", "config.dataset.eval_")
+# What may change besides: nothing here moves a trained number (the mesh moves it by rounding).
 FREE_FIELDS = (
-    "config.dataset.tfds_dir",
-    "config.dataset.train_",
-    "config.dataset.eval_",
+    *DATA_PLACES,
     "config.run.",
     "config.inference.",
     "config.loader.workers",

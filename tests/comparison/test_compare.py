@@ -8,12 +8,15 @@ import json
 import jax
 import pytest
 from rich.console import Console
+from training.tiny_training import write_dataset
 
 from gfl_jax.comparison import runs
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import compare_rows, read_result, write_result
 from gfl_jax.comparison.table import cells, comparison_table, csv_text, markdown, mean_and_spread
-from gfl_jax.config import Config
+from gfl_jax.config import Config, Detector
+from gfl_jax.data.identity import known_of, write_known
+from gfl_jax.data.loader import make_source
 from gfl_jax.errors import UserError
 
 A_IOU = Row("IoU branch", "ATSS", {"assigner": "atss", "quality": "iou"}, 39.6)
@@ -130,7 +133,10 @@ def training(monkeypatch):
             assert folder.name == f"{config.name}_seed_{config.seed}"
             assert jax.config.jax_compilation_cache_dir == str(folder.parent / "compiled")
             self.done += ((config.name, config.seed),)
-            return {} if len(self.done) == self.stop_at else metrics(config.seed + len(config.name) / 100)
+            if len(self.done) == self.stop_at:
+                stop.status = 143
+                return {}
+            return metrics(config.seed + len(config.name) / 100)
 
     fake = Training()
     monkeypatch.setattr(runs, "train", fake)
@@ -183,6 +189,36 @@ def test_the_results_of_another_configuration_are_not_taken(training, tmp_path):
     with pytest.raises(UserError, match=r"atss_iou_seed_0: .* different in config\.precision; give another"):
         compare_rows(ROWS, other, 1, tmp_path, lambda _: None)
     assert json.loads((tmp_path / "atss_iou_seed_0" / "result.json").read_text())["metrics"]["AP"] == 0.08
+
+
+def test_changed_data_are_told_before_the_next_run_is_trained(training, tmp_path):
+    """The rows of a table are comparable on the same data alone, wherever these lie."""
+    data = write_dataset(tmp_path / "data")
+    places = (data.train_json, data.train_images)
+
+    def on(data):
+        return lambda row: dataclasses.replace(
+            make_config(row), detector=Detector(num_classes=3), dataset=data
+        )
+
+    first = tmp_path / "runs" / "atss_iou_seed_0"
+    compare_rows(ROWS[:1], on(data), 1, tmp_path / "runs", lambda _: None)
+    (first / "checkpoints" / "4").mkdir(parents=True)
+    source = make_source(on(data)(A_IOU), "train")
+    write_known(first / "data.npz", {"train": known_of(source)})
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = dataclasses.replace(
+        data,
+        **{name: value.replace("/data", "/moved") for name, value in vars(data).items() if value in places},
+    )
+    compare_rows(ROWS[:2], on(moved), 1, tmp_path / "runs", lambda _: None)
+    text = (tmp_path / "moved" / "annotations.json").read_text()
+    (tmp_path / "moved" / "annotations.json").write_text(text.replace('"bbox": [', '"bbox": [1', 1))
+    with pytest.raises(
+        UserError, match=r"is not what the run in .*atss_iou_seed_0 began with: the number of boxes of 1"
+    ):
+        compare_rows(ROWS, on(moved), 1, tmp_path / "runs", lambda _: None)
+    assert training.done == (("atss_iou", 0), ("atss_none", 0))
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

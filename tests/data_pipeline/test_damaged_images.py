@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from gfl_jax.data.categories import Categories
-from gfl_jax.data.image_files import header_sizes, image_files_source
+from gfl_jax.data.headers import try_headers
+from gfl_jax.data.image_files import image_files_source
 from gfl_jax.data.images import decode_image, image_size
 from gfl_jax.errors import UserError
 
@@ -104,9 +105,10 @@ def damaged():
 def read(path):
     """The size that the header says, and the image; or the one line that names what is wrong."""
     try:
-        (size,) = header_sizes([path])
-        if isinstance(size, UserError):
-            raise size
+        (header,) = try_headers([path])
+        if isinstance(header, UserError):
+            raise header
+        size = header.displayed
         return size, image_files_source([path], [size], [1], Categories((), ())).read_image(0)
     except UserError as error:
         return str(error)

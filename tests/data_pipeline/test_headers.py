@@ -118,5 +118,5 @@ def test_a_folder_in_place_of_an_image_is_named(tmp_path):
     path = write(tmp_path, (1,), (20, 30))
     (tmp_path / "0.png").unlink()
     (tmp_path / "0.png").mkdir()
-    with pytest.raises(UserError, match=r"0\.png: is no file"):
+    with pytest.raises(UserError, match=r"0\.png: cannot be read \(Is a directory\)"):
         coco_json_source(path, tmp_path)
