@@ -143,8 +143,8 @@ def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    variables = load_variables(args.checkpoint or args.workdir)
-    categories = read_categories(args.workdir)
+    checkpoint = args.checkpoint or args.workdir
+    variables, categories = load_variables(checkpoint), read_categories(checkpoint)
     output = args.output or args.workdir / "predict"
     return predict_inputs(config, variables, categories, args.inputs, output, args.min_score)
 

@@ -1,6 +1,7 @@
 """What a person gets who makes a mistake: one line, exit status 2, no traceback; and `predict` at work."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -98,9 +99,9 @@ def test_a_missing_checkpoint(capsys, trained):
 
 
 def test_missing_categories(capsys, trained, tmp_path):
-    (tmp_path / "config.json").write_text((trained / "config.json").read_text())
-    line = complaint(capsys, ["predict", "x.png", f"--workdir={tmp_path}", f"--checkpoint={trained}"])
-    assert str(tmp_path / "categories.json") in line
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("categories.json"))
+    line = complaint(capsys, ["predict", "x.png", f"--workdir={tmp_path / 'run'}"])
+    assert str(tmp_path / "run" / "categories.json") in line
 
 
 def test_a_missing_picture_and_one_that_is_none(capsys, trained, tmp_path):

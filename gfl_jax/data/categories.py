@@ -76,6 +76,10 @@ def listed(names: Sequence[object], most: int = 5) -> str:
 
 
 def _find(path: Path) -> Path:
-    """The nearest file: of a folder or the two above it; that of the folder itself if there is none."""
-    path = path.absolute()
-    return next((p / FILE for p in (path, *path.parents[:2]) if (p / FILE).is_file()), path / FILE)
+    """The file of a work directory, also from its folders `best` and `checkpoints` and from their steps."""
+    folder = path.absolute()
+    if folder.name.isdigit() and not (folder / FILE).is_file():
+        folder = folder.parent
+    if folder.name in ("best", "checkpoints") and not (folder / FILE).is_file():
+        folder = folder.parent
+    return folder / FILE
