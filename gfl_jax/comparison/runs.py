@@ -11,7 +11,7 @@ import jax
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields
-from gfl_jax.errors import UserError
+from gfl_jax.errors import UserError, in_words
 from gfl_jax.files import write_file
 from gfl_jax.training.loop import train
 from gfl_jax.training.stop import StopRequest
@@ -27,6 +27,7 @@ def compare_rows(
     workdir: Path,
     say: Callable[[str], None] = print,
     stop: StopRequest | None = None,
+    failed: list[str] | None = None,
 ) -> Results:
     """Trains and evaluates every row with every seed; what is done already is read.
 
@@ -40,15 +41,19 @@ def compare_rows(
       workdir: where the runs live.
       say: takes a line for each run.
       stop: knows afterwards by what a run was asked to stop.
+      failed: gets a line for each run that failed, and the others go on; None: the first one ends it.
 
     Returns:
       The metrics so far: of all runs, unless one was asked to stop (Ctrl-C, SIGTERM).
 
     Raises:
-      UserError: a run that is there already was made with another configuration.
+      UserError: a run that is there already was made with another configuration, or no run could be made.
     """
     results: Results = {row.name: [] for row in rows}
     jobs = [(seed, row) for seed in range(seeds) for row in rows]
+    first_error: Exception | None = None
+    for seed, row in jobs:  # those that are there are looked at before any is made
+        read_result(workdir / f"{row.name}_seed_{seed}", dataclasses.replace(make_config(row), seed=seed))
     # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
     with compilation_cache(workdir / "compiled"):
         for number, (seed, row) in enumerate(jobs, start=1):
@@ -57,12 +62,23 @@ def compare_rows(
             metrics = read_result(folder, config)
             if metrics is None:
                 say(f"run {number} of {len(jobs)}: {row.column}, {row.label}, seed {seed}: {folder}")
-                metrics = train(config, folder, stop)
-                jax.clear_caches()
+                try:
+                    metrics = train(config, folder, stop)
+                except Exception as error:
+                    words = in_words(error)
+                    if failed is None or words is None:
+                        raise
+                    failed.append(f"{folder}: {words}")
+                    first_error = first_error or error
+                    continue
+                finally:
+                    jax.clear_caches()
                 if not metrics:
                     break
                 write_result(folder, config, metrics)
             results[row.name].append(metrics)
+    if first_error is not None and not any(results.values()):
+        raise first_error
     return results
 
 
@@ -95,7 +111,7 @@ def read_result(folder: Path, config: Config) -> Metrics | None:
     try:
         content = json.loads(file.read_text())
         saved, metrics = config_from_fields(content["config"], str(file)), dict(content["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
     names = config_differences(config, saved)
     if names:

@@ -16,6 +16,7 @@ import numpy as np
 import rich.progress
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
+from rich.markup import escape
 
 from gfl_jax.data.annotations import build_annotations
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
@@ -39,7 +40,7 @@ def tfds_source(directory: str | Path, split: str) -> Source:
     Raises:
       UserError: there is no such data set or split, or it is not for object detection.
     """
-    directory = Path(directory)
+    directory = Path(os.path.expanduser(directory))
     if not (directory / "dataset_info.json").is_file():
         raise UserError(
             f"{directory}: there is no prepared data set; make it with: {_preparing_command(directory)}"
@@ -130,7 +131,7 @@ def _cached_index(directory: Path, split: str, key: str, name: str, records: Any
         try:
             _save(place, index)
             break
-        except OSError:
+        except UserError:
             continue  # not writable
     return index
 
@@ -140,7 +141,7 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
     sizes, ids, file_names, counts = [], [], [], []
     columns: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "is_crowd": [], "area": []}
     steps = rich.progress.track(
-        range(len(records)), f"Reading sizes of {name}", transient=True, disable=len(records) < 1000
+        range(len(records)), f"Reading sizes of {escape(name)}", transient=True, disable=len(records) < 1000
     )
     for i in steps:
         record = records[i]

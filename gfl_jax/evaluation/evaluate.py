@@ -30,6 +30,7 @@ def evaluate_source(
     config: Config,
     mesh: Mesh,
     backend: Backend = "pycocotools",
+    keep: Callable[[list[Result]], None] = lambda _: None,
 ) -> tuple[CocoMetrics, list[Result]]:
     """Detects in every picture once and compares with the ground truth.
 
@@ -40,11 +41,13 @@ def evaluate_source(
       config: the experiment.
       mesh: batches are split over its devices.
       backend: what computes the metrics.
+      keep: gets the detections before the metrics are computed, which may fail.
 
     Returns:
       The metrics and the detections as COCO results.
     """
     results = detect_source(detect, variables, source, config, mesh)
+    keep(results)
     truth = config.dataset.eval_json or coco_ground_truth(source)
     return evaluate_coco(truth, results, config.inference.max_detections, backend), results
 

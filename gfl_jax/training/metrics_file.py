@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gfl_jax.files import retrying, write_file
+from gfl_jax.files import write_file, writing
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ class MetricsFile:
         self.rows.append(row)
         if self._write:
             line = (json.dumps(row) + "\n").encode()
-            retrying(lambda: self._append(line), f"{self._path}: cannot be written")
+            writing(lambda: self._append(line), f"{self._path}: cannot be written")
             self._size += len(line)
 
     def _append(self, line: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ def start_from_file(state: TrainState, name: str, detector: Detector) -> TrainSt
     Raises:
       UserError: it cannot be read, or nothing in it fits.
     """
+    name = os.path.expanduser(name)
     if not is_state_dict_file(name):
         return start_from(state, load_variables(name), name)
     matched = read_matched(name, state.variables, detector)
