@@ -25,8 +25,8 @@ from gfl_jax.overrides import parse_overrides
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status.
 
-    0, 1 (a check failed, or something of a list, or nobody reads the output), 2 (bad input), 3 (another process of the run was lost), 130 (Ctrl-C), 143 (SIGTERM,
-    after which a training run has saved its state).
+    0, 1 (a check or some of a list failed, or nobody reads the output), 2 (bad input), 3 (another process of
+    the run was lost), 130 (Ctrl-C), 143 (SIGTERM, after which a training run has saved its state).
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)

@@ -1,6 +1,7 @@
 """The exception that stands for a mistake of the user, not of the program; errors as lines and statuses."""
 
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -55,8 +56,12 @@ def exit_status(command: Callable[[], int]) -> int:
 def _reader_is_gone() -> bool:
     """Whether stdout is a pipe that nobody reads; nothing is written to it from then on."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        stdout = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as under a test
+        return False
+    poll = select.poll()
+    poll.register(stdout, 0)
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return gone

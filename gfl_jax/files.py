@@ -181,7 +181,7 @@ def require_writable(folder: str | Path) -> None:
         raise UserError(f"{str(folder)!r}: cannot be written ({error}); name another place") from error
     finally:
         for place in new:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 place.rmdir()
 
 

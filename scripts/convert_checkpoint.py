@@ -85,9 +85,9 @@ def to_jax(file: Path, config: Config, output: Path, backbone_only: bool = False
       UserError: the file cannot be read or does not fit, or the directory has checkpoints; nothing
         is written then.
     """
+    require_writable(output)
     if any(steps_in(output / folder) for folder in ("best", "checkpoints")):
         raise UserError(f"--output={output}: has checkpoints already; name another directory")
-    require_writable(output)
     shapes = detector_shapes(config.detector)
     if backbone_only:
         shapes = {collection: {"backbone": tree["backbone"]} for collection, tree in shapes.items()}

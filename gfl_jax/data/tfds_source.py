@@ -5,10 +5,12 @@ back; they are read from the headers of the pictures, in one pass over the recor
 kept beside the data set (or in the user's cache folder where that cannot be written to).
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,8 @@ def tfds_source(directory: str | Path, split: str) -> Source:
         raise UserError(
             f"{directory}: there is no prepared data set; make it with: {_preparing_command(directory)}"
         )
-    builder = tfds.builder_from_directory(directory)
+    with _damage_named(directory):
+        builder = tfds.builder_from_directory(directory)
     name = f"{directory} ({split})"
     try:
         decoders = {"image": tfds.decode.SkipDecoding()}
@@ -58,12 +61,15 @@ def tfds_source(directory: str | Path, split: str) -> Source:
         raise UserError(
             f"{directory}: is not stored as array_record; prepare it again with file_format='array_record'"
         ) from error
+    except Exception as error:
+        raise _damaged(directory, error) from error
     categories = _category_names(builder.info.features, directory)
     official = dict(zip(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS, strict=True))
     own = set(categories) == set(official)
     ids = tuple(official[c] for c in categories) if own else tuple(range(1, len(categories) + 1))
     key = f"{_INDEX_VERSION} {split} {length} {(directory / 'dataset_info.json').read_text()}"
-    index = _cached_index(directory, split, key, name, records)
+    with _damage_named(directory):
+        index = _cached_index(directory, split, key, name, records)
     sizes = index["sizes"].astype(np.float64)
     low, high = index["boxes"][:, 1::-1].astype(np.float64), index["boxes"][:, :1:-1].astype(np.float64)
     scale = sizes[index["image_index"]][:, ::-1]
@@ -93,6 +99,25 @@ class _RecordImages:
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
         name = self.file_names[i]
         return decode_image(retrying(lambda: self.records[i]["image"], f"{name}: cannot be read"), name)
+
+
+@contextlib.contextmanager
+def _damage_named(directory: Path) -> Iterator[None]:
+    """tfds and array_record raise errors of many types about files that are damaged or not there."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise _damaged(directory, error) from error
+
+
+def _damaged(directory: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return UserError(
+        f"{directory}: is damaged, or of another version of tfds ({reason}); delete it and make it anew with: "
+        f"{_preparing_command(directory)}"
+    )
 
 
 def _category_names(features: Any, directory: Path) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class Reference:
 
     def __init__(self, path: str | Path):
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 self.arrays = {key: archive[key] for key in archive.files}
         except FileNotFoundError as error:
             raise UserError(f"--reference={path}: there is no such file") from error
