@@ -1,7 +1,9 @@
 """What the command line takes: its commands, their flags and the fields of the config."""
 
 import argparse
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl_jax.command_texts import (
@@ -16,6 +18,53 @@ from gfl_jax.command_texts import (
     TRAIN,
     VERIFY,
 )
+from gfl_jax.errors import UserError
+
+
+def path(text: str) -> Path:
+    """A path of the command line, `~` expanded, which shells leave as it is after an `=`.
+
+    Raises:
+      UserError: it is empty, or no file system takes it.
+    """
+    if not text or "\0" in text:
+        raise UserError(f"{text!r}: is no path of a file or folder; name one")
+    return Path(os.path.expanduser(text))
+
+
+def file_name(text: str) -> str:
+    """The same as text, for a config file, which may have arguments after its name."""
+    return os.path.expanduser(text)
+
+
+def whole_number(flag: str, least: int) -> Callable[[str], int]:
+    """The type of a flag that takes whole numbers from `least` on; others are a UserError."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError as error:
+            raise UserError(f"{flag}={text}: must be a whole number, at least {least}") from error
+        if number < least:
+            raise UserError(f"{flag}={text}: must be at least {least}")
+        return number
+
+    return parse
+
+
+def share(flag: str) -> Callable[[str], float]:
+    """The type of a flag that takes numbers from 0 to 1; others are a UserError."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number <= 1:
+            raise UserError(f"{flag}={text}: must be a number from 0 to 1")
+        return number
+
+    return parse
 
 
 def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -52,8 +101,8 @@ def make_parser() -> argparse.ArgumentParser:
         )
 
     train = command("train", TRAIN)
-    train.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where the run lives")
+    train.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
+    train.add_argument("--workdir", required=True, type=path, metavar="DIR", help="where the run lives")
     train.add_argument(
         "--profile", metavar="START:STOP", help="trace these steps, the last one excluded, into DIR/profile"
     )
@@ -63,14 +112,16 @@ def make_parser() -> argparse.ArgumentParser:
     predict = command("predict", PREDICT)
     export = command("export", EXPORT)
     for added in (evaluate, predict, export):
-        added.add_argument("--workdir", type=Path, metavar="DIR", required=True, help="a run of `train`")
-        added.add_argument("--config", metavar="FILE", help="instead of the work directory's config.json")
+        added.add_argument("--workdir", type=path, metavar="DIR", required=True, help="a run of `train`")
         added.add_argument(
-            "--checkpoint", type=Path, metavar="DIR", help="default: the best by AP, else the latest"
+            "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"
+        )
+        added.add_argument(
+            "--checkpoint", type=path, metavar="DIR", help="default: the best by AP, else the latest"
         )
     for added in (evaluate, predict):
         added.add_argument(
-            "--output", type=Path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
+            "--output", type=path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
         )
     evaluate.add_argument(
         "--backend",
@@ -79,7 +130,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="faster: faster-coco-eval, the same numbers in a fifth of the time",
     )
     evaluate.add_argument(
-        "--pictures", type=int, default=4, metavar="N", help="draw the first N pictures with their boxes (4)"
+        "--pictures",
+        type=whole_number("--pictures", 0),
+        default=4,
+        metavar="N",
+        help="draw the first N pictures with their boxes (4)",
     )
     _add_launch_flags(evaluate)
     predict.add_argument(
@@ -89,14 +144,26 @@ def make_parser() -> argparse.ArgumentParser:
         help="an image, a video, a folder of them, a pattern in quotes",
     )
     predict.add_argument(
-        "--min-score", type=float, default=0.3, metavar="SCORE", help="draw boxes from this score on (0.3)"
+        "--min-score",
+        type=share("--min-score"),
+        default=0.3,
+        metavar="SCORE",
+        help="draw boxes from this score on (0.3)",
     )
-    export.add_argument("--output", type=Path, metavar="FILE", required=True, help="what is written")
+    export.add_argument("--output", type=path, metavar="FILE", required=True, help="what is written")
     for side in ("height", "width"):
         export.add_argument(
-            f"--{side}", type=int, metavar=side[0].upper(), help="default: the largest bucket's"
+            f"--{side}",
+            type=whole_number(f"--{side}", 1),
+            metavar=side[0].upper(),
+            help="default: the largest bucket's",
         )
-    export.add_argument("--batch", type=int, metavar="N", help="pictures of a call; default: any number")
+    export.add_argument(
+        "--batch",
+        type=whole_number("--batch", 1),
+        metavar="N",
+        help="pictures of a call; default: any number",
+    )
     export.add_argument(
         "--platforms", nargs="+", default=["cpu", "cuda", "tpu"], metavar="NAME", help="default: cpu cuda tpu"
     )
@@ -106,40 +173,53 @@ def make_parser() -> argparse.ArgumentParser:
         "--table", required=True, metavar="NAME", help="1, boxes, ...: configs/table_NAME.py"
     )
     compare.add_argument("--dataset", default="coco", metavar="NAME", help="coco, trees or digits (coco)")
-    compare.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (3)")
+    compare.add_argument(
+        "--seeds", type=whole_number("--seeds", 1), default=3, metavar="N", help="runs of each row (3)"
+    )
     compare.add_argument("--rows", metavar="NAME,NAME", help="only these rows, e.g. atss_iou,atss_joint")
     compare.add_argument(
-        "--workdir", type=Path, metavar="DIR", help="where the runs live; default: runs/table_NAME_DATASET"
+        "--workdir", type=path, metavar="DIR", help="where the runs live; default: runs/table_NAME_DATASET"
     )
 
     analyze = command("analyze", ANALYZE)
-    analyze.add_argument("--workdir", type=Path, metavar="DIR", help="a run of `train`")
-    analyze.add_argument("more", nargs="*", type=Path, metavar="DIR", help="more runs, to stand beside it")
-    analyze.add_argument("--config", metavar="FILE", help="instead of the work directories' config.json")
+    analyze.add_argument("--workdir", type=path, metavar="DIR", help="a run of `train`")
+    analyze.add_argument("more", nargs="*", type=path, metavar="DIR", help="more runs, to stand beside it")
     analyze.add_argument(
-        "--output", type=Path, metavar="DIR", help="default: DIR/analyze in the first work directory"
+        "--config", type=file_name, metavar="FILE", help="instead of the work directories' config.json"
+    )
+    analyze.add_argument(
+        "--output", type=path, metavar="DIR", help="default: DIR/analyze in the first work directory"
     )
     analyze.add_argument(
         "--only", nargs="+", choices=["correlation", "labels", "distributions"], help="default: all three"
     )
     analyze.add_argument(
-        "--boxes", nargs="+", type=int, metavar="N", help="draw the N-th best detections, from 0 on"
+        "--boxes",
+        nargs="+",
+        type=whole_number("--boxes", 0),
+        metavar="N",
+        help="draw the N-th best detections, from 0 on",
     )
 
     compile_ = command("compile", COMPILE)
-    compile_.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    compile_.add_argument(
+        "--config", required=True, type=file_name, metavar="FILE", help="a file of configs/"
+    )
     compile_.add_argument(
         "--topology", default="local", metavar="NAME", help="a TPU slice such as v5e:4x4; default: local"
     )
     compile_.add_argument(
-        "--batch", type=int, metavar="N", help="pictures per chip; default: the chip's share of the config's"
+        "--batch",
+        type=whole_number("--batch", 1),
+        metavar="N",
+        help="pictures per chip; default: the chip's share of the config's",
     )
     compile_.add_argument(
         "--find-batch", action="store_true", help="search the largest batch that fits, from --batch or 1 on"
     )
     compile_.add_argument("--size", metavar="HxW", help="of the batches; default: the largest bucket")
     compile_.add_argument("--only", choices=["train", "inference"], help="default: both")
-    compile_.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
+    compile_.add_argument("--json", type=path, metavar="FILE", help="write the report here too")
 
     verify = command("verify", VERIFY)
     verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
@@ -149,8 +229,8 @@ def make_parser() -> argparse.ArgumentParser:
         default="gfl",
         help="whose figures, of those in tests/data (gfl)",
     )
-    verify.add_argument("--reference", type=Path, metavar="FILE", help="other figures, of --config")
-    verify.add_argument("--config", metavar="FILE", help="of the reference's detector")
+    verify.add_argument("--reference", type=path, metavar="FILE", help="other figures, of --config")
+    verify.add_argument("--config", type=file_name, metavar="FILE", help="of the reference's detector")
     return parser
 
 
@@ -161,5 +241,9 @@ def _add_launch_flags(command: argparse.ArgumentParser) -> None:
     several.add_argument("--process-id", metavar="I", help="which one this is, from 0 on")
     several.add_argument("--distributed", action="store_true", help="let jax find out (Cloud TPU VMs)")
     several.add_argument(
-        "--heartbeat-seconds", type=int, default=100, metavar="S", help="silence of a lost process (100)"
+        "--heartbeat-seconds",
+        type=whole_number("--heartbeat-seconds", 2),
+        default=100,
+        metavar="S",
+        help="silence of a lost process (100)",
     )

@@ -17,27 +17,28 @@ from gfl_jax.arguments import config_overrides, make_parser
 from gfl_jax.comparison.rows import Row, load_table, row_config, select_rows
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_from_json, load_config
-from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.errors import UserError, exit_status
+from gfl_jax.files import require_writable, require_writable_file, write_file
 from gfl_jax.overrides import parse_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status.
 
-    0, 1 (a check failed, or `predict` could not use some of its inputs), 2 (bad input), 3 (another process of
+    0, 1 (a check or some of a list failed, or nobody reads the output), 2 (bad input), 3 (another process of
     the run was lost), 130 (Ctrl-C), 143 (SIGTERM, after which a training run has saved its state).
     """
-    parser = make_parser()
-    args, rest = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("gfl_jax").setLevel(logging.INFO)
     logging.captureWarnings(True)
-    try:
+
+    def command() -> int:
+        parser = make_parser()
+        args, rest = parser.parse_known_args(arguments)
         return int(_COMMANDS[args.command](args, config_overrides(rest, parser)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    try:
+        return exit_status(command)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -47,8 +48,6 @@ def _processes(args: argparse.Namespace, stop_together: bool) -> contextlib.Abst
     """The block in which a command asks anything of jax."""
     from gfl_jax.launch import find_launch
 
-    if args.heartbeat_seconds < 2:
-        raise UserError(f"--heartbeat-seconds={args.heartbeat_seconds}: must be at least 2")
     flags = {name: getattr(args, name) for name in ("coordinator", "num_processes", "process_id")}
     launch = find_launch(os.environ, flags, args.distributed)
     if launch is None:
@@ -74,13 +73,17 @@ def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     with _processes(args, stop_together=True):
+        from gfl_jax.agreement import is_first
         from gfl_jax.training.loop import train
         from gfl_jax.training.profile import parse_steps
         from gfl_jax.training.stop import StopRequest
 
         stop = StopRequest()
         profile_steps = None if args.profile is None else parse_steps(args.profile)
-        train(_config(args, overrides), args.workdir, stop, profile_steps)
+        config = _config(args, overrides)
+        if is_first():
+            require_writable(args.workdir)
+        train(config, args.workdir, stop, profile_steps)
     return stop.status
 
 
@@ -96,7 +99,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from gfl_jax.agreement import is_first
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source, open_evaluation
-    from gfl_jax.evaluation.results import looks_like_results, write_results
+    from gfl_jax.evaluation.results import Result, looks_like_results, write_results
     from gfl_jax.evaluation.snapshots import save_snapshots, snapshot_paths
     from gfl_jax.inference.test_time_augmentation import make_detect_in_views
     from gfl_jax.mesh import make_mesh, put_everywhere
@@ -105,11 +108,13 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    checkpoint = args.checkpoint or args.workdir
-    source = open_evaluation(config, checkpoint)
     output = args.output or args.workdir / "evaluate" / (
         config.dataset.eval_split if config.dataset.tfds_dir else ""
     )
+    if is_first():
+        require_writable(output)
+    checkpoint = args.checkpoint or args.workdir
+    source = open_evaluation(config, checkpoint)
     written = [output / "results.json", output / "metrics.json"]
     written += snapshot_paths(output, "", source, args.pictures)
     images = Path(config.dataset.eval_images)
@@ -119,13 +124,17 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
     model = build_detector(config.detector, config.precision)
     detect = make_detect_in_views(model, config.normalization, config.inference, mesh)
-    metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend)
+
+    def keep(results: Sequence[Result]) -> None:
+        if is_first():
+            (output / "metrics.json").unlink(missing_ok=True)  # of other detections
+            write_results(output / "results.json", results)
+
+    metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend, keep)
     if not is_first():
         return
-    write_results(output / "results.json", results)
     if metrics is not None:
         write_file(output / "metrics.json", json.dumps(metrics.scalars(), indent=1))
-    pictures = save_snapshots(output, "", source, results, args.pictures)
     console = Console()
     if metrics is None:
         print(f"{source.name}: has no annotations, so there are no metrics")
@@ -134,6 +143,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
             console.print(class_table(metrics))
         console.print(metrics_table(metrics))
     print(f"{len(results)} detections in {len(source)} pictures: {output}/results.json")
+    pictures = save_snapshots(output, "", source, results, args.pictures)
     print(f"{len(pictures)} pictures with the true boxes and the detected ones, in {output}")
 
 
@@ -146,6 +156,7 @@ def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     checkpoint = args.checkpoint or args.workdir
     variables, categories = load_variables(checkpoint), read_categories(checkpoint)
     output = args.output or args.workdir / "predict"
+    require_writable(output)
     return predict_inputs(config, variables, categories, args.inputs, output, args.min_score)
 
 
@@ -156,8 +167,6 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.comparison.table import comparison_table, csv_text, markdown
     from gfl_jax.training.stop import StopRequest
 
-    if args.seeds < 1:
-        raise UserError(f"--seeds={args.seeds}: must be at least 1")
     file, module = load_table(args.table)
     rows = select_rows(module.ROWS, args.rows)
     workdir = args.workdir or Path("runs") / f"{file.stem}_{args.dataset}"
@@ -165,17 +174,20 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     def make_config(row: Row) -> Config:
         return parse_overrides(row_config(file, row, args.dataset), overrides)
 
-    stop = StopRequest()
-    results = compare_rows(rows, make_config, args.seeds, workdir, stop=stop)
+    require_writable(workdir)
+    stop, failed = StopRequest(), list[str]()
+    results = compare_rows(rows, make_config, args.seeds, workdir, stop=stop, failed=failed)
     table = comparison_table(f"{module.TITLE} ({args.dataset})", rows, results)
-    Console().print(table)
     with Console(width=200).capture() as text:  # a file is not folded
         Console(width=200).print(table)
     write_file(workdir / "table.txt", text.get())
     write_file(workdir / "table.md", markdown(rows, results))
     write_file(workdir / "results.csv", csv_text(rows, results))
+    Console().print(table)
     print(f"the table as text, Markdown and CSV: {workdir}/table.txt, table.md, results.csv")
-    return stop.status
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    return stop.status or int(bool(failed))
 
 
 def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -185,20 +197,20 @@ def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     workdirs = [args.workdir, *args.more] if args.workdir else args.more
     if not workdirs and not args.config:
         raise UserError("analyze: give the --workdir of a run, or a --config to look at its labels alone")
+    configs = [_config(argparse.Namespace(config=args.config, workdir=w), overrides) for w in workdirs]
+    configs = configs or [_config(args, overrides)]
+    output = args.output or (workdirs[0] if workdirs else Path("runs", configs[0].name)) / "analyze"
+    require_writable(output)
     runs: list[Run] = []
-    for workdir in workdirs:
-        config = _config(argparse.Namespace(config=args.config, workdir=workdir), overrides)
+    for workdir, config in zip(workdirs, configs, strict=False):
         if runs:  # all of them on the same pictures
             config = dataclasses.replace(config, dataset=runs[0].config.dataset)
         taken = workdir.name in (run.name for run in runs)
         name = f"{workdir.name}_{len(runs) + 1}" if taken else workdir.name
         runs.append(Run(name, config, load_variables(workdir), workdir))
     if not runs:
-        config = _config(args, overrides)
-        runs = [Run(config.name, config, variables=None)]
-    output = args.output or (workdirs[0] if workdirs else Path("runs", runs[0].name)) / "analyze"
-    for path in analyze(runs, output, args.only, args.boxes):
-        print(path)
+        runs = [Run(configs[0].name, configs[0], variables=None)]
+    analyze(runs, output, args.only, args.boxes)
     return 0
 
 
@@ -208,6 +220,8 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
+    require_writable_file(args.output)
+    require_writable_file(args.output.with_name(f"{args.output.name}.json"))
     checkpoint = args.checkpoint or args.workdir
     variables, categories = load_variables(checkpoint), read_categories(checkpoint)
     canvas = (args.height, args.width)
@@ -220,14 +234,19 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _compile(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
 
-    from gfl_jax.compilation.report import PARTS, make_report, write_json
+    from gfl_jax.compilation.report import PARTS, Report, make_report, write_json
     from gfl_jax.compilation.tables import report_tables
     from gfl_jax.compilation.topology import find_target
     from gfl_jax.data.buckets import parse_canvas
 
     config = _config(args, overrides)
-    if args.batch is not None and args.batch < 1:
-        raise UserError(f"--batch={args.batch}: must be at least 1")
+    if args.json:
+        require_writable_file(args.json)
+
+    def keep(report: Report) -> None:
+        if args.json:
+            write_json(report, args.json)
+
     report = make_report(
         config,
         find_target(args.topology),
@@ -236,9 +255,8 @@ def _compile(args: argparse.Namespace, overrides: dict[str, str]) -> int:
         canvas=parse_canvas(args.size) if args.size else None,
         find_batch=args.find_batch,
         say=lambda text: print(text, flush=True),
+        keep=keep,
     )
-    if args.json:
-        write_json(report, args.json)
     Console().print(report_tables(report))
     return 0 if report.fits else 1
 
@@ -247,6 +265,7 @@ def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from gfl_jax.plain import plain
     from gfl_jax.verification.verify import DEFAULT_CONFIG, DETECTORS, verify_default, verify_file
 
     if args.reference:
@@ -259,10 +278,10 @@ def _verify(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     failed = 0
     with console.status("compiling and computing") as status:
         for row in rows:
-            status.update(row.part)
+            status.update(plain(row.part))
             failed += not row.passed
             verdict = "passed" if row.passed else "[red]FAILED[/red]"
-            table.add_row(row.part, f"{row.deviation:.1e}", f"{row.tolerance:.0e}", verdict)
+            table.add_row(plain(row.part), f"{row.deviation:.1e}", f"{row.tolerance:.0e}", verdict)
     console.print(table)
     print(f"{table.row_count - failed} passed, {failed} failed in {args.dtype}")
     return int(failed > 0)

@@ -22,7 +22,7 @@ from gfl_jax.data.buckets import by_area
 from gfl_jax.data.categories import Categories
 from gfl_jax.data.plan import named_buckets
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.files import write_files
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import SIZE_DIVISOR, Batch
@@ -100,8 +100,8 @@ def export_detector(
         "category_ids": list(categories.ids),
         "jax": jax.__version__,
     }
-    write_file(output.with_name(f"{output.name}.json"), json.dumps(about, indent=1))
-    write_file(output, bytes(exported.serialize()))
+    beside = output.with_name(f"{output.name}.json")
+    write_files({output: bytes(exported.serialize()), beside: json.dumps(about, indent=1)})
 
 
 def exportable(config: Config, variables: Any) -> Any:

@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import stat
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -119,21 +122,114 @@ def read_file(path: str | Path) -> bytes:
         return retrying(read, f"{path}: cannot be read")
 
 
+def writing(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSES) -> T:
+    """`retrying` for an action that writes: whatever else the system refuses is a UserError too."""
+    try:
+        return retrying(action, what, pauses)
+    except OSError as error:
+        raise UserError(f"{what} ({_reason(error)}); name another place, or look after this one") from error
+
+
 def write_file(path: str | Path, content: str | bytes) -> None:
-    """Writes a file and the folders above it; whenever one looks, it is the old one or the whole new one."""
+    """Writes a file and the folders above it; whenever one looks, it is the old one or the whole new one.
+
+    Raises:
+      UserError: names the file and why it cannot be written.
+    """
+    write_files({Path(path): content})
+
+
+def write_files(contents: Mapping[Path, str | bytes]) -> None:
+    """Writes files that belong together: wherever it fails or is killed, old and new ones are not mixed.
+
+    Raises:
+      UserError: names the file that cannot be written; the old ones are all there then.
+    """
+    temporary = {path: _temporary(path) for path in contents}
+    try:
+        for path, content in contents.items():
+            encoded = content.encode() if isinstance(content, str) else content
+            writing(functools.partial(_write, temporary[path], encoded), f"{path}: cannot be written")
+        for path in list(contents)[1:]:
+            writing(functools.partial(path.unlink, missing_ok=True), f"{path}: cannot be written")
+        for path in contents:
+            writing(functools.partial(_rename, temporary[path], path), f"{path}: cannot be written")
+    finally:
+        for path in temporary.values():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def require_writable(folder: str | Path) -> None:
+    """Tries whether files can be written in a folder that may not be there yet, before work is done for them.
+
+    Nothing is left behind. Processes that share the folder must not do it at the same time.
+
+    Raises:
+      UserError: names the folder and why it cannot be written.
+    """
+    folder = Path(folder)
+    what = f"{folder}: cannot be written"
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UserError(f"{folder}: is a file; name a folder")
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise UserError(f"{folder}: is a link to what is not there; name a folder")
+    new = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        writing(lambda: _try(folder), what)
+    except ValueError as error:  # a zero byte in the name
+        raise UserError(f"{str(folder)!r}: cannot be written ({error}); name another place") from error
+    finally:
+        for place in new:
+            with contextlib.suppress(OSError, ValueError):
+                place.rmdir()
+
+
+def require_writable_file(path: str | Path) -> None:
+    """Tries whether a file can be written, or written anew, and leaves everything as it is.
+
+    Raises:
+      UserError: names the file and why it cannot be written.
+    """
     path = Path(path)
-    encoded = content.encode() if isinstance(content, str) else content
-    retrying(lambda: _write(path, encoded), f"{path}: cannot be written")
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder; name a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path}: is no regular file; name one")
+    require_writable(path.parent)
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); give it another name") from error
+
+
+def _try(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".try_") as file:
+        file.write(b"written")
+        file.flush()
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a path that is no longer than names may be, and of this process alone."""
+    digest = zlib.crc32(os.fsencode(path.name))
+    return path.with_name(f".{path.name[:40]}.{digest:08x}.{os.getpid()}.tmp")
 
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
+    path.write_bytes(content)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    if temporary.exists():  # not yet renamed by an attempt that was told to have failed
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _open_regular(path: str | Path) -> BinaryIO:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import rich
+from rich.markup import escape
 from rich.progress import track
 
 T = TypeVar("T")
@@ -11,4 +12,4 @@ T = TypeVar("T")
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     """The same items, with a bar while they come; only on a terminal, and gone afterwards."""
-    return track(items, what, total=total, transient=True, disable=not rich.get_console().is_terminal)
+    return track(items, escape(what), total=total, transient=True, disable=not rich.get_console().is_terminal)

@@ -21,7 +21,7 @@ sys.path.insert(1, str(ROOT))
 from gfl_jax.config import Config  # noqa: E402
 from gfl_jax.config_files import load_config  # noqa: E402
 from gfl_jax.data.buckets import parse_canvas  # noqa: E402
-from gfl_jax.errors import UserError  # noqa: E402
+from gfl_jax.errors import UserError, exit_status  # noqa: E402
 
 PARTS = ("input", "atss", "deform", "inference", "train")
 TABLE_2 = ROOT / "configs" / "table_2.py"
@@ -63,12 +63,12 @@ table goes to stdout, progress to stderr if that is a terminal."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 2 after bad input."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    try:
+
+    def command() -> int:
         run(_parser().parse_args(words), shlex.join(["python", "scripts/benchmark.py", *words]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_status(command)
 
 
 def run(args: argparse.Namespace, command: str) -> None:

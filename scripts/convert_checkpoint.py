@@ -21,12 +21,13 @@ import numpy as np  # noqa: E402
 from flax.traverse_util import flatten_dict, unflatten_dict  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from gfl_jax.arguments import config_overrides  # noqa: E402
+from gfl_jax.arguments import config_overrides, file_name, path  # noqa: E402
 from gfl_jax.config import Config  # noqa: E402
 from gfl_jax.config_files import config_from_json, load_config  # noqa: E402
 from gfl_jax.data.categories import Categories, write_categories  # noqa: E402
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES  # noqa: E402
-from gfl_jax.errors import UserError  # noqa: E402
+from gfl_jax.errors import UserError, exit_status  # noqa: E402
+from gfl_jax.files import require_writable, require_writable_file  # noqa: E402
 from gfl_jax.interop.foreign import (  # noqa: E402
     account_table,
     detector_shapes,
@@ -54,20 +55,20 @@ with all names and shapes of mmdetection's, so that it loads there with strict=T
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 2 after bad input."""
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(arguments)
-    try:
-        overrides = config_overrides(rest, parser)
-        if args.command == "to-jax":
-            config = parse_overrides(load_config(args.config), overrides)
-            to_jax(args.file, config, args.output, args.backbone)
-        else:
-            file = args.workdir / "config.json"
-            config = load_config(args.config) if args.config else config_from_json(file)
-            to_torch(args.checkpoint or args.workdir, parse_overrides(config, overrides), args.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    overrides = config_overrides(rest, parser)
+    if args.command == "to-jax":
+        config = parse_overrides(load_config(args.config), overrides)
+        to_jax(args.file, config, args.output, args.backbone)
+    else:
+        file = args.workdir / "config.json"
+        config = load_config(args.config) if args.config else config_from_json(file)
+        to_torch(args.checkpoint or args.workdir, parse_overrides(config, overrides), args.output)
     return 0
 
 
@@ -84,6 +85,7 @@ def to_jax(file: Path, config: Config, output: Path, backbone_only: bool = False
       UserError: the file cannot be read or does not fit, or the directory has checkpoints; nothing
         is written then.
     """
+    require_writable(output)
     if any(steps_in(output / folder) for folder in ("best", "checkpoints")):
         raise UserError(f"--output={output}: has checkpoints already; name another directory")
     shapes = detector_shapes(config.detector)
@@ -116,6 +118,7 @@ def to_torch(checkpoint: Path, config: Config, file: Path) -> None:
       UserError: there is no checkpoint, it is of another config, or the file cannot be written.
     """
     check_writable(file)
+    require_writable_file(file)
     variables = load_variables(checkpoint)
     found, wanted = _shapes(variables), _shapes(detector_shapes(config.detector))
     differences = sorted(path for path in found | wanted if found.get(path) != wanted.get(path))
@@ -155,16 +158,18 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     to_jax, to_torch = commands.choices["to-jax"], commands.choices["to-torch"]
-    to_jax.add_argument("file", type=Path, metavar="FILE", help="a .safetensors or .pth file")
-    to_jax.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    to_jax.add_argument("--output", required=True, type=Path, metavar="DIR", help="a new work directory")
+    to_jax.add_argument("file", type=path, metavar="FILE", help="a .safetensors or .pth file")
+    to_jax.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
+    to_jax.add_argument("--output", required=True, type=path, metavar="DIR", help="a new work directory")
     to_jax.add_argument("--backbone", action="store_true", help="take the backbone alone")
-    to_torch.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="a run of `train`")
-    to_torch.add_argument("--config", metavar="FILE", help="instead of the work directory's config.json")
+    to_torch.add_argument("--workdir", required=True, type=path, metavar="DIR", help="a run of `train`")
     to_torch.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="default: the best by AP, else the latest"
+        "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"
     )
-    to_torch.add_argument("--output", required=True, type=Path, metavar="FILE", help=".safetensors or .pth")
+    to_torch.add_argument(
+        "--checkpoint", type=path, metavar="DIR", help="default: the best by AP, else the latest"
+    )
+    to_torch.add_argument("--output", required=True, type=path, metavar="FILE", help=".safetensors or .pth")
     return parser
 
 

@@ -12,6 +12,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(1, str(ROOT))
+
+from gfl_jax.errors import exit_status  # noqa: E402
+from gfl_jax.files import read_file, require_writable  # noqa: E402
+
 WORKDIR = Path("runs/gfl_trees")
 CONFIG = "configs/gfl_trees.py"
 SPLITS = {"validation": "another photograph of the same region, held out", "far": "another forest, far away"}
@@ -19,7 +24,14 @@ SPLITS = {"validation": "another photograph of the same region, held out", "far"
 
 def main() -> int:
     """Runs all commands; returns the status of the first that fails."""
+    return exit_status(run_all)
+
+
+def run_all() -> int:
+    """Runs the commands and prints the summary."""
     start = time.monotonic()
+    for folder in (ROOT / "data", ROOT / WORKDIR):
+        require_writable(folder)
     commands = [
         ["scripts/prepare_dataset.py", "trees"],
         ["main.py", "train", f"--config={CONFIG}", f"--workdir={WORKDIR}"],
@@ -35,7 +47,7 @@ def main() -> int:
             return status
     print(f"\nGFL on aerial photographs of trees, {(time.monotonic() - start) / 60:.1f} minutes in all")
     for split, what in SPLITS.items():
-        metrics = json.loads((ROOT / WORKDIR / "evaluate" / split / "metrics.json").read_text())
+        metrics = json.loads(read_file(ROOT / WORKDIR / "evaluate" / split / "metrics.json"))
         numbers = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
         print(f"  {split:<11} {numbers}   ({what})")
     print(f"  pictures    {WORKDIR}/evaluate/*/*.png, {WORKDIR}/curves.png")

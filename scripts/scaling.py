@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
+from gfl_jax.arguments import path  # noqa: E402
 from gfl_jax.compilation.chips import CHIPS, GIB  # noqa: E402
 from gfl_jax.compilation.scaling import (  # noqa: E402
     COCO_PICTURES,
@@ -26,8 +27,8 @@ from gfl_jax.compilation.scaling import (  # noqa: E402
     least_efficiency,
     step_time,
 )
-from gfl_jax.errors import UserError  # noqa: E402
-from gfl_jax.files import write_file  # noqa: E402
+from gfl_jax.errors import UserError, exit_status  # noqa: E402
+from gfl_jax.files import read_file, require_writable_file, write_file  # noqa: E402
 from gfl_jax.pictures.figure import COLORS, new_figure, save_figure, tidy  # noqa: E402
 
 DOCS = ROOT / "docs"
@@ -43,20 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--reports", type=Path, default=DOCS / "scaling", metavar="DIR")
-    parser.add_argument("--document", type=Path, default=DOCS / "scaling.md", metavar="FILE")
-    parser.add_argument("--figure", type=Path, default=DOCS / "scaling.png", metavar="FILE")
-    args = parser.parse_args(arguments)
-    try:
+    parser.add_argument("--reports", type=path, default=DOCS / "scaling", metavar="DIR")
+    parser.add_argument("--document", type=path, default=DOCS / "scaling.md", metavar="FILE")
+    parser.add_argument("--figure", type=path, default=DOCS / "scaling.png", metavar="FILE")
+
+    def run() -> int:
+        args = parser.parse_args(arguments)
+        text = read_file(args.document).decode()
+        for file in (args.document, args.figure):
+            require_writable_file(file)
         reports = read_reports(args.reports)
-        text = args.document.read_text()
         write_file(args.document, with_tables(text, tables(reports)))
         draw(reports, args.figure)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.document}\n{args.figure}")
-    return 0
+        print(f"{args.document}\n{args.figure}")
+        return 0
+
+    return exit_status(run)
 
 
 def read_reports(folder: Path) -> list[Report]:
@@ -65,11 +68,20 @@ def read_reports(folder: Path) -> list[Report]:
     Raises:
       UserError: there is none of training on a v5e with bfloat16, which the predictions start from.
     """
-    reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    reports = [_read_report(file) for file in folder.glob("*.json")]
     reports.sort(key=lambda r: (r["kind"], r["precision"], r["mesh"]["fsdp"], r["chips"]))
     if not any(_is_basis(report, "v5e") for report in reports):
         raise UserError(f"{folder}: has no report of v5e in bfloat16; make one with main.py compile --json")
     return reports
+
+
+def _read_report(file: Path) -> Report:
+    try:
+        report: Report = json.loads(read_file(file))
+        _ = report["kind"], report["precision"], report["mesh"]["fsdp"], report["chips"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: is no report of main.py compile ({error!r}); make it anew") from error
+    return report
 
 
 def with_tables(document: str, found: dict[str, Rows]) -> str:

@@ -1,6 +1,8 @@
 """The three analyses of trained detectors: each a figure, a table and a CSV file."""
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from gfl_jax.analysis.measure import make_label_measure, make_measure
 from gfl_jax.analysis.tables import Table, for_console, write_csv
 from gfl_jax.axes.box_representation import bins
 from gfl_jax.config import Config
-from gfl_jax.errors import UserError
+from gfl_jax.errors import UserError, in_words
 from gfl_jax.evaluation.evaluate import open_evaluation
 from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.models.detector import build_detector
@@ -53,20 +55,50 @@ def analyze(
     """
     general = [run for run in runs if run.variables is not None and run.config.detector.box.kind == "general"]
     wanted = _possible(runs, len(general), only)
-    collected = {run.name: _collect(run) for run in runs}
     written: list[Path] = []
-    if "correlation" in wanted:
-        qualities = {run.name: (run.config.detector.quality, collected[run.name]) for run in runs}
-        plot_correlation(qualities, output / "correlation.png")
-        table = correlation_table(qualities)
-        written += _write(output / "correlation.png", [table], table)
-    if "labels" in wanted:
-        plot_labels(collected, output / "labels.png")
-        written += _write(output / "labels.png", label_tables(collected), label_rows(collected))
+    failures = _Failures()
+    collected: dict[str, Collected] = {}
+    for run in runs:
+        with failures.kept():
+            collected[run.name] = _collect(run)
+    runs = [run for run in runs if run.name in collected]
+    if "correlation" in wanted and runs:
+        with failures.kept():
+            qualities = {run.name: (run.config.detector.quality, collected[run.name]) for run in runs}
+            table = correlation_table(qualities)
+            path = output / "correlation.png"
+            written += _write(path, [table], table, lambda path: plot_correlation(qualities, path))
+    if "labels" in wanted and runs:
+        with failures.kept():
+            path, tables = output / "labels.png", label_tables(collected)
+            written += _write(path, tables, label_rows(collected), lambda path: plot_labels(collected, path))
     if "distributions" in wanted:
         for run in general:
-            written += _distributions(run, collected[run.name], output, boxes)
+            if run in runs:
+                with failures.kept():
+                    written += _distributions(run, collected[run.name], output, boxes)
+    failures.raise_first()
     return written
+
+
+class _Failures:
+    """Errors of parts that do not keep the others from being made; the first one is raised at the end."""
+
+    def __init__(self) -> None:
+        self._errors: list[Exception] = []
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._errors.append(error)
+
+    def raise_first(self) -> None:
+        for error in self._errors[1:]:
+            logging.error("%s", in_words(error) or repr(error))
+        if self._errors:
+            raise self._errors[0]
 
 
 def _possible(runs: Sequence[Run], num_general: int, only: Sequence[str] | None) -> set[str]:
@@ -105,22 +137,23 @@ def _distributions(run: Run, collected: Collected, output: Path, boxes: Sequence
     if not any(map(len, groups.values())):
         print(f"left out: distributions of {run.name}: it detects nothing")
         return []
-    path = output / f"distributions_{run.name}.png"
-    plot_distributions(
-        found,
-        groups,
-        values,
-        open_evaluation(run.config, run.checkpoint).example,
-        path,
-        f"{run.name}: distributions of the sides",
-    )
+    path = output / f"distributions_{run.name.replace('/', '_')}.png"
     table = distribution_table(run.name, found, groups)
-    return _write(path, [table], probability_table(found, groups, values))
+
+    def draw(path: Path) -> None:
+        example = open_evaluation(run.config, run.checkpoint).example
+        plot_distributions(found, groups, values, example, path, f"{run.name}: distributions of the sides")
+
+    return _write(path, [table], probability_table(found, groups, values), draw)
 
 
-def _write(figure: Path, printed: list[Table], written: Table) -> list[Path]:
-    """Prints tables and writes one beside the figure; returns both files."""
+def _write(figure: Path, printed: list[Table], written: Table, draw: Callable[[Path], None]) -> list[Path]:
+    """Writes a table and draws the figure beside it, prints tables and the names of both files."""
+    files = [figure, Path(f"{str(figure).removesuffix('.png')}.csv")]
+    write_csv(files[1], written)
     for table in printed:
-        rich.print(for_console(table))
-    write_csv(figure.with_suffix(".csv"), written)
-    return [figure, figure.with_suffix(".csv")]
+        rich.get_console().print(for_console(table))
+    draw(figure)
+    for file in files:
+        print(file)
+    return files

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from gfl_jax.analysis.collect import Collected
 from gfl_jax.analysis.tables import Table
 from gfl_jax.pictures.figure import BLUE, VERMILION, new_figure, save_figure, tidy
+from gfl_jax.plain import shortened
 
 QUOTED = "the rebuttal on COCO val: GFL 0.78, ATSS 0.72"
 PREDICTED_BY = {
@@ -62,7 +63,9 @@ def plot_correlation(runs: Mapping[str, tuple[str, Collected]], path: Path) -> N
             count, r = len(pair[0]), pearson(*pair)
             drawn = f", {MOST_POINTS} drawn" if count > MOST_POINTS else ""
             known = "unknown" if np.isnan(r) else f"= {r:.2f}"
-            axis.set_title(f"{name}\n{of}: r {known}, n = {count}{drawn}", fontsize=11)
+            axis.set_title(
+                f"{shortened(name)}\n{of}: r {known}, n = {count}{drawn}", fontsize=11, parse_math=False
+            )
             axis.set_xlabel(f"predicted IoU ({PREDICTED_BY[quality]})")
             axis.xaxis.set_tick_params(labelbottom=True)
         row[0].set_ylabel("actual IoU")

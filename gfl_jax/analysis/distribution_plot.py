@@ -14,6 +14,7 @@ from gfl_jax.analysis.collect import Found
 from gfl_jax.analysis.distributions import bin_pixels
 from gfl_jax.data.source import Example
 from gfl_jax.pictures.figure import BLUE, ORANGE, SKY, VERMILION, new_figure, save_figure, tidy
+from gfl_jax.plain import shortened
 
 COLUMNS = 3
 # Inches: the picture's side, the bars beside it and the gap in between, all of it with title and ticks.
@@ -50,7 +51,7 @@ def plot_distributions(
     legend_columns = 2 if columns == 1 else 5
     width, height = WIDTH * columns, TITLE + HEIGHT * rows + LEGEND * (1 + 5 // legend_columns)
     figure = new_figure(width, height, layout=None)
-    figure.suptitle(title, y=1 - 0.1 / height, va="top")
+    figure.suptitle(shortened(title, 80), parse_math=False, y=1 - 0.1 / height, va="top")
     highest = max(float(found.probabilities[i].max()) for _, i in chosen)
     for number, (group, i) in enumerate(chosen):
         row, column = divmod(number, columns)

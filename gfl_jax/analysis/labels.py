@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from gfl_jax.analysis.collect import Collected
 from gfl_jax.analysis.tables import Cell, Table
 from gfl_jax.pictures.figure import BLUE, VERMILION, new_figure, save_figure, tidy
+from gfl_jax.plain import shortened
 
 THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 COLORS = {"IoU": BLUE, "centerness": VERMILION}
@@ -71,11 +72,17 @@ def plot_labels(runs: Mapping[str, Collected], path: Path) -> None:
     axes = figure.subplots(len(runs), 3, squeeze=False)
     for row, (name, collected) in zip(axes, runs.items(), strict=True):
         _histogram(row[0], collected.labels)
-        row[0].set_title(f"{name}\n{len(collected.labels['centerness'])} positives", fontsize=11)
+        row[0].set_title(
+            f"{shortened(name)}\n{len(collected.labels['centerness'])} positives",
+            fontsize=11,
+            parse_math=False,
+        )
         _cumulative(row[1], collected.best)
-        row[1].set_title(f"{name}\n{len(collected.sizes)} true boxes", fontsize=11)
+        row[1].set_title(
+            f"{shortened(name)}\n{len(collected.sizes)} true boxes", fontsize=11, parse_math=False
+        )
         _by_size(row[2], collected)
-        row[2].set_title(f"{name}\nsmall and large boxes", fontsize=11)
+        row[2].set_title(f"{shortened(name)}\nsmall and large boxes", fontsize=11, parse_math=False)
         for axis in row:
             tidy(axis)
     known = sorted({label for collected in runs.values() for label in collected.labels})

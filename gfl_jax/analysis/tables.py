@@ -10,6 +10,7 @@ from typing import NamedTuple
 import rich.table
 
 from gfl_jax.files import write_file
+from gfl_jax.plain import plain
 
 Cell = str | int | float
 
@@ -25,12 +26,14 @@ class Table(NamedTuple):
 
 def for_console(table: Table, digits: int = 2) -> rich.table.Table:
     """The table as rich prints it, numbers on the right."""
-    shown = rich.table.Table(title=table.title, caption=table.caption or None)
+    shown = rich.table.Table(
+        title=plain(table.title), caption=plain(table.caption) if table.caption else None
+    )
     for heading, *column in zip(table.headings, *table.rows, strict=True):
         text = any(isinstance(cell, str) for cell in column)
-        shown.add_column(heading, justify="left" if text else "right")
+        shown.add_column(plain(heading), justify="left" if text else "right")
     for row in table.rows:
-        shown.add_row(*(_text(cell, digits) for cell in row))
+        shown.add_row(*(plain(_text(cell, digits)) for cell in row))
     return shown
 
 

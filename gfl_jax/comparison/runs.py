@@ -11,7 +11,7 @@ import jax
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields
-from gfl_jax.errors import UserError
+from gfl_jax.errors import UserError, in_words
 from gfl_jax.files import write_file
 from gfl_jax.training.checkpoint import DATA_PLACES
 from gfl_jax.training.loop import train
@@ -30,6 +30,7 @@ def compare_rows(
     workdir: Path,
     say: Callable[[str], None] = print,
     stop: StopRequest | None = None,
+    failed: list[str] | None = None,
 ) -> Results:
     """Trains and evaluates every row with every seed; what is done already is read.
 
@@ -43,17 +44,22 @@ def compare_rows(
       workdir: where the runs live.
       say: takes a line for each run.
       stop: knows afterwards by what a run was asked to stop.
+      failed: gets a line for each run that failed, and the others go on; None: the first one ends it.
 
     Returns:
       The metrics so far: of all runs, unless one was asked to stop (Ctrl-C, SIGTERM).
 
     Raises:
-      UserError: a run that is there already was made with another configuration or other data.
+      UserError: a run that is there already was made with another configuration or other data, or no run
+        could be made.
     """
     stop = stop or StopRequest()
     results: Results = {row.name: [] for row in rows}
     done: list[Path] = []
     jobs = [(seed, row) for seed in range(seeds) for row in rows]
+    first_error: Exception | None = None
+    for seed, row in jobs:  # those that are there are looked at before any is made
+        read_result(workdir / f"{row.name}_seed_{seed}", dataclasses.replace(make_config(row), seed=seed))
     # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
     with compilation_cache(workdir / "compiled"):
         for number, (seed, row) in enumerate(jobs, start=1):
@@ -64,8 +70,17 @@ def compare_rows(
                 if done and (done[0] / DATA_FILE).is_file():
                     open_run_data(config, done[0])  # an error if the data have changed since
                 say(f"run {number} of {len(jobs)}: {row.column}, {row.label}, seed {seed}: {folder}")
-                metrics = train(config, folder, stop)
-                jax.clear_caches()
+                try:
+                    metrics = train(config, folder, stop)
+                except Exception as error:
+                    words = in_words(error)
+                    if failed is None or words is None:
+                        raise
+                    failed.append(f"{folder}: {words}")
+                    first_error = first_error or error
+                    continue
+                finally:
+                    jax.clear_caches()
                 if stop.status:
                     break
                 if not metrics:
@@ -75,6 +90,8 @@ def compare_rows(
                 write_result(folder, config, metrics)
             results[row.name].append(metrics)
             done.append(folder)
+    if first_error is not None and not any(results.values()):
+        raise first_error
     return results
 
 
@@ -107,7 +124,7 @@ def read_result(folder: Path, config: Config) -> Metrics | None:
     try:
         content = json.loads(file.read_text())
         saved, metrics = config_from_fields(content["config"], str(file)), dict(content["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
     names = [name for name in config_differences(config, saved) if not name.startswith(DATA_PLACES)]
     if names:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import Results
+from gfl_jax.plain import markdown_cell, plain
 
 METRICS = ("AP", "AP50", "AP75")
 
@@ -20,12 +21,12 @@ def comparison_table(title: str, rows: Sequence[Row], results: Results) -> Table
     A row for each label; for each column group AP, AP50 and AP75 in percent, as mean and sample
     standard deviation over the seeds, and the paper's AP on COCO where it is known.
     """
-    table = Table(title=title, box=box.SIMPLE)
+    table = Table(title=plain(title), box=box.SIMPLE)
     headers, lines = cells(rows, results)
     for i, header in enumerate(headers):
-        table.add_column(header, justify="right" if i else "left")
+        table.add_column(plain(header), justify="right" if i else "left")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(plain, line))
     return table
 
 
@@ -33,7 +34,7 @@ def markdown(rows: Sequence[Row], results: Results) -> str:
     """The same table in Markdown."""
     headers, lines = cells(rows, results)
     rule = ["---"] + ["---:"] * (len(headers) - 1)
-    return "".join(f"| {' | '.join(line)} |\n" for line in [headers, rule, *lines])
+    return "".join(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in [headers, rule, *lines])
 
 
 def cells(rows: Sequence[Row], results: Results) -> tuple[list[str], list[list[str]]]:

@@ -72,6 +72,7 @@ def make_report(
     canvas: Shape | None = None,
     find_batch: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    keep: Callable[[Report], None] = lambda _: None,
 ) -> Report:
     """Compiles the train step and the inference of an experiment.
 
@@ -84,6 +85,7 @@ def make_report(
       find_batch: whether the largest batch that fits is searched, from `pictures_per_chip` or 1 on, and
         reported instead.
       say: is told what is being done.
+      keep: gets the report of the programs so far after each of them.
 
     Raises:
       UserError: the chips cannot share the config's batch evenly, or do not fit its mesh.
@@ -107,14 +109,18 @@ def make_report(
         start = min(max((pictures_per_chip or 1) // unit, 1), MOST)
         return tried[largest_fitting(fits, start) or 1]
 
-    return Report(
+    report = Report(
         config=config.name,
         precision=config.precision,
         target=target,
         mesh=dict(mesh.shape),
         gradient_bytes=programs.gradient_bytes(config),
-        parts=[compile_one(part) for part in parts],
+        parts=[],
     )
+    for part in parts:
+        report = dataclasses.replace(report, parts=[*report.parts, compile_one(part)])
+        keep(report)
+    return report
 
 
 def _share_of_a_chip(config: Config, part: Part, mesh: Mesh) -> int:

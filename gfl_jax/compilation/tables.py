@@ -6,17 +6,19 @@ from collections.abc import Callable
 from rich import box
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from gfl_jax.compilation.chips import GIB
 from gfl_jax.compilation.measures import Measures, Memory
 from gfl_jax.compilation.report import PartReport, Report
 from gfl_jax.compilation.topology import LOCAL
+from gfl_jax.plain import plain
 
 
 def report_tables(report: Report) -> Group:
     """A table of what each program needs and does, one of what it sends, and the verdict."""
     title = f"{report.config} ({report.precision}) on {_chips(report)}"
-    return Group(title, _measures_table(report), _collectives_table(report), verdict(report))
+    return Group(plain(title), _measures_table(report), _collectives_table(report), Text(verdict(report)))
 
 
 def verdict(report: Report) -> str:

@@ -5,10 +5,12 @@ back; they are read from the headers of the images, in one pass over the records
 kept beside the data set (or in the user's cache folder where that cannot be written to).
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import rich.progress
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
+from rich.markup import escape
 
 from gfl_jax.data.annotations import build_annotations
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
@@ -47,7 +50,8 @@ def tfds_source(directory: str | Path, split: str, orientation: Orientation = "a
         raise UserError(
             f"{directory}: there is no prepared data set; make it with: {_preparing_command(directory)}"
         )
-    builder = tfds.builder_from_directory(directory)
+    with _damage_named(directory):
+        builder = tfds.builder_from_directory(directory)
     name = f"{directory} ({split})"
     try:
         decoders = {"image": tfds.decode.SkipDecoding()}
@@ -60,12 +64,15 @@ def tfds_source(directory: str | Path, split: str, orientation: Orientation = "a
         raise UserError(
             f"{directory}: is not stored as array_record; prepare it again with file_format='array_record'"
         ) from error
+    except Exception as error:
+        raise _damaged(directory, error) from error
     categories = _category_names(builder.info.features, directory)
     official = dict(zip(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS, strict=True))
     own = set(categories) == set(official)
     ids = tuple(official[c] for c in categories) if own else tuple(range(1, len(categories) + 1))
     key = f"{_INDEX_VERSION} {split} {length} {(directory / 'dataset_info.json').read_text()}"
-    index = _cached_index(directory, split, key, name, records)
+    with _damage_named(directory):
+        index = _cached_index(directory, split, key, name, records)
     headers = Headers(index["sizes"], index["orientations"], index["fingerprints"])
     whole_sizes = headers.sizes if orientation == "raw" else headers.displayed
     sizes = whole_sizes.astype(np.float64)
@@ -100,6 +107,25 @@ class _RecordImages:
         name = self.file_names[i]
         encoded = retrying(lambda: self.records[i]["image"], f"{name}: cannot be read")
         return decode_image(encoded, name, displayed=self.displayed)
+
+
+@contextlib.contextmanager
+def _damage_named(directory: Path) -> Iterator[None]:
+    """tfds and array_record raise errors of many types about files that are damaged or not there."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise _damaged(directory, error) from error
+
+
+def _damaged(directory: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return UserError(
+        f"{directory}: is damaged, or of another version of tfds ({reason}); delete it and make it anew "
+        f"with: {_preparing_command(directory)}"
+    )
 
 
 def _category_names(features: Any, directory: Path) -> tuple[str, ...]:
@@ -138,7 +164,7 @@ def _cached_index(directory: Path, split: str, key: str, name: str, records: Any
         try:
             _save(place, index)
             break
-        except OSError:
+        except UserError:
             continue  # not writable
     return index
 
@@ -148,7 +174,7 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
     headers, ids, file_names, counts = [], [], [], []
     columns: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "is_crowd": [], "area": []}
     steps = rich.progress.track(
-        range(len(records)), f"Reading sizes of {name}", transient=True, disable=len(records) < 1000
+        range(len(records)), f"Reading sizes of {escape(name)}", transient=True, disable=len(records) < 1000
     )
     for i in steps:
         record = records[i]

@@ -22,6 +22,7 @@ from gfl_jax.data.coco_file import CocoFile
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.ground_truth import load_ground_truth
 from gfl_jax.evaluation.results import Result, check_results
+from gfl_jax.plain import plain
 
 Backend = Literal["pycocotools", "faster"]
 
@@ -136,7 +137,7 @@ def evaluate_coco(
 
 def metrics_table(metrics: CocoMetrics, title: str = "COCO metrics") -> Table:
     """The twelve numbers in percent, as a table for a rich console."""
-    table = Table(title=title)
+    table = Table(title=plain(title))
     for heading in ("", "all", "IoU 0.50", "IoU 0.75", "small", "medium", "large"):
         table.add_column(heading, justify="right" if heading else "left")
     m = metrics
@@ -156,7 +157,7 @@ def class_table(metrics: CocoMetrics) -> Table:
     for heading in ("boxes", "AP", "AP50", "AP75"):
         table.add_column(heading, justify="right")
     for c in sorted(metrics.classes, key=lambda c: -c.AP):
-        table.add_row(c.name, str(c.num_boxes), _percent(c.AP), _percent(c.AP50), _percent(c.AP75))
+        table.add_row(plain(c.name), str(c.num_boxes), _percent(c.AP), _percent(c.AP50), _percent(c.AP75))
     return table
 
 

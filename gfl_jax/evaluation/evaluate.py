@@ -77,6 +77,7 @@ def evaluate_source(
     config: Config,
     mesh: Mesh,
     backend: Backend = "pycocotools",
+    keep: Callable[[list[Result]], None] = lambda _: None,
 ) -> tuple[CocoMetrics | None, list[Result]]:
     """Detects in every image once and compares with the ground truth.
 
@@ -87,11 +88,13 @@ def evaluate_source(
       config: the experiment.
       mesh: batches are split over its devices.
       backend: what computes the metrics.
+      keep: gets the detections before the metrics are computed, which may fail.
 
     Returns:
       The metrics, None if the data have no annotations, and the detections as COCO results.
     """
     results = detect_source(detect, variables, source, config, mesh)
+    keep(results)
     return measure_results(source, results, config.inference.max_detections, backend), results
 
 

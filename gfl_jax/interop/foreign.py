@@ -15,6 +15,7 @@ from gfl_jax.interop.foreign_names import mmdetection_name
 from gfl_jax.interop.state_dicts import read_state_dict
 from gfl_jax.interop.torch_names import Matched, match_entries
 from gfl_jax.models.detector import build_detector
+from gfl_jax.plain import plain
 
 
 def detector_shapes(detector: Detector) -> dict[str, Any]:
@@ -46,13 +47,13 @@ def account_table(matched: Matched) -> Table:
     """How many entries were used, and of those that were not, how many and the first ones."""
     table = Table("entries", "count", "the first ones")
     table.add_row("used", str(len(matched.arrays)), "")
-    table.add_row("nothing learned in them", str(len(matched.constants)), _first(matched.constants))
+    table.add_row("nothing learned in them", str(len(matched.constants)), plain(_first(matched.constants)))
     for title, entries in (
         ("left over", matched.left_over),
         ("missing", matched.missing),
         ("of another shape", matched.other_shape),
     ):
-        table.add_row(title, str(len(entries)), _first([entry.name for entry in entries]))
+        table.add_row(title, str(len(entries)), plain(_first([entry.name for entry in entries])))
     return table
 
 
@@ -60,7 +61,7 @@ def difference_table(matched: Matched, most: int = 10) -> Table:
     """The first entries that do not fit."""
     table = Table("entry", "in the file", "in the detector")
     for name, found, wanted in matched.differences[:most]:
-        table.add_row(name, _shape(found), _shape(wanted))
+        table.add_row(plain(name), _shape(found), _shape(wanted))
     if len(matched.differences) > most:
         table.caption = f"and {len(matched.differences) - most} more"
     return table

@@ -23,6 +23,7 @@ from gfl_jax.pictures.canvas import (
     style_of,
     text_width,
 )
+from gfl_jax.plain import shortened
 
 
 def draw_boxes(
@@ -86,7 +87,10 @@ def tag_texts(
     """A text for each box: its class, its score, or both."""
     columns: list[list[str]] = []
     if labels is not None:
-        columns.append([str(label) if names is None else names[label] for label in labels.tolist()])
+        shown = {
+            label: str(label) if names is None else shortened(names[label]) for label in set(labels.tolist())
+        }
+        columns.append([shown[label] for label in labels.tolist()])
     if scores is not None:
         columns.append([f"{score:.2f}" for score in scores.tolist()])
     return [" ".join(words) for words in zip(*columns, strict=True)]

@@ -1,6 +1,7 @@
 """What every matplotlib figure here has in common: its colours, its canvas, and how it is written."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -33,5 +34,7 @@ def tidy(axis: Axes) -> None:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a figure whole or not at all; the ending (.png, .svg, .pdf) says the format."""
     data = io.BytesIO()
-    figure.savefig(data, format=Path(path).suffix.lstrip(".") or "png")
+    with warnings.catch_warnings():  # of letters that its font lacks: it draws frames instead
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(data, format=Path(path).suffix.lstrip(".") or "png")
     write_file(path, data.getvalue())

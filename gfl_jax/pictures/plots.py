@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gfl_jax.errors import UserError
 from gfl_jax.pictures.figure import COLORS, new_figure, save_figure, tidy
+from gfl_jax.plain import shortened
 
 Series = dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]  # steps and values by key
 
@@ -37,7 +38,7 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
 
     heights = [height for *_, height in panels]
     figure = new_figure(8, 1.1 * sum(heights) + 0.9)
-    figure.suptitle(title)
+    figure.suptitle(shortened(title, 80), parse_math=False)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (label, series, _) in zip(axes, panels, strict=True):
         _plot(axis, series, smooth=label == "loss", markers=label == "AP")

@@ -24,7 +24,7 @@ from gfl_jax.agreement import is_first
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.files import write_file, writing
 from gfl_jax.mesh import with_shardings
 from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.saving import close, save, steps_in
@@ -50,7 +50,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     Raises:
       UserError: it has checkpoints of another configuration.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    writing(lambda: workdir.mkdir(parents=True, exist_ok=True), f"{workdir}: cannot be made")
     file = workdir / "config.json"
     text = to_json(config)
     if steps_in(workdir / "checkpoints"):

@@ -23,12 +23,17 @@ def find_damage(folder: Path) -> str | None:
     try:
         sums = json.loads((folder / NAME).read_text())
     except (OSError, ValueError):
+        sums = None
+    if not isinstance(sums, dict):
         return f"{NAME} is missing or damaged"
     for name, expected in sums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _checksum(folder / name) != expected:
-            return f"{name} is damaged"
+        try:
+            if _checksum(folder / name) != expected:
+                return f"{name} is damaged"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
     return None
 
 

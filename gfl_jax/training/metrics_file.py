@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gfl_jax.files import retrying, write_file
+from gfl_jax.files import read_file, write_file, writing
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ class MetricsFile:
         self.rows.append(row)
         if self._write:
             line = (json.dumps(row) + "\n").encode()
-            retrying(lambda: self._append(line), f"{self._path}: cannot be written")
+            writing(lambda: self._append(line), f"{self._path}: cannot be written")
             self._size += len(line)
 
     def _append(self, line: bytes) -> None:
@@ -40,13 +40,15 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, without a last one that a killed process left unfinished."""
+    """The rows of a file, without lines that are none, such as a last one that a killed process left."""
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in read_file(path).decode(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            break
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
-from gfl_jax.files import PAUSES, retrying, storage_error
+from gfl_jax.files import PAUSES, storage_error, writing
 
 
 def save(manager: ocp.CheckpointManager, step: int, args: ocp.args.Composite, wait: bool) -> None:
@@ -55,7 +55,7 @@ def save(manager: ocp.CheckpointManager, step: int, args: ocp.args.Composite, wa
     try:
         failed = not _finish(manager)
         if step not in manager.all_steps():
-            retrying(attempt, f"{manager.directory}: a checkpoint cannot be written", PAUSES if alone else ())
+            writing(attempt, f"{manager.directory}: a checkpoint cannot be written", PAUSES if alone else ())
     except UserError as error:
         good = max(steps_in(Path(manager.directory)), default=None)
         last = "there is none yet" if good is None else f"the last good one is {good}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def start_from_file(
     Raises:
       UserError: it cannot be read, or nothing in it fits.
     """
+    name = os.path.expanduser(name)
     if not is_state_dict_file(name):
         variables = load_variables(name)
         if classes is not None and has_categories(Path(name)):

@@ -5,6 +5,7 @@ its flat form, with n under KEY@stride and the full shape under KEY@shape.
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +37,11 @@ class Reference:
 
     def __init__(self, path: str | Path):
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 self.arrays = {key: archive[key] for key in archive.files}
         except FileNotFoundError as error:
             raise UserError(f"--reference={path}: there is no such file") from error
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"--reference={path}: is not a readable .npz file ({error})") from error
         self.path = Path(path)
 
