@@ -91,17 +91,20 @@ def make_report(
       UserError: the chips cannot share the config's batch evenly, or do not fit its mesh.
     """
     mesh = make_mesh(config.mesh, target.devices)
+    canvases = {part: _canvases(config, part, canvas) for part in parts}  # an error before minutes of work
 
     def compile_one(part: Part) -> PartReport:
         if not find_batch:
             share = pictures_per_chip or _share_of_a_chip(config, part, mesh)
-            return _compile_part(config, part, mesh, canvas, share, say)
+            return _compile_part(config, part, mesh, canvases[part], canvas, share, say)
         # Each micro-batch has as many pictures of each chip as all others.
         unit = config.optimizer.accumulate if part == "train" else 1
         tried: dict[int, PartReport] = {}
 
         def fits(units: int) -> bool:
-            tried[units] = found = _compile_part(config, part, mesh, canvas, units * unit, say)
+            tried[units] = found = _compile_part(
+                config, part, mesh, canvases[part], canvas, units * unit, say
+            )
             good = found.fits(target.capacity)
             say(f"{part}: {found.batch}: {'fits' if good else 'does not fit'}")
             return good
@@ -135,19 +138,23 @@ def _share_of_a_chip(config: Config, part: Part, mesh: Mesh) -> int:
     return batch // mesh.size
 
 
+def _canvases(config: Config, part: Part, canvas: Shape | None) -> Sequence[Shape]:
+    """The shapes of the batches; the one that was asked for where the config tells none."""
+    if canvas is not None and config.loader.buckets is None:
+        return [canvas]
+    return {"train": programs.training_canvases, "inference": programs.inference_canvases}[part](config)
+
+
 def _compile_part(
     config: Config,
     part: Part,
     mesh: Mesh,
+    shapes: Sequence[Shape],
     canvas: Shape | None,
     pictures_per_chip: int,
     say: Callable[[str], None],
 ) -> PartReport:
-    canvases, lower = {
-        "train": (programs.training_canvases, programs.lower_training),
-        "inference": (programs.inference_canvases, programs.lower_inference),
-    }[part]
-    shapes = canvases(config)
+    lower = {"train": programs.lower_training, "inference": programs.lower_inference}[part]
     canvas = canvas or shapes[-1]
     if part == "train":
         check_accumulate(pictures_per_chip * mesh.size, config.optimizer.accumulate, mesh)

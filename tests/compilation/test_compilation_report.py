@@ -50,6 +50,20 @@ def test_what_is_compiled_and_how_often(report):
     assert report.fits
 
 
+def test_a_config_that_tells_no_shape_needs_one_before_anything_is_compiled(experiment, local):
+    """Training on crops has its shape; inference on the whole images has none without the data."""
+    crops = dataclasses.replace(
+        experiment,
+        crops=config.Crops(size=64),
+        loader=dataclasses.replace(experiment.loader, buckets=None),
+        resize=config.Resize(short_side=None),
+    )
+    said = []
+    with pytest.raises(UserError, match=r"config\.loader\.buckets=None: .*; give --size"):
+        make_report(crops, local, say=said.append)
+    assert said == []
+
+
 def test_four_devices_do_and_send_what_eight_do(report, experiment, local):
     four = local._replace(devices=local.devices[:4])
     found = make_report(experiment, four, parts=("train",), pictures_per_chip=1).parts[0].result
