@@ -31,8 +31,8 @@ from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.profile import Profile
-from gfl_jax.training.run_data import keep_run_data, open_run_data
-from gfl_jax.training.start import start_from_file
+from gfl_jax.training.run_data import has_begun, keep_run_data, open_run_data
+from gfl_jax.training.start import require_weights_for_frozen_parts, start_from_file
 from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
 from gfl_jax.training.stop import StopRequest
@@ -76,6 +76,8 @@ def train(
     mesh = make_mesh(config.mesh)
     check_batch_size(config.loader.batch_size, mesh)
     check_accumulate(config.loader.batch_size, config.optimizer.accumulate, mesh)
+    if not has_begun(workdir):
+        require_weights_for_frozen_parts(config)
     data = open_run_data(config, workdir)
     source, evaluation = data.train, data.evaluation
     epoch_steps = steps_per_epoch(source, config)

@@ -12,15 +12,42 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gfl_jax.config import Detector
+from gfl_jax.config import Backbone, Config, Detector
 from gfl_jax.data.categories import Categories, has_categories, listed, read_categories
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import read_matched
 from gfl_jax.interop.state_dicts import is_state_dict_file
 from gfl_jax.training.checkpoint import load_variables
+from gfl_jax.training.optimizer import trainable_mask
 from gfl_jax.training.state import TrainState
 
 _CLASSIFIER = "params/head/class_logits/"  # its last axis is (anchors, classes)
+
+
+def require_weights_for_frozen_parts(config: Config) -> None:
+    """Checks that what a run never trains comes from a file; random, it would spoil all that is trained.
+
+    Raises:
+      UserError: parts of the backbone are frozen, and `config.init_from` names nothing.
+    """
+    backbone = config.detector.backbone
+    frozen = [
+        text
+        for text, is_frozen in (
+            (f"frozen_stages={backbone.frozen_stages}", backbone.frozen_stages > 0),
+            ("norm='frozen'", backbone.norm == "frozen"),
+            ("train_norm=False", not backbone.train_norm),
+        )
+        if is_frozen
+    ]
+    if frozen and not config.init_from:
+        raise UserError(
+            f"config.init_from: names no weights, and with config.detector.backbone's {', '.join(frozen)} "
+            "parts of the network would stay random; name ImageNet weights of the backbone or a detector "
+            "(--config.init_from=resnet50.pth), or train everything "
+            "(--config.detector.backbone.frozen_stages=0 --config.detector.backbone.norm=batch "
+            "--config.detector.backbone.train_norm=True)"
+        )
 
 
 def start_from_file(
@@ -45,10 +72,10 @@ def start_from_file(
             variables = match_classifier(
                 state.variables, variables, classes, read_categories(Path(name)), name
             )
-        return start_from(state, variables, name)
+        return start_from(state, variables, name, backbone=detector.backbone)
     matched = read_matched(name, state.variables, detector)
     left_over = [entry.name for entry in matched.left_over]
-    return start_from(state, unflatten_dict(matched.arrays, sep="/"), name, left_over)
+    return start_from(state, unflatten_dict(matched.arrays, sep="/"), name, left_over, detector.backbone)
 
 
 def match_classifier(
@@ -86,7 +113,13 @@ def match_classifier(
     return unflatten_dict(flat, sep="/")
 
 
-def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence[str] = ()) -> TrainState:
+def start_from(
+    state: TrainState,
+    variables: Any,
+    name: str,
+    left_over: Sequence[str] = (),
+    backbone: Backbone = Backbone(norm="batch", frozen_stages=0),
+) -> TrainState:
     """Takes over what fits from variables trained before; a line of warning says what does not.
 
     Args:
@@ -95,9 +128,10 @@ def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence
       variables: {"params": ..., "batch_stats": ...}, or parts of them.
       name: of the variables, in messages.
       left_over: more that has no place in the state, for the warning.
+      backbone: says what is frozen, and so must be among the variables.
 
     Raises:
-      UserError: nothing fits.
+      UserError: nothing fits, or something frozen is missing.
     """
     own, other = flatten_dict(state.variables, sep="/"), flatten_dict(variables, sep="/")
     fitting = {
@@ -108,6 +142,12 @@ def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence
     if not fitting:
         raise UserError(f"config.init_from={name}: nothing in it fits this network; name another checkpoint")
     new = [path for path in own if path not in fitting]
+    random = [path for path in new if path in _frozen(state, backbone)]
+    if random:
+        raise UserError(
+            f"config.init_from={name}: lacks {len(random)} arrays that config.detector.backbone freezes, and "
+            f"which would stay random: {_first(random)}; name weights that have them, or freeze less"
+        )
     unused = [path for path in other if path not in own] + list(left_over)
     if new or unused:
         logging.warning(
@@ -119,6 +159,15 @@ def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence
     # A copy, since a step takes over the memory of both.
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, batch_stats=merged["batch_stats"], ema=ema)
+
+
+def _frozen(state: TrainState, backbone: Backbone) -> set[str]:
+    """The paths of the parameters and statistics that no step changes."""
+    mask = flatten_dict(trainable_mask(state.params, backbone), sep="/")
+    frozen = {f"params/{path}" for path, trained in mask.items() if not trained}
+    if backbone.norm == "frozen":
+        frozen |= {f"batch_stats/{path}" for path in flatten_dict(state.batch_stats, sep="/")}
+    return frozen
 
 
 def _first(names: Sequence[str], most: int = 6) -> str:

@@ -2,17 +2,22 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from gfl_jax.config import Config
+from gfl_jax.config_files import load_config
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.state_dicts import write_state_dict
 from gfl_jax.interop.torch_names import whole_state_dict
-from gfl_jax.training.start import start_from_file
+from gfl_jax.overrides import override
+from gfl_jax.training.start import require_weights_for_frozen_parts, start_from, start_from_file
 from gfl_jax.training.state import TrainState
 
 
@@ -89,6 +94,58 @@ def test_float64_weights_become_the_networks(state, small_detector, tmp_path):
     started = start_from_file(state, str(path), small_detector)
     assert {x.dtype for x in jax.tree.leaves(started.variables)} == {np.dtype(np.float32)}
     same(started.variables, others)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"frozen_stages": 1}, "backbone's frozen_stages=1 parts"),
+        ({"norm": "frozen"}, "backbone's norm='frozen' parts"),
+        ({"train_norm": False}, "backbone's train_norm=False parts"),
+        ({"norm": "frozen", "frozen_stages": 2}, "backbone's frozen_stages=2, norm='frozen' parts"),
+    ],
+)
+def test_what_is_never_trained_must_come_from_a_file(small_detector, changes, words):
+    def check(**fields):
+        backbone = dataclasses.replace(small_detector.backbone, **changes)
+        detector = dataclasses.replace(small_detector, backbone=backbone)
+        require_weights_for_frozen_parts(Config(name="t", detector=detector, **fields))
+
+    with pytest.raises(UserError, match=r"config\.init_from: names no weights") as caught:
+        check()
+    assert words in str(caught.value)
+    assert "--config.detector.backbone.frozen_stages=0 --config.detector.backbone.norm=batch" in str(
+        caught.value
+    )
+    check(init_from="resnet50.pth")
+    require_weights_for_frozen_parts(Config(name="t", detector=small_detector))  # it trains everything
+
+
+def test_a_coco_config_without_weights_is_refused_and_can_be_trained_from_scratch():
+    path = Path(__file__).resolve().parents[2] / "configs" / "gfl_r50_fpn_1x_coco.py"
+    with pytest.raises(UserError, match=r"frozen_stages=1, norm='frozen'"):
+        require_weights_for_frozen_parts(load_config(path))
+    scratch = {"detector.backbone.frozen_stages": 0, "detector.backbone.norm": "batch"}
+    require_weights_for_frozen_parts(override(load_config(path), scratch))
+
+
+@pytest.mark.parametrize(
+    ("changes", "left_out", "words"),
+    [
+        ({"frozen_stages": 1}, "params/backbone/conv1", "lacks 1 arrays .*: params/backbone/conv1/kernel"),
+        ({"frozen_stages": 1}, "params/backbone/layer1_0", "lacks .*: params/backbone/layer1_0/"),
+        ({"norm": "frozen"}, "batch_stats", "lacks .* arrays .*: batch_stats/backbone/"),
+        ({"train_norm": False}, "params/backbone/bn1", "lacks 2 arrays .*: params/backbone/bn1/"),
+    ],
+)
+def test_a_file_must_hold_all_that_is_frozen(state, small_detector, changes, left_out, words):
+    backbone = dataclasses.replace(small_detector.backbone, **changes)
+    others = flatten_dict(random_variables(small_detector, 1), sep="/")
+    part = {path: x for path, x in others.items() if not path.startswith(left_out)}
+    with pytest.raises(UserError, match=rf"config\.init_from=x: {words}"):
+        start_from(state, unflatten_dict(part, sep="/"), "x", backbone=backbone)
+    without_head = {path: x for path, x in others.items() if "/head/" not in path}
+    start_from(state, unflatten_dict(without_head, sep="/"), "x", backbone=backbone)
 
 
 def test_a_file_in_which_nothing_fits(state, small_detector, tmp_path):
