@@ -225,8 +225,6 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    require_writable_file(args.output)
-    require_writable_file(args.output.with_name(f"{args.output.name}.json"))
     variables, categories = load_variables(args.checkpoint or args.workdir), read_categories(args.workdir)
     canvas = (args.height, args.width)
     export_detector(config, variables, categories, args.output, canvas, args.platforms, args.batch)

@@ -21,7 +21,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.buckets import by_area
 from gfl_jax.data.categories import Categories
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_files
+from gfl_jax.files import require_writable_file, write_files
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import SIZE_DIVISOR, Batch
@@ -79,8 +79,9 @@ def export_detector(
     largest = by_area(config.loader.buckets)[-1]
     height, width = (bucket if side is None else side for side, bucket in zip(canvas, largest, strict=True))
     _check(height, width, platforms, batch)
-    if output.is_dir():
-        raise UserError(f"--output={output}: is a directory; name a file")
+    beside = output.with_name(f"{output.name}.json")
+    for file in (output, beside):
+        require_writable_file(file)
     detect = exportable(config, variables)
     count = jax.export.symbolic_shape("batch")[0] if batch is None else batch
     shapes = (
@@ -97,7 +98,6 @@ def export_detector(
         "category_ids": list(categories.ids),
         "jax": jax.__version__,
     }
-    beside = output.with_name(f"{output.name}.json")
     write_files({output: bytes(exported.serialize()), beside: json.dumps(about, indent=1)})
 
 

@@ -218,7 +218,7 @@ def test_failed_write_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", out_of_space)
-    with pytest.raises(UserError, match="picture.png: cannot be written .No space"):
+    with pytest.raises(UserError, match=r"picture.png: cannot be written .No space"):
         save_png(path, GRAY[:50])
     assert path.read_bytes() == before
 
