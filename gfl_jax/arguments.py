@@ -37,15 +37,15 @@ def file_name(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def whole_number(flag: str, least: int) -> Callable[[str], int]:
-    """The type of a flag that takes whole numbers from `least` on; others are a UserError."""
+def whole_number(flag: str, least: int | None = None) -> Callable[[str], int]:
+    """The type of a flag that takes whole numbers, from `least` on if it is given; others are a UserError."""
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError as error:
-            raise UserError(f"{flag}={text}: must be a whole number, at least {least}") from error
-        if number < least:
+            raise UserError(f"{flag}={text}: must be a whole number") from error
+        if least is not None and number < least:
             raise UserError(f"{flag}={text}: must be at least {least}")
         return number
 
@@ -154,13 +154,13 @@ def make_parser() -> argparse.ArgumentParser:
     for side in ("height", "width"):
         export.add_argument(
             f"--{side}",
-            type=whole_number(f"--{side}", 1),
+            type=whole_number(f"--{side}"),
             metavar=side[0].upper(),
             help="default: the largest bucket's",
         )
     export.add_argument(
         "--batch",
-        type=whole_number("--batch", 1),
+        type=whole_number("--batch"),
         metavar="N",
         help="pictures of a call; default: any number",
     )

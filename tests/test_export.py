@@ -128,4 +128,4 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_written(trained, tmp_path,
 
 def test_a_directory_is_no_file(trained, tmp_path, capsys):
     assert main(["export", f"--workdir={trained}", f"--output={tmp_path}"]) == 2
-    assert capsys.readouterr().err == f"error: --output={tmp_path}: is a directory; name a file\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}: is a folder; name a file\n"

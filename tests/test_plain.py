@@ -3,6 +3,10 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from gfl_jax.pictures import draw_boxes, draw_comparison, plot_losses
 from gfl_jax.plain import markdown_cell, plain, shortened
 from gfl_jax.progress import progress
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = [
     "end [/limit]",
     "valve [open]",
@@ -133,3 +138,18 @@ def test_what_is_waited_for_is_no_markup(monkeypatch):
     monkeypatch.setattr("rich.progress.get_console", lambda: console)
     assert list(progress([1, 2], "reading a [/b]", 2)) == [1, 2]
     assert "reading a [/b]" in console.file.getvalue()
+
+
+def test_letters_that_a_terminal_does_not_take(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from gfl_jax.errors import UserError, exit_status\n"
+        "def run():\n    print('кошка \\udcff.png ±'); raise UserError('кошка \\udcff.png')\n"
+        "sys.exit(exit_status(run))"
+    )
+    (tmp_path / "code.py").write_text(code)
+    command = [sys.executable, tmp_path / "code.py", ROOT]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert found.returncode == 2
+    assert found.stdout == "\\u043a\\u043e\\u0448\\u043a\\u0430 \\udcff.png \\xb1\n"
+    assert found.stderr == "error: \\u043a\\u043e\\u0448\\u043a\\u0430 \\udcff.png\n"

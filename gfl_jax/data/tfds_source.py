@@ -123,8 +123,8 @@ def _damage_named(directory: Path) -> Iterator[None]:
 def _damaged(directory: Path, error: Exception) -> UserError:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     return UserError(
-        f"{directory}: is damaged, or of another version of tfds ({reason}); delete it and make it anew "
-        f"with: {_preparing_command(directory)}"
+        f"{directory}: is damaged, or of another version of tfds ({reason}); make it anew with: "
+        f"{_preparing_command(directory)}"
     )
 
 
@@ -164,7 +164,7 @@ def _cached_index(directory: Path, split: str, key: str, name: str, records: Any
         try:
             _save(place, index)
             break
-        except UserError:
+        except (UserError, OSError):
             continue  # not writable
     return index
 

@@ -102,10 +102,12 @@ def test_closing_warns_of_a_save_that_failed(storage, tmp_path, caplog):
     assert names(tmp_path / "checkpoints") == []
 
 
-def test_other_errors_are_not_taken_for_those_of_storage(storage, tmp_path):
+def test_other_refusals_are_told_at_once(storage, tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     storage.errors = [errno.EACCES]
-    with pytest.raises(PermissionError):
+    with pytest.raises(
+        UserError, match=r"a checkpoint cannot be written .Permission denied.*there is none yet"
+    ):
         checkpoints.save(make_state(10), wait=True)
     assert storage.pauses == ()
     checkpoints.close()
