@@ -7,19 +7,23 @@ arguments with a default and a type, which are given after a colon:
 `--config=configs/table_1.py:assigner=atss,quality=iou`.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
 import json
+import os
+import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from gfl_jax.config import Config
-from gfl_jax.errors import UserError
-from gfl_jax.overrides import checked, differences, flat_fields, override, parse_value
+from gfl_jax.errors import UserError, one_line
+from gfl_jax.fields import checked
+from gfl_jax.overrides import differences, flat_fields, override, parse_value
 
 
 def load_config(name: str | Path) -> Config:
@@ -29,14 +33,18 @@ def load_config(name: str | Path) -> Config:
       name: FILE, or FILE:ARGUMENT=VALUE,ARGUMENT=VALUE.
 
     Raises:
-      UserError: there is no such file, it is not a config, or it takes no such argument.
+      UserError: there is no such file, it cannot be run, it is not a config, or it takes no such argument.
     """
     path, colon, arguments = str(name).partition(".py:")
     path = f"{path}.py" if colon else path
     module = load_module(path)
-    if not hasattr(module, "get_config"):
+    if not callable(getattr(module, "get_config", None)):
         raise UserError(f"--config={path}: has no function get_config(); give it one that returns a Config")
-    config = module.get_config(**_arguments(module.get_config, arguments, path))
+    with _errors_in(path):
+        hints = typing.get_type_hints(module.get_config, include_extras=True)
+    given = _arguments(module.get_config, hints, arguments, path)
+    with _errors_in(path):
+        config = module.get_config(**given)
     if not isinstance(config, Config):
         raise UserError(
             f"--config={path}: get_config() returned {type(config).__name__}, not a gfl_jax Config"
@@ -57,26 +65,54 @@ def load_module(name: str | Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"--config={path}: not a Python file; name one like configs/gfl_r50_fpn_1x_coco.py")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _errors_in(str(path)):
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise UserError(f"--config={path}: cannot be read: {error}") from error
     return module
 
 
-def _arguments(function: Callable[..., Any], text: str, path: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def _errors_in(path: str) -> Iterator[None]:
+    """Whatever a config file does wrong is told in one line, with the file's line where it happened."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"--config={path}{_line(error, path)}: {error}") from error
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"--config={path}{_line(error, path)}: cannot be run: {one_line(what)}") from error
+
+
+def _line(error: BaseException, path: str) -> str:
+    """The number of the last line of a file that an error went through."""
+    if isinstance(error, SyntaxError):
+        return ""  # its text has it
+    place = os.path.abspath(path)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == place]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _arguments(function: Callable[..., Any], hints: dict[str, Any], text: str, path: str) -> dict[str, Any]:
     """NAME=VALUE,NAME=VALUE as arguments of a function, checked against its annotations."""
-    hints = typing.get_type_hints(function)
-    known = ", ".join(inspect.signature(function).parameters) or "none"
+    parameters = inspect.signature(function).parameters
+    known = ", ".join(parameters) or "none"
     arguments = {}
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
-        if not equals or name not in inspect.signature(function).parameters:
+        if not equals or name not in parameters:
             raise UserError(
                 f"--config={path}:{item}: there is no such argument; "
                 f"write NAME=VALUE,NAME=VALUE with these names: {known}"
             )
-        arguments[name] = checked(parse_value(value), hints[name], f"--config={path}:{name}")
+        hint = hints.get(name, str)
+        arguments[name] = checked(parse_value(value, hint), hint, f"--config={path}:{name}")
+    missing = [
+        name
+        for name, p in parameters.items()
+        if p.default is inspect.Parameter.empty and name not in arguments
+    ]
+    if missing:
+        raise UserError(f"--config={path}: needs a value of {missing[0]}; write {path}:{missing[0]}=VALUE")
     return arguments
 
 
@@ -92,19 +128,22 @@ def config_from_json(path: Path) -> Config:
       UserError: the file is no JSON, or has fields that a config does not have.
     """
     try:
-        return config_from_fields(json.loads(path.read_text()), str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no config that can be read ({error!r}); give --config") from error
+        return config_from_fields(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is no config that can be read ({error}); give --config") from error
 
 
-def config_from_fields(content: dict[str, Any], prefix: str) -> Config:
+def config_from_fields(content: Any, prefix: str) -> Config:
     """The config of nested JSON fields; one that is not there, as in older files, has its default.
 
     Raises:
-      UserError: there are fields that a config does not have; `prefix` stands before their names.
-      KeyError, TypeError: it is something else.
+      UserError: there are fields that a config does not have, or wrong values; `prefix` stands before their
+        names.
+      ValueError: it is something else.
     """
-    return override(Config(name=content["name"]), flat_fields(content), prefix)
+    if not isinstance(content, dict) or "name" not in content:
+        raise ValueError("it has no 'name'")
+    return override(Config(name=""), flat_fields(content), prefix)
 
 
 def config_differences(config: Config, other: Config) -> list[str]:

@@ -1,13 +1,16 @@
-"""Dotted overrides of nested dataclasses, each value checked against the type of its field."""
+"""Dotted changes of nested dataclasses, each value checked against the type and the range of its field."""
 
 import ast
 import dataclasses
+import difflib
+import functools
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from gfl_jax.errors import UserError
+from gfl_jax.fields import checked, field_types
 
 T = TypeVar("T")
 
@@ -24,23 +27,25 @@ def override(config: T, changes: Mapping[str, Any], prefix: str = "config") -> T
       A copy with the changes.
 
     Raises:
-      UserError: an unknown field, or a value of another type than the field's.
+      UserError: an unknown field, or a value of another type than the field's or out of its range.
     """
     for name, value in changes.items():
-        config = _replace(config, name.split("."), value, prefix)
+        config = _replace(config, name.split("."), functools.partial(_as_it_is, value), prefix)
     return config
 
 
-def parse_overrides(config: Any, texts: Mapping[str, str]) -> Any:
+def parse_overrides(config: T, texts: Mapping[str, str]) -> T:
     """Like `override` with values written as text, as on the command line."""
-    return override(config, {name: parse_value(text) for name, text in texts.items()})
+    for name, text in texts.items():
+        config = _replace(config, name.split("."), functools.partial(parse_value, text), "config")
+    return config
 
 
 def flat_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Nested fields as one mapping from dotted names."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             flat |= {f"{name}.{inner}": item for inner, item in flat_fields(value).items()}
         else:
             flat[name] = value
@@ -57,18 +62,27 @@ def differences(config: Any, other: Any, prefix: str = "config") -> list[str]:
     return [] if config == other else [prefix]
 
 
-def _replace(config: Any, names: list[str], value: Any, prefix: str) -> Any:
+def _as_it_is(value: Any, hint: Any) -> Any:
+    del hint
+    return value
+
+
+def _replace(config: Any, names: list[str], value_as: Callable[[Any], Any], prefix: str) -> Any:
     head, rest = names[0], names[1:]
-    hints = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
+    hints = field_types(type(config))
     if head not in hints:
+        close = difflib.get_close_matches(head, hints, 1)
         known = ", ".join(hints) or "none"
-        raise UserError(f"{prefix}.{head}: there is no such field; the fields of {prefix} are: {known}")
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(
+            f"{prefix}.{head}: there is no such field; the fields of {prefix} are: {known}{meant}"
+        )
     name = f"{prefix}.{head}"
     if rest:
         inner = getattr(config, head)
-        value = _replace(_default(hints[head]) if inner is None else inner, rest, value, name)
+        value = _replace(_default(hints[head]) if inner is None else inner, rest, value_as, name)
     else:
-        value = checked(value, hints[head], name)
+        value = checked(value_as(hints[head]), hints[head], name)
     return dataclasses.replace(config, **{head: value})
 
 
@@ -80,39 +94,30 @@ def _default(hint: Any) -> Any:
     return None
 
 
-def checked(value: Any, hint: Any, name: str) -> Any:
-    """Returns `value` as the type `hint` wants it, or raises a UserError that names the field."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # int | None, and Literal[...] | None
-        if value is None and type(None) in args:
-            return None
-        return checked(value, next(option for option in args if option is not type(None)), name)
-    if origin is Literal:
-        if value is None and "none" in args:  # a command line cannot tell the word from the value
-            return "none"
-        if value in args:
-            return value
-        raise UserError(f"{name}={value!r}: must be one of {', '.join(map(repr, args))}")
-    if origin is tuple and isinstance(value, (tuple, list)):
-        items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(items) == len(value):
-            return tuple(
-                checked(v, item, f"{name}[{i}]") for i, (v, item) in enumerate(zip(value, items, strict=True))
-            )
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(hint)
-    raise UserError(f"{name}={value!r}: must be {wanted}, not {type(value).__name__}")
+def parse_value(text: str, hint: Any = None) -> Any:
+    """A text as a field of some type means it.
 
-
-def parse_value(text: str) -> Any:
-    """A Python literal where the text is one, else the text: 0.02, (1, 2), None, True, adamw."""
+    Texts stay texts, also `2024` and `none`, but for a quoted one, which is what the quotes hold. So do the
+    words that a field knows. Everything else is a Python literal where it is one: 0.02, (1, 2), None, True.
+    """
+    options = _options(hint)
+    if text in options:
+        return text
     words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
+    if str not in options and text.lower() in words:
         return words[text.lower()]
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no literal, or no sane one
         return text
+    return text if str in options and not isinstance(value, str) else value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types, and the words, that a field takes."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _options(args[0])
+    if origin in (types.UnionType, typing.Union):
+        return tuple(option for arg in args for option in _options(arg))
+    return args if origin is Literal else (hint,)

@@ -6,11 +6,14 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gfl_jax.config import Config, Crops, Optimizer
+from gfl_jax.config import Config, Crops, Loader, Optimizer
 from gfl_jax.config_files import config_from_json, load_config, load_module, to_json
 from gfl_jax.errors import UserError
-from gfl_jax.overrides import checked, differences, override, parse_overrides
+from gfl_jax.fields import Range, checked, field_types
+from gfl_jax.overrides import differences, override, parse_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")
@@ -18,7 +21,7 @@ CONFIG_FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.n
 
 def fields_of(config, prefix=""):
     """Dotted names, types and values of all fields that hold no dataclass."""
-    for name, hint in typing.get_type_hints(type(config)).items():
+    for name, hint in field_types(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             yield from fields_of(value, f"{prefix}{name}.")
@@ -27,20 +30,25 @@ def fields_of(config, prefix=""):
 
 
 def another_value(hint, value):
-    """A value of the type of a field, other than `value` where the type has one."""
+    """A value that a field may have, other than `value` where there is one."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        inner = next(option for option in args if option is not type(None))
-        return another_value(inner, value) if value is not None else {int: 7, float: 7.5}[inner]
+    if origin in (types.UnionType, typing.Union):
+        return another_value(next(option for option in args if option is not type(None)), value)
     if origin is typing.Literal:
         return next((option for option in args if option != value), value)
     if origin is tuple and args[-1] is Ellipsis:
-        return (*value, another_value(args[0], value[-1] if value else 1))
+        return (*(value or ()), another_value(args[0], value[-1] if value else None))
     if origin is tuple:
-        return tuple(another_value(item, v) for item, v in zip(args, value, strict=True))
+        return tuple(
+            another_value(item, v) for item, v in zip(args, value or [None] * len(args), strict=True)
+        )
     if hint is bool:
         return not value
-    return value + {int: 1, float: 0.5, str: "other"}[hint]
+    if hint is str:
+        return value + "other"
+    (range_,) = args[1:]
+    tried = [7, 64, 96] if args[0] is int else [7.5, 0.5, 0.25]
+    return next(number for number in tried if number != value and range_.has(number))
 
 
 WHOLE = Config(name="whole", crops=Crops())
@@ -63,6 +71,114 @@ def test_every_field_is_read_from_text(name, hint, value):
     several = typing.get_origin(hint) is not typing.Literal or len(typing.get_args(hint)) > 1
     expected = [f"config.{name}"] if several else []
     assert differences(json.loads(to_json(WHOLE)), json.loads(to_json(changed))) == expected
+
+
+def numbers_in(hint):
+    """The types of all numbers in a field's type, each with its ranges."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return [(args[0], args[1:])]
+    return [found for arg in args for found in numbers_in(arg)] or [(hint, ())]
+
+
+@pytest.mark.parametrize(("name", "hint", "value"), FIELDS, ids=[field[0] for field in FIELDS])
+def test_every_number_has_a_range(name, hint, value):
+    for kind, ranges in numbers_in(hint):
+        assert kind not in (int, float) or isinstance(ranges[0], Range), name
+    assert checked(value, hint, name) == value
+
+
+BAD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        [0, -1, -3, 10**12, 10**400, 1e308, 5e-324, float("nan"), float("inf"), "²³", "\0", "None"]
+    ),
+    st.lists(st.one_of(st.integers(), st.floats(), st.none(), st.text(max_size=2)), max_size=4),
+    st.tuples(st.tuples(st.integers(), st.integers())),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+)
+
+
+@given(st.sampled_from([field[0] for field in FIELDS]), BAD, st.booleans())
+@settings(max_examples=1500)
+def test_any_value_gives_a_right_config_or_one_line_that_names_the_field(name, value, as_text):
+    try:
+        text = str(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        text = "9" * 9999
+    try:
+        changed = parse_overrides(WHOLE, {name: text}) if as_text else override(WHOLE, {name: value})
+    except UserError as caught:
+        line = str(caught)
+    else:
+        field = dict((name, hint) for name, hint, _ in FIELDS)[name]
+        assert checked(value_at(changed, name), field, name) == value_at(changed, name)
+        assert json.loads(to_json(changed)) is not None
+        return
+    assert line.startswith(f"config.{name}")
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Loader(batch_size=0), "Loader.batch_size=0: must be from 1 to 65536"),
+        (lambda: Loader(workers=-1), "Loader.workers=-1: must be from 0 to 1000"),
+        (lambda: Loader(buckets=((800, 1333),)), "Loader.buckets[0][1]=1333: must be a multiple of 32"),
+        (
+            lambda: Optimizer(learning_rate=float("nan")),
+            "Optimizer.learning_rate=nan: must be a finite number",
+        ),
+        (lambda: Optimizer(momentum=1), "Optimizer.momentum=1: must be from 0 to below 1"),
+        (lambda: Config(name="x", seed=-1), "Config.seed=-1: must be from 0 to 4.29497e+09"),
+        (lambda: dataclasses.replace(Crops(), scale=(0, 1)), "Crops.scale[0]=0: must be from 0.01 to 100"),
+        (
+            lambda: Config(name="x", loader={"batch_size": 4}),
+            "Config.loader={'batch_size': 4}: must be Loader",
+        ),
+    ],
+)
+def test_a_config_that_exists_is_right_wherever_it_comes_from(make, words):
+    with pytest.raises(UserError) as caught:
+        make()
+    assert str(caught.value).startswith(words)
+
+
+def test_values_get_the_form_of_their_field():
+    assert Optimizer(learning_rate=1).learning_rate == 1.0
+    assert type(Optimizer(learning_rate=1).learning_rate) is float
+    assert Loader(buckets=[[32, 64]]).buckets == ((32, 64),)
+    assert hash(Config(name="x", loader=Loader(buckets=[[32, 64]]))) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["2024", "None", "1e3", "True", "(1, 2)", "a b", "[1]", "~/x", "0x10", "x'y"]
+)
+def test_texts_stay_texts(text):
+    config = parse_overrides(Config(name="x"), {"dataset.tfds_dir": text, "name": text})
+    assert (config.dataset.tfds_dir, config.name) == (text, text)
+
+
+def test_quoted_texts_are_what_the_quotes_hold():
+    config = parse_overrides(Config(name="x"), {"dataset.tfds_dir": "''", "name": '"2024"'})
+    assert (config.dataset.tfds_dir, config.name) == ("", "2024")
+
+
+def test_a_wrong_name_is_told_with_the_one_that_was_meant():
+    with pytest.raises(UserError, match=r"config\.loader\.batchsize: .*; did you mean batch_size\?"):
+        override(Config(name="x"), {"loader.batchsize": 4})
+
+
+def test_ranges_in_words():
+    ranges = (Range(least=1), Range(above=0), Range(0, 1), Range(least=0, below=1), Range(above=0, most=9))
+    words = ["at least 1", "above 0", "from 0 to 1", "from 0 to below 1", "above 0 to 9"]
+    assert list(map(str, ranges)) == words
+    assert str(Range(multiple_of=32)) == "a multiple of 32"
+    assert str(Range(least=32, multiple_of=32)) == "a multiple of 32, at least 32"
 
 
 def test_texts_of_each_kind():
@@ -167,8 +283,8 @@ def test_the_files_in_configs_load_are_named_so_and_survive_json(path, tmp_path)
     file = tmp_path / "config.json"
     file.write_text(to_json(config))
     assert config_from_json(file) == config
-    file.write_text(to_json(dataclasses.replace(config, crops=Crops(size=77))))
-    assert config_from_json(file).crops == Crops(size=77)
+    file.write_text(to_json(dataclasses.replace(config, crops=Crops(size=96))))
+    assert config_from_json(file).crops == Crops(size=96)
 
 
 def test_there_are_config_files():
@@ -184,11 +300,27 @@ def test_differences_name_the_fields():
     assert differences({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}, "d": 3}) == ["config.a.c", "config.d"]
 
 
+HEAD = "from gfl_jax.config import *\ndef get_config():\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("def get_config(:", "cannot be read: invalid syntax"),
-        ("import gfl_jax.no_such_module", "cannot be read: No module named 'gfl_jax.no_such_module'"),
+        ("def get_config(:", r"cannot be run: SyntaxError: invalid syntax \(bad\.py, line 1\)"),
+        ("\nimport gfl_jax.no_such_module", r"bad\.py, line 2: cannot be run: .* 'gfl_jax\.no_such_module'"),
+        ("x = 1 / 0", r"bad\.py, line 1: cannot be run: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(3)", r"bad\.py, line 2: cannot be run: SystemExit: 3"),
+        (
+            f"{HEAD}    return Loader(batchsize=4)",
+            "line 3: cannot be run: TypeError: .*unexpected keyword .*'batchsize'",
+        ),
+        (f"{HEAD}    return Loader(batch_size='4')", "line 3: Loader.batch_size='4': must be int, not str"),
+        (f"{HEAD}    return Loader(batch_size=0)", "line 3: Loader.batch_size=0: must be from 1 to 65536"),
+        (f"{HEAD}    return Schedule(steps=-3)", "line 3: Schedule.steps=-3: must be from 1 to 2.14748e"),
+        (f"{HEAD}    return nothing", "line 3: cannot be run: NameError: name 'nothing' is not defined"),
+        ("def get_config(size):\n    return size", r"needs a value of size; write .*bad\.py:size=VALUE"),
+        ("get_config = 5", r"has no function get_config\(\)"),
+        ("x = '\0'", "cannot be run: SyntaxError"),
         ("config = 1", r"has no function get_config\(\)"),
         ("def get_config():\n    return 1", r"get_config\(\) returned int, not a gfl_jax Config"),
     ],
@@ -222,6 +354,15 @@ def test_a_config_file_that_is_not_there_or_not_python(tmp_path):
         ('{"name": "x", "sede": 1}', r"config\.json\.sede: there is no such field"),
         ('{"name": "x", "crops": {"size": "big"}}', r"config\.json\.crops\.size='big': must be int, not str"),
         ('{"name": 5}', r"config\.json\.name=5: must be str, not int"),
+        ('{"name": null}', r"config\.json\.name=None: must be str, not NoneType"),
+        ('{"name": {"a": 1}}', r"config\.json\.name\.a: there is no such field"),
+        ('{"name": "x", "crops": {}}', r"config\.json\.crops=\{\}: must be Crops, not dict"),
+        ('{"name": "x", "seed": {"a": 1}}', r"config\.json\.seed\.a: there is no such field"),
+        ('{"name": "x", "seed": 1e400}', r"config\.json\.seed=inf: must be int, not float"),
+        ('{"name": "x", "seed": [1]}', r"config\.json\.seed=\[1\]: must be int, not list"),
+        ('{"name": "x", "optimizer": {"learning_rate": NaN}}', "learning_rate=nan: must be a finite number"),
+        ("[" * 100_000, "is no config that can be read"),
+        ("3", "is no config that can be read"),
         ('{"name": "x", "detector": 5}', r"config\.json\.detector=5: must be Detector, not int"),
     ],
 )

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from gfl_jax.fields import Positive, Range, Share, check_fields
 from gfl_jax.structures import Batch
 from gfl_jax.targets.atss import assign_atss
 from gfl_jax.targets.fcos import assign_fcos
@@ -29,19 +30,23 @@ class Assigner:
     kind: Literal["atss", "fcos", "max_iou"] = "atss"
     # Anchors of a location, in strides: squares of `anchor_scale` and the octave's parts above,
     # each with every ratio of height to width. ATSS has one, RetinaNet nine, FCOS uses none.
-    anchor_scale: float = 8.0
-    anchor_octave_parts: int = 1
-    anchor_ratios: tuple[float, ...] = (1.0,)
+    anchor_scale: Positive = 8.0
+    anchor_octave_parts: Annotated[int, Range(least=1, most=100)] = 1
+    anchor_ratios: tuple[Annotated[float, Range(least=1e-3, most=1e3)], ...] = (1.0,)
     # Whether locations lie in the middle of their cells, as FCOS's always do, or in the upper left corner.
     # Weights of mmdetection 1.x, the official GFL repository's among them, need the middle.
     cell_centers: bool = False
-    topk: int = 9  # ATSS: candidates of a box on each level
+    topk: Annotated[int, Range(least=1, most=10**4)] = 9  # ATSS: candidates of a box on each level
     # FCOS: a level takes the boxes whose farthest side is at most this many pixels away, and
     # farther than the bound of the level before. The last level has no bound.
-    range_bounds: tuple[float, ...] = (64, 128, 256, 512)
-    center_radius: float | None = None  # FCOS: positives are at most so many strides from the center
-    positive_iou: float = 0.5  # max-IoU: anchors from here on are positive,
-    negative_iou: float = 0.4  # those below this one are background, others neither
+    range_bounds: tuple[Positive, ...] = (64, 128, 256, 512)
+    center_radius: Positive | None = None  # FCOS: positives are at most so many strides from the center
+    positive_iou: Share = 0.5  # max-IoU: anchors from here on are positive,
+    negative_iou: Share = 0.4  # those below this one are background, others neither
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        check_fields(self)
 
 
 class Targets(NamedTuple):

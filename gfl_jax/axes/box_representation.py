@@ -8,13 +8,14 @@ Each location has `num_parameters` numbers for each of its four sides:
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from gfl_jax.boxes import boxes_to_distances, deltas_to_boxes, distances_to_boxes
+from gfl_jax.fields import NotNegative, Positive, Range, check_fields
 from gfl_jax.losses.box import giou_loss, iou_loss
 from gfl_jax.losses.distribution import distribution_focal_loss, gaussian_negative_log_likelihood
 from gfl_jax.targets.locations import flatten_levels
@@ -29,15 +30,21 @@ class BoxRepresentation:
     coding: Literal["distances", "deltas"] = "distances"  # deltas: of the anchor, for dirac only
     activation: Literal["relu", "exp"] = "relu"  # what makes dirac and gaussian distances positive
     unit: Literal["stride", "pixel"] = "stride"  # of the dirac and gaussian distances
-    reg_max: int = 16  # general: the paper's n; bins are y_i = i * spacing, i = 0..n
-    spacing: float = 1.0  # general: the paper's delta, in strides
+    reg_max: Annotated[int, Range(least=1, most=10**4)] = (
+        16  # general: the paper's n; bins are y_i = i * spacing, i = 0..n
+    )
+    spacing: Positive = 1.0  # general: the paper's delta, in strides
     loss: Literal["giou", "iou"] = "giou"
-    loss_weight: float = 2.0
+    loss_weight: NotNegative = 2.0
     # How much a positive counts: by its best class score, by its centerness, or all alike.
     weighting: Literal["score", "centerness", "none"] = "score"
-    min_normalizer: float = 1.0  # least sum of these weights that the losses are divided by
-    dfl_weight: float = 0.25  # general: of the distribution focal loss; 0: none
-    likelihood_weight: float = 0.1  # gaussian: of the negative log-likelihood
+    min_normalizer: Positive = 1.0  # least sum of these weights that the losses are divided by
+    dfl_weight: NotNegative = 0.25  # general: of the distribution focal loss; 0: none
+    likelihood_weight: NotNegative = 0.1  # gaussian: of the negative log-likelihood
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        check_fields(self)
 
 
 def num_parameters(box: BoxRepresentation) -> int:

@@ -1,11 +1,12 @@
 """The loss on the class scores: one of the four axes of a detector."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gfl_jax.fields import NotNegative, Range, Share, check_fields
 from gfl_jax.losses.focal import focal_loss, l2_loss, quality_focal_loss
 
 
@@ -14,10 +15,14 @@ class ClassificationLoss:
     """The loss on the class scores."""
 
     kind: Literal["focal", "quality_focal", "l2"] = "quality_focal"
-    beta: float = 2.0  # of the quality focal loss (GFL eq. 5)
-    alpha: float = 0.25  # of the focal loss
-    gamma: float = 2.0  # of the focal loss
-    weight: float = 1.0
+    beta: Annotated[float, Range(least=0, most=100)] = 2.0  # of the quality focal loss (GFL eq. 5)
+    alpha: Share = 0.25  # of the focal loss
+    gamma: Annotated[float, Range(least=0, most=100)] = 2.0  # of the focal loss
+    weight: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        check_fields(self)
 
 
 def class_loss(
