@@ -5,9 +5,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from gfl_jax import config
-from gfl_jax.axes.assigner import Targets, assign_targets, assigner_locations, count_positives
+from gfl_jax.axes.assigner import (
+    Targets,
+    assign_targets,
+    assigner_locations,
+    count_positives,
+    targets_of,
+)
 from gfl_jax.boxes import boxes_to_distances, centerness
 from gfl_jax.detection_loss import detection_losses
 from gfl_jax.inference.detect import detections_from_outputs
@@ -77,8 +84,17 @@ class Results(NamedTuple):
     detections: Any
 
 
-def recompute(model: DetectorNetwork, experiment: config.Config, variables: Any, batch: Batch) -> Results:
-    """Everything that a case's figures are about; to be compiled."""
+def recompute(
+    model: DetectorNetwork,
+    experiment: config.Config,
+    variables: Any,
+    batch: Batch,
+    box_index: Int[Array, "batch locations"] | None = None,
+) -> Results:
+    """Everything that a case's figures are about; to be compiled.
+
+    The targets are those of an assignment, -1 where a location is not positive, if one is given.
+    """
     inputs = normalize_images(batch.images, batch.image_sizes, experiment.normalization, model.dtype)
 
     def forward(network: DetectorNetwork) -> Any:
@@ -91,10 +107,12 @@ def recompute(model: DetectorNetwork, experiment: config.Config, variables: Any,
     strides, assigner = experiment.detector.strides, experiment.detector.assigner
     locations = assigner_locations(grid_sizes_of(levels), strides, assigner)
     targets = assign_targets(batch, locations, strides, assigner)
+    if box_index is not None:
+        targets = targets_of(box_index, targets.valid, batch)
     normalizers = _reference_normalizers(targets, locations, experiment.detector)
     differentiate = jax.value_and_grad(_loss, has_aux=True)
     (_, losses), gradients = differentiate(
-        variables["params"], variables["batch_stats"], model, experiment, batch, normalizers
+        variables["params"], variables["batch_stats"], model, experiment, batch, normalizers, targets
     )
     detections, _ = detections_from_outputs(outputs, batch, experiment.detector, experiment.inference)
     return Results(inputs, features, levels, outputs, targets, losses, gradients, detections)
@@ -107,11 +125,12 @@ def _loss(
     experiment: config.Config,
     batch: Batch,
     normalizers: dict[str, Any],
+    targets: Targets,
 ) -> tuple[Any, Any]:
     images = normalize_images(batch.images, batch.image_sizes, experiment.normalization, model.dtype)
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
-    losses = detection_losses(outputs, batch, experiment.detector)
+    losses = detection_losses(outputs, batch, experiment.detector, targets=targets)
     losses = {name: loss * normalizers[name] / (normalizers[name] + EPSILON) for name, loss in losses.items()}
     return sum(jnp.sum(x) for x in losses.values()), losses
 
