@@ -18,6 +18,7 @@ from gfl_jax.comparison.rows import Row, load_table, row_config, select_rows
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_from_json, load_config
 from gfl_jax.errors import UserError, exit_status
+from gfl_jax.experiment_check import check_experiment
 from gfl_jax.files import require_writable, require_writable_file, write_file
 from gfl_jax.overrides import parse_overrides
 
@@ -68,7 +69,9 @@ def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
                 f"{path}: there is no such file; name a work directory of `train`, or give --config"
             )
         config = config_from_json(path)
-    return parse_overrides(config, overrides)
+    config = parse_overrides(config, overrides)
+    check_experiment(config)
+    return config
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -172,7 +175,9 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     workdir = args.workdir or Path("runs") / f"{file.stem}_{args.dataset}"
 
     def make_config(row: Row) -> Config:
-        return parse_overrides(row_config(file, row, args.dataset), overrides)
+        config = parse_overrides(row_config(file, row, args.dataset), overrides)
+        check_experiment(config)
+        return config
 
     require_writable(workdir)
     stop, failed = StopRequest(), list[str]()

@@ -11,12 +11,10 @@ from gfl_jax.axes.box_representation import BoxRepresentation
 from gfl_jax.axes.classification import ClassificationLoss
 from gfl_jax.axes.quality import Quality
 from gfl_jax.fields import Count, Natural, NotNegative, Positive, Range, Share, check_fields
-from gfl_jax.structures import SIZE_DIVISOR
 
 Channels = Annotated[int, Range(least=1, most=2**16)]
 BatchSize = Annotated[int, Range(least=1, most=2**16)]
 Pixels = Annotated[int, Range(least=1, most=2**15)]  # of a side, after resizing
-CanvasSide = Annotated[int, Range(least=SIZE_DIVISOR, most=2**15, multiple_of=SIZE_DIVISOR)]
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]
 Stage = Annotated[int, Range(least=1, most=8)]
 Scale = Annotated[float, Range(least=0.01, most=100)]
@@ -28,7 +26,7 @@ class Backbone:
     """A residual network. Stage k, from 1 on, has `stage_sizes[k - 1]` blocks and output stride 2 * 2^k."""
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    stage_sizes: tuple[Annotated[int, Range(least=1, most=1000)], ...] = (3, 4, 6, 3)
+    stage_sizes: tuple[Annotated[int, Range(least=1, most=100)], ...] = (3, 4, 6, 3)
     widths: tuple[Channels, ...] = (64, 128, 256, 512)  # bottlenecks put out four times as many
     stem: Literal["conv7", "patch4"] = "conv7"  # 7x7 and max pooling, or 4x4 space-to-depth
     style: Literal["pytorch", "caffe"] = "pytorch"  # a bottleneck's stride: in its 3x3 or 1x1
@@ -131,7 +129,7 @@ class Resize:
 class Crops:
     """Random crops and colours for small data sets, in place of the keep-ratio resize."""
 
-    size: CanvasSide = 256  # side of the square crop, in pixels
+    size: Pixels = 256  # side of the square crop, in pixels
     scale: tuple[Scale, Scale] = (0.75, 1.35)  # drawn log-evenly
     quarter_turns: bool = True
     color_jitter: Share = 0.2  # strength of brightness, contrast and saturation changes
@@ -179,7 +177,7 @@ class Loader:
     eval_batch_size: BatchSize = 8  # likewise; rounded up where the devices do not divide it
     # (height, width) of the padded batches; None: a few, chosen from the sizes of the data. Images that fit
     # in none get canvases of their own.
-    buckets: tuple[tuple[CanvasSide, CanvasSide], ...] | None = None
+    buckets: tuple[tuple[Pixels, Pixels], ...] | None = None
     flip: bool = True  # horizontal, for every second example
     workers: Annotated[int, Range(least=0, most=1000)] = (
         8  # Grain processes of each host; 0 reads in the main process

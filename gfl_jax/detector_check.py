@@ -44,9 +44,6 @@ def check_detector(detector: Detector) -> None:
             box.coding == "distances" or box.kind == "dirac",
             f"'distances' with kind={box.kind!r}",
         ),
-        ("box.reg_max", box.reg_max, box.reg_max >= 1, "at least 1"),
-        ("box.spacing", box.spacing, box.spacing > 0, "above 0"),
-        ("classification.beta", detector.classification.beta, detector.classification.beta >= 0, "0 or more"),
         (
             "backbone.widths",
             detector.backbone.widths,

@@ -15,7 +15,8 @@ def check_experiment(config: Config) -> None:
       UserError: names the first field that does not fit the others.
     """
     check_detector(config.detector)
-    crops, sides = config.crops, config.resize.train_short_sides
+    crops, sides, buckets = config.crops, config.resize.train_short_sides, config.loader.buckets or ()
+    divisor = 2 ** (len(config.detector.backbone.stage_sizes) + 1)  # the stride of the last stage
     for field, value, fits, what in (
         ("resize.train_short_sides", sides, _ascends(sides), "the smaller one first"),
         (
@@ -31,10 +32,16 @@ def check_experiment(config: Config) -> None:
             "in ascending order",
         ),
         (
-            "inference.test_scales",
-            config.inference.test_scales,
-            len(config.inference.test_scales) > 0,
-            "at least one scale, such as (1.0,)",
+            "crops.size",
+            crops and crops.size,
+            crops is None or crops.size % divisor == 0,
+            f"a multiple of {divisor}, the stride of the backbone",
+        ),
+        (
+            "loader.buckets",
+            buckets,
+            all(side % divisor == 0 for bucket in buckets for side in bucket),
+            f"(height, width) in multiples of {divisor}, the stride of the backbone",
         ),
     ):
         if not fits:

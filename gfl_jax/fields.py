@@ -24,7 +24,6 @@ class Range:
     most: float | None = None
     above: float | None = None
     below: float | None = None
-    multiple_of: int | None = None
 
     def has(self, value: float) -> bool:
         """Whether a number is in the range; NaN is in none."""
@@ -33,7 +32,6 @@ class Range:
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
-            and (self.multiple_of is None or value % self.multiple_of == 0)
         )
 
     def __str__(self) -> str:
@@ -44,10 +42,7 @@ class Range:
                 (("to ", self.most), ("to below ", self.below)),
             )
         )
-        words = f"{low} {high}".strip() if high else low.replace("from", "at least")
-        if self.multiple_of is not None:
-            words = f"a multiple of {self.multiple_of}" + (f", {words}" if words else "")
-        return words
+        return f"{low} {high}".strip() if high else low.replace("from", "at least")
 
 
 # The largest whole number that arrays of 32 bits hold.

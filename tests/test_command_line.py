@@ -143,7 +143,7 @@ def test_impossible_views(capsys, trained, tmp_path):
     picture = write_picture(tmp_path / "7.png", 60, 90)
     predict = ["predict", str(picture), f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
     line = complaint(capsys, [*predict, "--config.inference.test_scales=(1.0, -2)"])
-    assert "config.inference.test_scales[1]=-2.0: must be a positive number" in line
+    assert "config.inference.test_scales[1]=-2: must be from 0.01 to 100" in line
     line = complaint(capsys, [*predict, "--config.inference.test_scales=()"])
     assert "config.inference.test_scales=(): must have a scale" in line
     line = complaint(capsys, [*predict, "--config.inference.test_scales=0.5"])

@@ -128,7 +128,6 @@ def test_any_value_gives_a_right_config_or_one_line_that_names_the_field(name, v
     [
         (lambda: Loader(batch_size=0), "Loader.batch_size=0: must be from 1 to 65536"),
         (lambda: Loader(workers=-1), "Loader.workers=-1: must be from 0 to 1000"),
-        (lambda: Loader(buckets=((800, 1333),)), "Loader.buckets[0][1]=1333: must be a multiple of 32"),
         (
             lambda: Optimizer(learning_rate=float("nan")),
             "Optimizer.learning_rate=nan: must be a finite number",
@@ -177,8 +176,6 @@ def test_ranges_in_words():
     ranges = (Range(least=1), Range(above=0), Range(0, 1), Range(least=0, below=1), Range(above=0, most=9))
     words = ["at least 1", "above 0", "from 0 to 1", "from 0 to below 1", "above 0 to 9"]
     assert list(map(str, ranges)) == words
-    assert str(Range(multiple_of=32)) == "a multiple of 32"
-    assert str(Range(least=32, multiple_of=32)) == "a multiple of 32, at least 32"
 
 
 def test_texts_of_each_kind():
@@ -283,8 +280,8 @@ def test_the_files_in_configs_load_are_named_so_and_survive_json(path, tmp_path)
     file = tmp_path / "config.json"
     file.write_text(to_json(config))
     assert config_from_json(file) == config
-    file.write_text(to_json(dataclasses.replace(config, crops=Crops(size=96))))
-    assert config_from_json(file).crops == Crops(size=96)
+    file.write_text(to_json(dataclasses.replace(config, crops=Crops(size=77))))
+    assert config_from_json(file).crops == Crops(size=77)
 
 
 def test_there_are_config_files():

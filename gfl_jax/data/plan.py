@@ -190,9 +190,4 @@ def _short_sides(config: Config) -> tuple[int, int] | tuple[None, None]:
     """The range that the short side is drawn from; None if images keep their size."""
     if config.resize.short_side is None:
         return None, None
-    low, high = config.resize.train_short_sides
-    if not 0 < low <= high:
-        raise UserError(
-            f"config.resize.train_short_sides={(low, high)}: must be two positive numbers, the smaller first"
-        )
-    return low, high
+    return config.resize.train_short_sides

@@ -5,7 +5,6 @@ that are resized and those that keep their size. Each scale has canvases of its 
 buckets, so that the shapes, and with them the compilations, are as few as scales times buckets.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -30,18 +29,13 @@ def views_of(inference: Inference) -> tuple[View, ...]:
     """The views that a config asks for: each of its scales, and each mirrored too if it says so.
 
     Raises:
-      UserError: there are no scales, or one is not a positive number.
+      UserError: there are no scales.
     """
     scales = inference.test_scales
     if not scales:
         raise UserError(
             "config.inference.test_scales=(): must have a scale; (1.0,) is the size of the config"
         )
-    for i, scale in enumerate(scales):
-        if not (math.isfinite(scale) and scale > 0):
-            raise UserError(
-                f"config.inference.test_scales[{i}]={scale}: must be a positive number, such as 1.25"
-            )
     return tuple(
         View(s, flip) for s in scales for flip in ((False, True) if inference.test_flip else (False,))
     )

@@ -15,6 +15,7 @@ from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import evaluate_source
 from gfl_jax.evaluation.snapshots import save_snapshots
+from gfl_jax.experiment_check import check_experiment
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
 from gfl_jax.mesh import (
     check_accumulate,
@@ -72,6 +73,7 @@ def train(
       UserError: the config does not fit the data, the devices or the work directory.
       NonFiniteLossError: names the step and its pictures; the checkpoints are all good.
     """
+    check_experiment(config)
     workdir, run = Path(workdir), config.run
     mesh = make_mesh(config.mesh)
     check_batch_size(config.loader.batch_size, mesh)

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax import config
-from gfl_jax.errors import UserError
 from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch
 from gfl_jax.training.gradient import loss_and_gradient
@@ -35,15 +34,8 @@ def make_train_step(
     each loss by its name, their sum "loss", "gradient_norm" of the trained parameters before clipping,
     "learning_rate", and "finite". Where "finite" is False, because the loss or the norm is
     NaN or infinite, the new state is the old one.
-
-    Raises:
-      UserError: `config.optimizer.ema_decay` is no share.
     """
     decay = config.optimizer.ema_decay
-    if decay is not None and not 0 <= decay < 1:
-        raise UserError(
-            f"config.optimizer.ema_decay={decay}: must be from 0 to below 1, or None for no average"
-        )
     shapes = state_shapes(model, optimizer, ema=decay is not None)
     whole, divided = replicated(mesh), split_over_fsdp(shapes, mesh)
 

@@ -206,11 +206,6 @@ def test_pictures_may_keep_their_size():
             np.testing.assert_array_equal(planned.sizes, sizes[planned.positions])
 
 
-def test_impossible_short_sides_are_an_error():
-    with pytest.raises(UserError, match=r"config\.resize\.train_short_sides=\(80, 40\)"):
-        train_plan(np.array([[40, 40]]), make_config(4, (80, 40)), 0)
-
-
 @given(SIZES, st.integers(1, 6))
 def test_evaluation_shows_every_picture_exactly_once(sizes, batch):
     sizes = np.array(sizes)

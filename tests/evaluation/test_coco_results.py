@@ -60,7 +60,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", out_of_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         write_results(path, [RESULT, RESULT])
     assert read_results(path) == [RESULT]
 

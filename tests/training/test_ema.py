@@ -9,7 +9,6 @@ import pytest
 from tiny_training import CONFIG, DETECTOR, change, make_batch, read_state, write_dataset
 
 from gfl_jax import config
-from gfl_jax.errors import UserError
 from gfl_jax.mesh import make_mesh, put_batch, replicated
 from gfl_jax.models.detector import build_detector
 from gfl_jax.overrides import override
@@ -136,10 +135,3 @@ def test_the_loop_evaluates_and_keeps_the_average(tmp_path, monkeypatch):
 
 def assert_ahead(params, others, by):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a - b, by, rtol=1e-5), params, others)
-
-
-@pytest.mark.parametrize("decay", [1.0, -0.1])
-def test_a_decay_that_is_no_share_is_refused(decay):
-    experiment = override(AVERAGED, {"optimizer.ema_decay": decay})
-    with pytest.raises(UserError, match=rf"config\.optimizer\.ema_decay={decay}: must be from 0 to below 1"):
-        make_train_step(build_detector(FROZEN), None, None, experiment, make_mesh())

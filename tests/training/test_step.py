@@ -168,7 +168,7 @@ def test_a_batch_that_does_not_divide_names_ones_that_do():
     message = r"config\.loader\.batch_size=6: .* 4 devices; .* that fit are 1, 2, 3, 6; .* such as 4 or 8"
     with pytest.raises(UserError, match=message):
         check_batch_size(6, mesh)
-    with pytest.raises(UserError, match=r"config\.loader\.eval_batch_size=3: .* such as 4 or 8"):
+    with pytest.raises(UserError, match=r"config\.loader\.batch_size=3: .* such as 4 or 8"):
         check_batch_size(3, mesh)
 
 
