@@ -4,18 +4,12 @@ Small pictures are enlarged first by a whole factor, since lines and letters can
 thinner than a pixel.
 """
 
-import functools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
 from jaxtyping import Float, UInt8
-from matplotlib.font_manager import findfont
 
 Color = tuple[int, int, int]  # red, green, blue
 Image = UInt8[np.ndarray, "height width 3"]
@@ -118,28 +112,13 @@ def paint_text(
 ) -> None:
     """Paints a line of text, centred between the top `corner` and `height` below it."""
     baseline = corner[1] + round((height + _CAPITAL * style.font_scale) / 2)
-    if text.isascii():
-        thickness = max(1, round(style.font_scale * 1.2))
-        start = (corner[0], baseline)
-        cv2.putText(canvas, text, start, _FONT, style.font_scale, color, thickness, cv2.LINE_AA)
-    else:  # OpenCV would draw question marks
-        painted = PIL.Image.fromarray(canvas)
-        start = (corner[0], baseline)
-        PIL.ImageDraw.Draw(painted).text(start, text, color, _letters(style.font_scale), anchor="ls")
-        canvas[:] = np.asarray(painted)
+    thickness = max(1, round(style.font_scale * 1.2))
+    cv2.putText(canvas, text, (corner[0], baseline), _FONT, style.font_scale, color, thickness, cv2.LINE_AA)
 
 
 def text_width(text: str, style: Style) -> int:
     """In pixels."""
-    if text.isascii():
-        return int(cv2.getTextSize(text, _FONT, style.font_scale, 1)[0][0])
-    return math.ceil(_letters(style.font_scale).getlength(text))
-
-
-@functools.cache
-def _letters(scale: float) -> PIL.ImageFont.FreeTypeFont:
-    """A font of many scripts, which comes with matplotlib, with capitals as high as OpenCV's."""
-    return PIL.ImageFont.truetype(findfont("DejaVu Sans"), _CAPITAL * scale / 0.729)  # its capitals, in ems
+    return int(cv2.getTextSize(text, _FONT, style.font_scale, 1)[0][0])
 
 
 def readable_on(color: Color) -> Color:
