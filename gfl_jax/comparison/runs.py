@@ -14,6 +14,7 @@ from gfl_jax.config_files import config_differences, config_from_fields
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.training.loop import train
+from gfl_jax.training.start import check_start
 from gfl_jax.training.stop import StopRequest
 
 Metrics = dict[str, float]  # AP, AP50, ...: the COCO metrics by name
@@ -45,8 +46,13 @@ def compare_rows(
       The metrics so far: of all runs, unless one was asked to stop (Ctrl-C, SIGTERM).
 
     Raises:
-      UserError: a run that is there already was made with another configuration.
+      UserError: a run that is there already was made with another configuration, or a row lacks the
+        weights that it starts from.
     """
+    for row in rows:  # before hours of training; the seeds of a row start from the same file
+        first = workdir / f"{row.name}_seed_0"
+        if not (first / "result.json").is_file():
+            check_start(make_config(row), first)
     results: Results = {row.name: [] for row in rows}
     jobs = [(seed, row) for seed in range(seeds) for row in rows]
     # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.

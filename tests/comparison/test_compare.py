@@ -13,7 +13,7 @@ from gfl_jax.comparison import runs
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import compare_rows, read_result, write_result
 from gfl_jax.comparison.table import cells, comparison_table, csv_text, markdown, mean_and_spread
-from gfl_jax.config import Config
+from gfl_jax.config import Backbone, Config, Detector
 from gfl_jax.errors import UserError
 
 A_IOU = Row("IoU branch", "ATSS", {"assigner": "atss", "quality": "iou"}, 39.6)
@@ -93,7 +93,8 @@ def test_csv_has_a_line_for_each_run_with_all_metrics_as_they_are():
 
 
 def make_config(row):
-    return Config(name=row.name, seed=7)
+    detector = Detector(backbone=Backbone(norm="batch", frozen_stages=0))
+    return Config(name=row.name, seed=7, detector=detector)
 
 
 def test_a_result_is_read_back_with_its_configuration_only(tmp_path):

@@ -121,7 +121,7 @@ def test_the_loop_evaluates_and_keeps_the_average(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate_source", remember)
     monkeypatch.setattr(loop, "make_train_step", make_plain_step)
     dataset = write_dataset(tmp_path / "data")
-    experiment = override(change(AVERAGED, dataset=dataset), {"schedule.steps": 2})
+    experiment = override(change(AVERAGED, dataset=dataset, detector=DETECTOR), {"schedule.steps": 2})
     loop.train(experiment, tmp_path / "run")
     last, average = read_state(tmp_path / "run", 2), load_variables(tmp_path / "run")
     for found in (evaluated[-1], load_variables(tmp_path / "run/checkpoints"), last["variables"]):
