@@ -1,6 +1,7 @@
 """FCOS with centerness, ResNet-50 (caffe) FPN, 12 epochs on COCO: 36.6 AP (mmdetection, val2017).
 
-python main.py train --config=configs/fcos_r50_fpn_1x_coco.py --workdir=runs/fcos_r50
+python main.py train --config=configs/fcos_r50_fpn_1x_coco.py --workdir=runs/fcos_r50 \
+    --config.init_from=resnet50.pth
 """
 
 from configs import gfl_r50_fpn_1x_coco as base

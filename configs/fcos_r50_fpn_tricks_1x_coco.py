@@ -2,7 +2,8 @@
 
 Center sampling, distances in strides, centerness on the box tower, GIoU loss.
 
-python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=runs/fcos_r50_tricks
+python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=runs/fcos_r50_tricks \
+    --config.init_from=resnet50.pth
 """
 
 from configs import fcos_r50_fpn_1x_coco as base

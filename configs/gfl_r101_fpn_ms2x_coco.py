@@ -1,6 +1,7 @@
 """GFL, ResNet-101 FPN, 24 epochs on COCO with multi-scale training: the paper's 44.7 AP (val2017).
 
-python main.py train --config=configs/gfl_r101_fpn_ms2x_coco.py --workdir=runs/gfl_r101_ms2x
+python main.py train --config=configs/gfl_r101_fpn_ms2x_coco.py --workdir=runs/gfl_r101_ms2x \
+    --config.init_from=resnet101.pth
 """
 
 from configs import gfl_r50_fpn_ms2x_coco as base

@@ -1,7 +1,7 @@
 r"""GFL, ResNeXt-101-32x4d FPN, multi-scale 2x.
 
     python main.py train --config=configs/gfl_x101_32x4d_fpn_ms2x_coco.py \
-        --workdir=runs/gfl_x101_32x4d
+        --workdir=runs/gfl_x101_32x4d --config.init_from=resnext101.pth
 """
 
 from configs import gfl_r101_fpn_ms2x_coco as base

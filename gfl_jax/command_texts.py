@@ -16,7 +16,8 @@ Trains a detector, and goes on where it stopped if the work directory holds chec
 Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all processes of the run at
 the same step (then always with 143); the same command goes on, to the same bits.
 
-  python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50
+  python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \\
+      --config.init_from=resnet50.pth
 
 The work directory gets config.json, checkpoints/ (the last ones), best/ (the best by AP),
 metrics.jsonl, tensorboard/ and pictures/.

@@ -17,6 +17,7 @@ from gfl_jax.training.checkpoint import DATA_PLACES
 from gfl_jax.training.loop import train
 from gfl_jax.training.run_data import FILE as DATA_FILE
 from gfl_jax.training.run_data import open_run_data
+from gfl_jax.training.start import check_start
 from gfl_jax.training.stop import StopRequest
 
 Metrics = dict[str, float]  # AP, AP50, ...: the COCO metrics by name
@@ -50,8 +51,8 @@ def compare_rows(
       The metrics so far: of all runs, unless one was asked to stop (Ctrl-C, SIGTERM).
 
     Raises:
-      UserError: a run that is there already was made with another configuration or other data, or no run
-        could be made.
+      UserError: a run that is there already was made with another configuration or other data, a row lacks
+        the weights that it starts from, or no run could be made.
     """
     stop = stop or StopRequest()
     results: Results = {row.name: [] for row in rows}
@@ -59,7 +60,9 @@ def compare_rows(
     jobs = [(seed, row) for seed in range(seeds) for row in rows]
     first_error: Exception | None = None
     for seed, row in jobs:  # those that are there are looked at before any is made
-        read_result(workdir / f"{row.name}_seed_{seed}", dataclasses.replace(make_config(row), seed=seed))
+        config, folder = dataclasses.replace(make_config(row), seed=seed), workdir / f"{row.name}_seed_{seed}"
+        if read_result(folder, config) is None:
+            check_start(config, folder)
     # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
     with compilation_cache(workdir / "compiled"):
         for number, (seed, row) in enumerate(jobs, start=1):

@@ -32,8 +32,8 @@ from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.profile import Profile
-from gfl_jax.training.run_data import has_begun, keep_run_data, open_run_data
-from gfl_jax.training.start import require_weights_for_frozen_parts, start_from_file
+from gfl_jax.training.run_data import keep_run_data, open_run_data
+from gfl_jax.training.start import check_start, start_from_file
 from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
 from gfl_jax.training.stop import StopRequest
@@ -70,16 +70,16 @@ def train(
       evaluation.
 
     Raises:
-      UserError: the config does not fit the data, the devices or the work directory.
+      UserError: the config does not fit the data, the devices or the work directory, or its frozen
+        parts come from no file.
       NonFiniteLossError: names the step and its pictures; the checkpoints are all good.
     """
     check_experiment(config)
     workdir, run = Path(workdir), config.run
+    check_start(config, workdir)
     mesh = make_mesh(config.mesh)
     check_batch_size(config.loader.batch_size, mesh)
     check_accumulate(config.loader.batch_size, config.optimizer.accumulate, mesh)
-    if not has_begun(workdir):
-        require_weights_for_frozen_parts(config)
     data = open_run_data(config, workdir)
     source, evaluation = data.train, data.evaluation
     epoch_steps = steps_per_epoch(source, config)

@@ -1,9 +1,8 @@
-"""What a run starts from, where `config.init_from` names weights that were trained before."""
+"""What a run starts from: weights that were trained before, which its frozen parts cannot do without."""
 
 import dataclasses
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,61 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gfl_jax.config import Backbone, Config, Detector
 from gfl_jax.data.categories import Categories, has_categories, listed, read_categories
 from gfl_jax.errors import UserError
-from gfl_jax.interop.foreign import read_matched
+from gfl_jax.interop.foreign import detector_shapes, read_matched
 from gfl_jax.interop.state_dicts import is_state_dict_file
 from gfl_jax.training.checkpoint import load_variables
 from gfl_jax.training.optimizer import trainable_mask
+from gfl_jax.training.run_data import has_begun
 from gfl_jax.training.state import TrainState
 
 _CLASSIFIER = "params/head/class_logits/"  # its last axis is (anchors, classes)
 
+_TRAIN_ALL = "--config.detector.backbone.frozen_stages=0 --config.detector.backbone.norm=batch"
 
-def require_weights_for_frozen_parts(config: Config) -> None:
-    """Checks that what a run never trains comes from a file; random, it would spoil all that is trained.
+
+def check_start(config: Config, workdir: Path) -> None:
+    """Checks that what training never changes will have values from a file, unless the run has begun.
 
     Raises:
-      UserError: parts of the backbone are frozen, and `config.init_from` names nothing.
+      UserError: frozen stages or frozen statistics would stay as they were drawn.
     """
     backbone = config.detector.backbone
-    frozen = [
-        text
-        for text, is_frozen in (
-            (f"frozen_stages={backbone.frozen_stages}", backbone.frozen_stages > 0),
-            ("norm='frozen'", backbone.norm == "frozen"),
-            ("train_norm=False", not backbone.train_norm),
-        )
-        if is_frozen
-    ]
-    if frozen and not config.init_from:
+    if has_begun(workdir) or not (backbone.frozen_stages or backbone.norm == "frozen"):
+        return
+    frozen = f"frozen_stages={backbone.frozen_stages} and norm={backbone.norm} of config.detector.backbone"
+    train_all = f"or train the whole backbone: {_TRAIN_ALL}"
+    if not config.init_from:
         raise UserError(
-            f"config.init_from: names no weights, and with config.detector.backbone's {', '.join(frozen)} "
-            "parts of the network would stay random; name ImageNet weights of the backbone or a detector "
-            "(--config.init_from=resnet50.pth), or train everything "
-            "(--config.detector.backbone.frozen_stages=0 --config.detector.backbone.norm=batch "
-            "--config.detector.backbone.train_norm=True)"
+            f"config.init_from='': {frozen} would keep random values; give ImageNet weights or a detector "
+            f"(--config.init_from=resnet50.pth), {train_all}"
         )
+    shapes = detector_shapes(config.detector)
+    if is_state_dict_file(config.init_from):
+        given = read_matched(config.init_from, shapes, config.detector).arrays
+    else:
+        given = flatten_dict(load_variables(config.init_from), sep="/")
+    missing = sorted(frozen_paths(shapes, backbone) - _fitting(flatten_dict(shapes, sep="/"), given).keys())
+    if missing:
+        raise UserError(
+            f"config.init_from={config.init_from}: has no fitting values for {_first(missing)}; "
+            f"{frozen} would keep random ones; name another file, {train_all}"
+        )
+
+
+def frozen_paths(variables: Any, backbone: Backbone) -> set[str]:
+    """The paths of the weights of frozen stages and of frozen statistics.
+
+    Not those of norms alone that are not trained (`train_norm`): these start as the identity.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...} of arrays or of their shapes.
+      backbone: says what is frozen.
+    """
+    mask = trainable_mask(variables["params"], dataclasses.replace(backbone, train_norm=True))
+    found = {f"params/{path}" for path, trained in flatten_dict(mask, sep="/").items() if not trained}
+    if backbone.norm == "frozen":
+        found |= {f"batch_stats/{path}" for path in flatten_dict(variables["batch_stats"], sep="/")}
+    return found
 
 
 def start_from_file(
@@ -65,17 +86,16 @@ def start_from_file(
     Raises:
       UserError: it cannot be read, or nothing in it fits.
     """
-    name = os.path.expanduser(name)
     if not is_state_dict_file(name):
         variables = load_variables(name)
         if classes is not None and has_categories(Path(name)):
             variables = match_classifier(
                 state.variables, variables, classes, read_categories(Path(name)), name
             )
-        return start_from(state, variables, name, backbone=detector.backbone)
+        return start_from(state, variables, name)
     matched = read_matched(name, state.variables, detector)
     left_over = [entry.name for entry in matched.left_over]
-    return start_from(state, unflatten_dict(matched.arrays, sep="/"), name, left_over, detector.backbone)
+    return start_from(state, unflatten_dict(matched.arrays, sep="/"), name, left_over)
 
 
 def match_classifier(
@@ -113,13 +133,7 @@ def match_classifier(
     return unflatten_dict(flat, sep="/")
 
 
-def start_from(
-    state: TrainState,
-    variables: Any,
-    name: str,
-    left_over: Sequence[str] = (),
-    backbone: Backbone = Backbone(norm="batch", frozen_stages=0),
-) -> TrainState:
+def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence[str] = ()) -> TrainState:
     """Takes over what fits from variables trained before; a line of warning says what does not.
 
     Args:
@@ -128,26 +142,15 @@ def start_from(
       variables: {"params": ..., "batch_stats": ...}, or parts of them.
       name: of the variables, in messages.
       left_over: more that has no place in the state, for the warning.
-      backbone: says what is frozen, and so must be among the variables.
 
     Raises:
-      UserError: nothing fits, or something frozen is missing.
+      UserError: nothing fits.
     """
     own, other = flatten_dict(state.variables, sep="/"), flatten_dict(variables, sep="/")
-    fitting = {
-        path: jnp.asarray(x, own[path].dtype)
-        for path, x in other.items()
-        if path in own and x.shape == own[path].shape
-    }
+    fitting = {path: jnp.asarray(x, own[path].dtype) for path, x in _fitting(own, other).items()}
     if not fitting:
         raise UserError(f"config.init_from={name}: nothing in it fits this network; name another checkpoint")
     new = [path for path in own if path not in fitting]
-    random = [path for path in new if path in _frozen(state, backbone)]
-    if random:
-        raise UserError(
-            f"config.init_from={name}: lacks {len(random)} arrays that config.detector.backbone freezes, and "
-            f"which would stay random: {_first(random)}; name weights that have them, or freeze less"
-        )
     unused = [path for path in other if path not in own] + list(left_over)
     if new or unused:
         logging.warning(
@@ -161,13 +164,9 @@ def start_from(
     return dataclasses.replace(state, params=params, batch_stats=merged["batch_stats"], ema=ema)
 
 
-def _frozen(state: TrainState, backbone: Backbone) -> set[str]:
-    """The paths of the parameters and statistics that no step changes."""
-    mask = flatten_dict(trainable_mask(state.params, backbone), sep="/")
-    frozen = {f"params/{path}" for path, trained in mask.items() if not trained}
-    if backbone.norm == "frozen":
-        frozen |= {f"batch_stats/{path}" for path in flatten_dict(state.batch_stats, sep="/")}
-    return frozen
+def _fitting(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What `other` has at the same path and in the same shape as `own`."""
+    return {path: x for path, x in other.items() if path in own and x.shape == own[path].shape}
 
 
 def _first(names: Sequence[str], most: int = 6) -> str:

@@ -14,7 +14,7 @@ from gfl_jax.comparison import runs
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import compare_rows, read_result, write_result
 from gfl_jax.comparison.table import cells, comparison_table, csv_text, markdown, mean_and_spread
-from gfl_jax.config import Config, Detector
+from gfl_jax.config import Backbone, Config, Detector
 from gfl_jax.data.identity import known_of, write_known
 from gfl_jax.data.loader import make_source
 from gfl_jax.errors import UserError
@@ -96,7 +96,8 @@ def test_csv_has_a_line_for_each_run_with_all_metrics_as_they_are():
 
 
 def make_config(row):
-    return Config(name=row.name, seed=7)
+    detector = Detector(num_classes=3, backbone=Backbone(norm="batch", frozen_stages=0))
+    return Config(name=row.name, seed=7, detector=detector)
 
 
 def test_a_result_is_read_back_with_its_configuration_only(tmp_path):
@@ -197,9 +198,7 @@ def test_changed_data_are_told_before_the_next_run_is_trained(training, tmp_path
     places = (data.train_json, data.train_images)
 
     def on(data):
-        return lambda row: dataclasses.replace(
-            make_config(row), detector=Detector(num_classes=3), dataset=data
-        )
+        return lambda row: dataclasses.replace(make_config(row), dataset=data)
 
     first = tmp_path / "runs" / "atss_iou_seed_0"
     compare_rows(ROWS[:1], on(data), 1, tmp_path / "runs", lambda _: None)

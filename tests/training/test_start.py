@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from gfl_jax.comparison.rows import Row
+from gfl_jax.comparison.runs import compare_rows
 from gfl_jax.config import Config
 from gfl_jax.config_files import load_config
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.state_dicts import write_state_dict
 from gfl_jax.interop.torch_names import whole_state_dict
-from gfl_jax.overrides import override
-from gfl_jax.training.start import require_weights_for_frozen_parts, start_from, start_from_file
+from gfl_jax.overrides import parse_overrides
+from gfl_jax.training.loop import train
+from gfl_jax.training.start import check_start, start_from_file
 from gfl_jax.training.state import TrainState
 
 
@@ -96,58 +98,6 @@ def test_float64_weights_become_the_networks(state, small_detector, tmp_path):
     same(started.variables, others)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"frozen_stages": 1}, "backbone's frozen_stages=1 parts"),
-        ({"norm": "frozen"}, "backbone's norm='frozen' parts"),
-        ({"train_norm": False}, "backbone's train_norm=False parts"),
-        ({"norm": "frozen", "frozen_stages": 2}, "backbone's frozen_stages=2, norm='frozen' parts"),
-    ],
-)
-def test_what_is_never_trained_must_come_from_a_file(small_detector, changes, words):
-    def check(**fields):
-        backbone = dataclasses.replace(small_detector.backbone, **changes)
-        detector = dataclasses.replace(small_detector, backbone=backbone)
-        require_weights_for_frozen_parts(Config(name="t", detector=detector, **fields))
-
-    with pytest.raises(UserError, match=r"config\.init_from: names no weights") as caught:
-        check()
-    assert words in str(caught.value)
-    assert "--config.detector.backbone.frozen_stages=0 --config.detector.backbone.norm=batch" in str(
-        caught.value
-    )
-    check(init_from="resnet50.pth")
-    require_weights_for_frozen_parts(Config(name="t", detector=small_detector))  # it trains everything
-
-
-def test_a_coco_config_without_weights_is_refused_and_can_be_trained_from_scratch():
-    path = Path(__file__).resolve().parents[2] / "configs" / "gfl_r50_fpn_1x_coco.py"
-    with pytest.raises(UserError, match=r"frozen_stages=1, norm='frozen'"):
-        require_weights_for_frozen_parts(load_config(path))
-    scratch = {"detector.backbone.frozen_stages": 0, "detector.backbone.norm": "batch"}
-    require_weights_for_frozen_parts(override(load_config(path), scratch))
-
-
-@pytest.mark.parametrize(
-    ("changes", "left_out", "words"),
-    [
-        ({"frozen_stages": 1}, "params/backbone/conv1", "lacks 1 arrays .*: params/backbone/conv1/kernel"),
-        ({"frozen_stages": 1}, "params/backbone/layer1_0", "lacks .*: params/backbone/layer1_0/"),
-        ({"norm": "frozen"}, "batch_stats", "lacks .* arrays .*: batch_stats/backbone/"),
-        ({"train_norm": False}, "params/backbone/bn1", "lacks 2 arrays .*: params/backbone/bn1/"),
-    ],
-)
-def test_a_file_must_hold_all_that_is_frozen(state, small_detector, changes, left_out, words):
-    backbone = dataclasses.replace(small_detector.backbone, **changes)
-    others = flatten_dict(random_variables(small_detector, 1), sep="/")
-    part = {path: x for path, x in others.items() if not path.startswith(left_out)}
-    with pytest.raises(UserError, match=rf"config\.init_from=x: {words}"):
-        start_from(state, unflatten_dict(part, sep="/"), "x", backbone=backbone)
-    without_head = {path: x for path, x in others.items() if "/head/" not in path}
-    start_from(state, unflatten_dict(without_head, sep="/"), "x", backbone=backbone)
-
-
 def test_a_file_in_which_nothing_fits(state, small_detector, tmp_path):
     path = tmp_path / "x.safetensors"
     write_state_dict(path, {"encoder.weight": np.zeros(3)})
@@ -155,3 +105,98 @@ def test_a_file_in_which_nothing_fits(state, small_detector, tmp_path):
         start_from_file(state, str(path), small_detector)
     with pytest.raises(UserError, match="there is no such file"):
         start_from_file(state, str(tmp_path / "y.pth"), small_detector)
+
+
+COCO = Path(__file__).parents[2] / "configs" / "gfl_r50_fpn_1x_coco.py"
+REMEDY = "--config.detector.backbone.frozen_stages=0 --config.detector.backbone.norm=batch"
+
+
+def complaint(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def freezing(detector, **changes):
+    """A config of the detector with changes of its backbone."""
+    backbone = dataclasses.replace(detector.backbone, **changes)
+    return Config("small", detector=dataclasses.replace(detector, backbone=backbone))
+
+
+def remedied(config, message):
+    """The config with the changes that a message names for training everything."""
+    assert REMEDY in message
+    return parse_overrides(config, dict(word.removeprefix("--config.").split("=") for word in REMEDY.split()))
+
+
+def test_a_coco_config_without_weights_is_refused_before_any_work(tmp_path):
+    config = load_config(COCO)
+    message = complaint(train, config, tmp_path / "run")
+    assert message.startswith("config.init_from='': frozen_stages=1 and norm=frozen")
+    assert "--config.init_from=" in message
+    assert not (tmp_path / "run").exists()
+    check_start(remedied(config, message), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"frozen_stages": 1}, {"norm": "frozen"}, {"frozen_stages": 3, "norm": "frozen"}]
+)
+def test_whatever_is_frozen_needs_a_file(small_detector, tmp_path, changes):
+    config = freezing(small_detector, **changes)
+    check_start(remedied(config, complaint(check_start, config, tmp_path)), tmp_path)
+
+
+def test_norms_that_are_not_trained_start_as_the_identity(small_detector, tmp_path):
+    check_start(freezing(small_detector, train_norm=False), tmp_path)
+
+
+def test_a_run_that_has_begun_goes_on_without_the_file(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    check_start(load_config(COCO), tmp_path)
+
+
+def test_a_comparison_looks_at_all_rows_before_the_first_one(small_detector, tmp_path):
+    configs = {
+        "good": Config("small", detector=small_detector),
+        "bad": freezing(small_detector, frozen_stages=1),
+    }
+    rows = [Row(name, "x", {}) for name in configs]
+    message = complaint(
+        compare_rows, rows, lambda row: configs[row.label], 1, tmp_path / "compared", pytest.fail
+    )
+    assert "would keep random values" in message
+    assert not (tmp_path / "compared").exists()
+
+
+@pytest.mark.parametrize(
+    ("dropped", "named"),
+    [
+        ("backbone.conv1.weight", "params/backbone/conv1/kernel"),
+        ("backbone.layer1.0.conv2.weight", "params/backbone/layer1_0/conv2/kernel"),
+        ("backbone.layer3.0.bn2.running_var", "batch_stats/backbone/layer3_0/bn2/var"),
+        ("neck.", None),  # trained anyway
+    ],
+)
+def test_a_file_must_hold_all_that_is_frozen(small_detector, tmp_path, dropped, named):
+    whole = whole_state_dict(random_variables(small_detector, 1), small_detector)
+    path = tmp_path / "x.safetensors"
+    kept = {name: x for name, x in whole.items() if not name.startswith(dropped)}
+    assert len(kept) < len(whole)
+    write_state_dict(path, kept)
+    config = freezing(small_detector, frozen_stages=1, norm="frozen")
+    config = dataclasses.replace(config, init_from=str(path))
+    if named is None:
+        check_start(config, tmp_path / "run")
+        return
+    message = complaint(check_start, config, tmp_path / "run")
+    assert message.startswith(f"config.init_from={path}: has no fitting values for {named}; ")
+    check_start(remedied(config, message), tmp_path / "run")
+
+
+def test_frozen_weights_of_another_width_do_not_fit(small_detector, tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_state_dict(path, whole_state_dict(random_variables(small_detector, 1), small_detector))
+    config = freezing(small_detector, frozen_stages=1, widths=(8, 8, 8))
+    config = dataclasses.replace(config, init_from=str(path))
+    assert "params/backbone/conv1/kernel" in complaint(check_start, config, tmp_path / "run")
