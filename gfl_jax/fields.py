@@ -36,7 +36,7 @@ class Range:
 
     def __str__(self) -> str:
         low, high = (
-            next((f"{word}{value:g}" for word, value in ends if value is not None), "")
+            next((f"{word}{value}" for word, value in ends if value is not None), "")
             for ends in (
                 (("from ", self.least), ("above ", self.above)),
                 (("to ", self.most), ("to below ", self.below)),

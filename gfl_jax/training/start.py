@@ -27,13 +27,15 @@ _TRAIN_ALL = "--config.detector.backbone.frozen_stages=0 --config.detector.backb
 
 
 def check_start(config: Config, workdir: Path) -> None:
-    """Checks that what training never changes will have values from a file, unless the run has begun.
+    """Checks, unless the run has begun, the file that it starts from: what is never trained must be in it.
 
     Raises:
-      UserError: frozen stages or frozen statistics would stay as they were drawn.
+      UserError: frozen stages or frozen statistics would stay as they were drawn, or the file cannot be
+        read.
     """
     backbone = config.detector.backbone
-    if has_begun(workdir) or not (backbone.frozen_stages or backbone.norm == "frozen"):
+    freezes = backbone.frozen_stages > 0 or backbone.norm == "frozen"
+    if has_begun(workdir) or not (freezes or config.init_from):
         return
     frozen = f"frozen_stages={backbone.frozen_stages} and norm={backbone.norm} of config.detector.backbone"
     train_all = f"or train the whole backbone: {_TRAIN_ALL}"
