@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gfl_jax import config
-from gfl_jax.axes.assigner import assign_targets, assigner_locations, count_positives
+from gfl_jax.axes.assigner import Targets, assign_targets, assigner_locations, count_positives
 from gfl_jax.axes.box_representation import box_losses, box_weights, decode_boxes, side_parameters
 from gfl_jax.axes.classification import class_loss
 from gfl_jax.axes.quality import branch_labels, class_labels, has_branch
@@ -25,7 +25,11 @@ class Normalizers(NamedTuple):
 
 
 def detection_losses(
-    outputs: HeadOutputs, batch: Batch, detector: config.Detector, normalizers: Normalizers | None = None
+    outputs: HeadOutputs,
+    batch: Batch,
+    detector: config.Detector,
+    normalizers: Normalizers | None = None,
+    targets: Targets | None = None,
 ) -> dict[str, Float[Array, "levels"]]:
     """The losses of a global batch, level by level; their sum is what training minimizes.
 
@@ -38,11 +42,12 @@ def detection_losses(
       detector: the point of the grid.
       normalizers: of the global batch, where `batch` is a part of it: the losses of all parts then
         add up to those of the whole. None: the batch is the whole.
+      targets: of the batch; None: the assigner's.
 
     Returns:
       loss_cls; loss_centerness or loss_iou of a quality branch; and those of `box_losses`.
     """
-    return _losses_and_normalizers(outputs, batch, detector, normalizers)[0]
+    return _losses_and_normalizers(outputs, batch, detector, normalizers, targets)[0]
 
 
 def loss_normalizers(outputs: HeadOutputs, batch: Batch, detector: config.Detector) -> Normalizers:
@@ -51,13 +56,18 @@ def loss_normalizers(outputs: HeadOutputs, batch: Batch, detector: config.Detect
 
 
 def _losses_and_normalizers(
-    outputs: HeadOutputs, batch: Batch, detector: config.Detector, normalizers: Normalizers | None
+    outputs: HeadOutputs,
+    batch: Batch,
+    detector: config.Detector,
+    normalizers: Normalizers | None,
+    targets: Targets | None = None,
 ) -> tuple[dict[str, Float[Array, "levels"]], Normalizers]:
     """The losses, and the normalizers of this batch, whether they were used or given others."""
     box, quality = detector.box, detector.quality
     grid_sizes = grid_sizes_of(outputs.class_logits)
     locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
-    targets = assign_targets(batch, locations, detector.strides, detector.assigner)
+    if targets is None:
+        targets = assign_targets(batch, locations, detector.strides, detector.assigner)
     positive = targets.positive
     class_logits = flatten_levels(outputs.class_logits, detector.num_classes)
     dtype = class_logits.dtype

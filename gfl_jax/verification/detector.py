@@ -20,7 +20,13 @@ from gfl_jax.structures import Batch
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.verification.deterministic import projection
-from gfl_jax.verification.recompute import Results, deterministic_variables, make_batch, recompute
+from gfl_jax.verification.recompute import (
+    Results,
+    case_targets,
+    deterministic_variables,
+    make_batch,
+    recompute,
+)
 from gfl_jax.verification.reference import Reference, Row, relative_deviation
 
 GRADIENT_STRIDE = 97  # large gradients were stored as every 97th value
@@ -62,14 +68,18 @@ def verify_detector(reference: Reference, experiment: config.Config, precision: 
     cases = [str(case) for case in reference["cases"]]
     batches = {case: make_batch(reference, case, precision) for case in cases}
     run = jax.jit(partial(recompute, model, experiment))
+    targets = {case: case_targets(reference, case, batches[case], experiment.detector) for case in cases}
     for case in cases:
-        results = jax.device_get(run(variables, batches[case]))
+        given, ties = targets[case]
+        results = jax.device_get(run(variables, batches[case], given))
         for part, value, tolerance in _compare_case(
             reference, case, batches[case], results, tolerances, experiment
         ):
-            yield Row(f"{case}: {part}", value, tolerance)
+            note = f", but for {ties} locations by ties in ATSS" if ties and part == "targets" else ""
+            yield Row(f"{case}: {part}{note}", value, tolerance)
     if "traj/losses" in reference:
-        yield from _compare_training(reference, run, experiment, variables, batches[cases[0]], tolerances)
+        run_first = partial(run, batch=batches[cases[0]], targets=targets[cases[0]][0])
+        yield from _compare_training(reference, run_first, experiment, variables, tolerances)
 
 
 def _nchw(x: np.ndarray) -> np.ndarray:
@@ -210,10 +220,9 @@ def _unmatched(
 
 def _compare_training(
     reference: Reference,
-    run: Callable[[Any, Batch], Results],
+    run: Callable[[Any], Results],
     experiment: config.Config,
     variables: Any,
-    batch: Batch,
     tolerances: Tolerances,
 ) -> Iterator[Row]:
     """A few steps of the config's optimizer at the reference's learning rates."""
@@ -223,7 +232,7 @@ def _compare_training(
     params, batch_stats = variables["params"], variables["batch_stats"]
     state, rows = optimizer.init(params), []
     for _ in rates:
-        results = run({"params": params, "batch_stats": batch_stats}, batch)
+        results = run({"params": params, "batch_stats": batch_stats})
         updates, state = update(results.gradients, state, params)
         params = optax.apply_updates(params, updates)
         losses = {name: float(jnp.sum(x)) for name, x in results.losses.items()}
