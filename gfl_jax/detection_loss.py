@@ -42,7 +42,7 @@ def detection_losses(
       detector: the point of the grid.
       normalizers: of the global batch, where `batch` is a part of it: the losses of all parts then
         add up to those of the whole. None: the batch is the whole.
-      targets: of the locations; None: those of the detector's assigner.
+      targets: of the batch; None: the assigner's.
 
     Returns:
       loss_cls; loss_centerness or loss_iou of a quality branch; and those of `box_losses`.
@@ -52,7 +52,7 @@ def detection_losses(
 
 def loss_normalizers(outputs: HeadOutputs, batch: Batch, detector: config.Detector) -> Normalizers:
     """What the losses of a batch are divided by; the compiler drops all that is not needed for it."""
-    return _losses_and_normalizers(outputs, batch, detector, None, None)[1]
+    return _losses_and_normalizers(outputs, batch, detector, None)[1]
 
 
 def _losses_and_normalizers(
@@ -60,7 +60,7 @@ def _losses_and_normalizers(
     batch: Batch,
     detector: config.Detector,
     normalizers: Normalizers | None,
-    targets: Targets | None,
+    targets: Targets | None = None,
 ) -> tuple[dict[str, Float[Array, "levels"]], Normalizers]:
     """The losses, and the normalizers of this batch, whether they were used or given others."""
     box, quality = detector.box, detector.quality

@@ -64,3 +64,21 @@ def random_variables():
         return jax.tree.map(lambda leaf: np.abs(rng.normal(size=leaf.shape)).astype(np.float32), shapes)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory):
+    """A compilation cache from here to the end of the session, for the processes that tests start too."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+        os.environ.pop(name.upper())

@@ -108,14 +108,13 @@ def assign_targets(batch: Batch, locations: Locations, strides: Sequence[int], a
         )
         return index, valid
 
-    box_index, valid = jax.vmap(assign)(batch.boxes, batch.box_mask, valid_sizes, valid)
-    return targets_of(box_index, valid, batch)
+    return make_targets(batch, *jax.vmap(assign)(batch.boxes, batch.box_mask, valid_sizes, valid))
 
 
-def targets_of(
-    box_index: Int[Array, "batch locations"], valid: Bool[Array, "batch locations"], batch: Batch
+def make_targets(
+    batch: Batch, box_index: Int[Array, "batch locations"], valid: Bool[Array, "batch locations"]
 ) -> Targets:
-    """The targets of an assignment: -1 where a location is not positive."""
+    """What every location should say, given the index of its box, or -1, and whether it counts."""
     positive = box_index >= 0
     labels = jnp.take_along_axis(batch.labels, jnp.maximum(box_index, 0), axis=1)
     boxes = jnp.take_along_axis(batch.boxes, jnp.maximum(box_index, 0)[..., None], axis=1)

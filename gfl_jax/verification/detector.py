@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Int
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import assigner_locations
@@ -21,9 +20,14 @@ from gfl_jax.structures import Batch
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.verification.deterministic import projection
-from gfl_jax.verification.recompute import Results, deterministic_variables, make_batch, recompute
+from gfl_jax.verification.recompute import (
+    Results,
+    case_targets,
+    deterministic_variables,
+    make_batch,
+    recompute,
+)
 from gfl_jax.verification.reference import Reference, Row, relative_deviation
-from gfl_jax.verification.ties import boxes_with_other_ties
 
 GRADIENT_STRIDE = 97  # large gradients were stored as every 97th value
 
@@ -64,62 +68,18 @@ def verify_detector(reference: Reference, experiment: config.Config, precision: 
     cases = [str(case) for case in reference["cases"]]
     batches = {case: make_batch(reference, case, precision) for case in cases}
     run = jax.jit(partial(recompute, model, experiment))
-    box_index: dict[str, np.ndarray] = {}
+    targets = {case: case_targets(reference, case, batches[case], experiment.detector) for case in cases}
     for case in cases:
-        results = jax.device_get(run(variables, batches[case]))
-        ties = _other_ties(reference, case, batches[case], results, experiment)
-        if ties is not None:  # all that follows from the targets is compared for the reference's choice
-            box_index[case] = ties.box_index
-            results = jax.device_get(run(variables, batches[case], ties.box_index))
-            yield Row(f"{case}: ties of ATSS taken otherwise, for {ties.boxes} boxes", 0.0, 0.0)
+        given, ties = targets[case]
+        results = jax.device_get(run(variables, batches[case], given))
         for part, value, tolerance in _compare_case(
             reference, case, batches[case], results, tolerances, experiment
         ):
-            yield Row(f"{case}: {part}", value, tolerance)
+            note = f", but for {ties} locations by ties in ATSS" if ties and part == "targets" else ""
+            yield Row(f"{case}: {part}{note}", value, tolerance)
     if "traj/losses" in reference:
-        given = box_index.get(cases[0])
-        yield from _compare_training(
-            reference, partial(run, box_index=given), experiment, variables, batches[cases[0]], tolerances
-        )
-
-
-class OtherTies(NamedTuple):
-    """An assignment of the reference that differs from ours in the choice among tied candidates alone."""
-
-    box_index: Int[np.ndarray, "batch locations"]
-    boxes: int  # that have other locations
-
-
-def _other_ties(
-    reference: Reference, case: str, batch: Batch, ours: Results, experiment: config.Config
-) -> OtherTies | None:
-    """None if the assignments are equal, or differ otherwise, which is an error and told as one."""
-    detector, count = experiment.detector, len(batch.images)
-    keys = [f"{case}/assign/img{i}_gt_inds" for i in range(count)]
-    if detector.assigner.kind != "atss" or not all(key in reference for key in keys):
-        return None
-    locations = assigner_locations(grid_sizes_of(ours.levels), detector.strides, detector.assigner)
-    theirs = np.full_like(ours.targets.box_index, -1)
-    boxes = 0
-    for i, key in enumerate(keys):
-        valid = ours.targets.valid[i]
-        if len(reference[key]) != valid.sum():
-            return None
-        theirs[i][valid] = reference[key] - 1
-        found = boxes_with_other_ties(
-            theirs[i],
-            ours.targets.box_index[i],
-            np.asarray(batch.boxes[i])[np.asarray(batch.box_mask[i])],
-            locations.points,
-            locations.levels,
-            locations.strides * detector.assigner.anchor_scale / 2,
-            valid,
-            detector.assigner.topk,
-        )
-        if found is None:
-            return None
-        boxes += found
-    return OtherTies(theirs, boxes) if boxes else None
+        run_first = partial(run, batch=batches[cases[0]], targets=targets[cases[0]][0])
+        yield from _compare_training(reference, run_first, experiment, variables, tolerances)
 
 
 def _nchw(x: np.ndarray) -> np.ndarray:
@@ -260,10 +220,9 @@ def _unmatched(
 
 def _compare_training(
     reference: Reference,
-    run: Callable[[Any, Batch], Results],
+    run: Callable[[Any], Results],
     experiment: config.Config,
     variables: Any,
-    batch: Batch,
     tolerances: Tolerances,
 ) -> Iterator[Row]:
     """A few steps of the config's optimizer at the reference's learning rates."""
@@ -273,7 +232,7 @@ def _compare_training(
     params, batch_stats = variables["params"], variables["batch_stats"]
     state, rows = optimizer.init(params), []
     for _ in rates:
-        results = run({"params": params, "batch_stats": batch_stats}, batch)
+        results = run({"params": params, "batch_stats": batch_stats})
         updates, state = update(results.gradients, state, params)
         params = optax.apply_updates(params, updates)
         losses = {name: float(jnp.sum(x)) for name, x in results.losses.items()}

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import (
@@ -13,7 +12,7 @@ from gfl_jax.axes.assigner import (
     assign_targets,
     assigner_locations,
     count_positives,
-    targets_of,
+    make_targets,
 )
 from gfl_jax.boxes import boxes_to_distances, centerness
 from gfl_jax.detection_loss import detection_losses
@@ -25,6 +24,7 @@ from gfl_jax.structures import SIZE_DIVISOR, Batch
 from gfl_jax.targets.locations import Locations, grid_sizes_of
 from gfl_jax.verification.deterministic import image, weight
 from gfl_jax.verification.reference import Reference
+from gfl_jax.verification.ties import is_a_choice
 
 # mmdetection adds it to what it divides losses by.
 EPSILON = float(np.finfo(np.float32).eps)
@@ -71,6 +71,35 @@ def _picture(seed_height_width: np.ndarray) -> np.ndarray:
     return image(seed, height, width)[..., ::-1]  # RGB
 
 
+def case_targets(
+    reference: Reference, case: str, batch: Batch, detector: config.Detector
+) -> tuple[Targets, int]:
+    """The targets of a case: ours, or the reference's where it differs from ours by ties in ATSS alone.
+
+    Returns:
+      The targets, and the number of locations at which ties make a difference.
+    """
+    height, width = batch.images.shape[1:3]
+    grid_sizes = tuple((-(-height // s), -(-width // s)) for s in detector.strides)
+    locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
+    ours = jax.jit(lambda b: assign_targets(b, locations, detector.strides, detector.assigner))(batch)
+    if detector.assigner.kind != "atss":
+        return ours, 0
+    index, valid, ties = np.array(ours.box_index), np.asarray(ours.valid), 0
+    for i, key in enumerate(f"{case}/assign/img{i}_gt_inds" for i in range(len(index))):
+        if key not in reference or reference[key].shape != (np.sum(valid[i]),):
+            continue
+        theirs = np.full_like(index[i], -1)
+        theirs[valid[i]] = reference[key] - 1
+        different = int(np.sum(theirs != index[i]))
+        # The reference's precision. Ours must be a choice as well: else the difference is an error of ours.
+        boxes = reference[f"{case}/gt_bboxes{i}"].reshape(-1, 4).astype(np.float64)
+        scene = (boxes, valid[i], locations, detector.assigner.topk)
+        if different and all(is_a_choice(assigned, *scene) for assigned in (index[i], theirs)):
+            index[i], ties = theirs, ties + different
+    return make_targets(batch, jnp.asarray(index), ours.valid), ties
+
+
 class Results(NamedTuple):
     """What a case's figures are about."""
 
@@ -85,16 +114,9 @@ class Results(NamedTuple):
 
 
 def recompute(
-    model: DetectorNetwork,
-    experiment: config.Config,
-    variables: Any,
-    batch: Batch,
-    box_index: Int[Array, "batch locations"] | None = None,
+    model: DetectorNetwork, experiment: config.Config, variables: Any, batch: Batch, targets: Targets
 ) -> Results:
-    """Everything that a case's figures are about; to be compiled.
-
-    The targets are those of an assignment, -1 where a location is not positive, if one is given.
-    """
+    """Everything that a case's figures are about, with the targets of `case_targets`; to be compiled."""
     inputs = normalize_images(batch.images, batch.image_sizes, experiment.normalization, model.dtype)
 
     def forward(network: DetectorNetwork) -> Any:
@@ -106,13 +128,10 @@ def recompute(
     features, levels, outputs = run_parts
     strides, assigner = experiment.detector.strides, experiment.detector.assigner
     locations = assigner_locations(grid_sizes_of(levels), strides, assigner)
-    targets = assign_targets(batch, locations, strides, assigner)
-    if box_index is not None:
-        targets = targets_of(box_index, targets.valid, batch)
     normalizers = _reference_normalizers(targets, locations, experiment.detector)
     differentiate = jax.value_and_grad(_loss, has_aux=True)
     (_, losses), gradients = differentiate(
-        variables["params"], variables["batch_stats"], model, experiment, batch, normalizers, targets
+        variables["params"], variables["batch_stats"], model, experiment, batch, targets, normalizers
     )
     detections, _ = detections_from_outputs(outputs, batch, experiment.detector, experiment.inference)
     return Results(inputs, features, levels, outputs, targets, losses, gradients, detections)
@@ -124,8 +143,8 @@ def _loss(
     model: Any,
     experiment: config.Config,
     batch: Batch,
-    normalizers: dict[str, Any],
     targets: Targets,
+    normalizers: dict[str, Any],
 ) -> tuple[Any, Any]:
     images = normalize_images(batch.images, batch.image_sizes, experiment.normalization, model.dtype)
     variables = {"params": params, "batch_stats": batch_stats}

@@ -1,169 +1,121 @@
-"""Ties among the candidates of ATSS, which the reference leaves open, told from errors.
+"""Whether a reference's ATSS differs from ours only in which of equally near locations it took.
 
-Where the center of a box lies on the grid, several locations are equally near, and of those that are tied
-for the last of the `topk` places any may be taken: PyTorch's `topk` takes others on CPUs than on GPUs.
-We take the first ones. The choice changes the threshold of its box, and so its other positives.
+The candidates of a box on a level are the nearest locations. Where several are equally near and not all
+can be taken, Algorithm 1 leaves open which are. A choice changes the threshold of its box, and so all of
+its positives. Boxes meet only where the largest overlap wins, so that each box can be looked at alone.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gfl_jax.boxes import EPSILON
 from gfl_jax.targets.atss import MIN_DISTANCE
+from gfl_jax.targets.locations import Locations
 
-_SAME = 1e-9  # pixels, or IoU: what differs by less differs by rounding
-_MOST = 100_000  # choices that are tried for a box; one with more is not explained
-
-
-class Tied(NamedTuple):
-    """Locations of a level that are equally near to a box, and whose anchors overlap it alike."""
-
-    places: Int[np.ndarray, "n"]
-    overlap: float
+MOST_CHOICES = 100_000  # of one box; with more, nothing counts as explained
 
 
-class Candidates(NamedTuple):
-    """Of a box on a level."""
-
-    certain: Int[np.ndarray, "n"]
-    tied: list[Tied]  # by overlap
-    open_places: int  # how many of the tied locations are taken
-
-
-def boxes_with_other_ties(
+def is_a_choice(
     assigned: Int[np.ndarray, "locations"],
-    ours: Int[np.ndarray, "locations"],
     boxes: Float[np.ndarray, "boxes 4"],
-    points: Float[np.ndarray, "locations 2"],
-    levels: Int[np.ndarray, "locations"],
-    half_sides: Float[np.ndarray, "locations"],
     valid: Bool[np.ndarray, "locations"],
+    locations: Locations,
     topk: int,
-) -> int | None:
-    """How many boxes of an image have other tied candidates in one of two assignments.
+) -> bool:
+    """Whether ATSS gives exactly an assignment for some choice among equally near candidates.
 
     Args:
-      assigned: by the reference: the box of each location, or -1.
-      ours: the same.
-      boxes: ground truths in pixels.
-      points: the locations.
-      levels: of the locations.
-      half_sides: of their square anchors, in pixels.
-      valid: which locations take part.
+      assigned: the index of each location's box, or -1.
+      boxes: ground truths in pixels, without padding, in the precision in which distances are compared.
+      valid: which locations lie on the picture.
+      locations: with one anchor each.
       topk: candidates of a box on each level.
-
-    Returns:
-      None if no choice of the tied candidates gives `assigned` by Algorithm 1: then it is no tie.
     """
-    boxes, points = boxes.astype(np.float64), points.astype(np.float64)
-    anchors = np.concatenate([points - half_sides[:, None], points + half_sides[:, None]], axis=1)
-    overlaps = np.stack([_iou(box, anchors) for box in boxes]) if len(boxes) else np.zeros((0, len(points)))
-    for j, box in enumerate(boxes):
-        candidates = _candidates(box, overlaps[j], points, levels, valid, topk)
-        inside = _inside(box, points)
-        if not any(
-            _gives(j, choice, candidates, assigned, overlaps, inside) for choice in _choices(candidates)
-        ):
-            return None
-    differs = assigned != ours
-    return len(({*assigned[differs].tolist()} | {*ours[differs].tolist()}) - {-1})
+    if not -1 <= assigned.min(initial=-1) <= assigned.max(initial=-1) < len(boxes):
+        return False
+    if np.any(assigned[~valid] >= 0):
+        return False
+    overlaps = _overlaps(boxes, locations.anchors.astype(boxes.dtype))
+    return all(_is_possible(b, assigned, boxes, overlaps, valid, locations, topk) for b in range(len(boxes)))
+
+
+def _is_possible(
+    b: int,
+    assigned: Int[np.ndarray, "locations"],
+    boxes: Float[np.ndarray, "boxes 4"],
+    overlaps: Float[np.ndarray, "boxes locations"],
+    valid: Bool[np.ndarray, "locations"],
+    locations: Locations,
+    topk: int,
+) -> bool:
+    """Whether some choice makes those locations of one box positive that the assignment needs."""
+    points = locations.points.astype(boxes.dtype)
+    offsets = points - (boxes[b, :2] + boxes[b, 2:]) / 2
+    distances = np.sqrt(np.square(offsets[:, 0]) + np.square(offsets[:, 1]))
+    certain, choices = _candidates(distances, valid, locations.levels, topk)
+    if math.prod(math.comb(len(tied), free) for tied, free in choices) > MOST_CHOICES:
+        return False
+    sides = np.concatenate([points - boxes[b, :2], boxes[b, 2:] - points], axis=1)
+    inside = np.min(sides, axis=1) > MIN_DISTANCE
+    # Where another box has the location, this one may be positive too if it loses there.
+    others = overlaps[np.maximum(assigned, 0), np.arange(len(assigned))]
+    loses = (assigned >= 0) & ((overlaps[b] < others) | ((overlaps[b] == others) & (assigned < b)))
+    must, may = assigned == b, (assigned == b) | loses
+    for candidates in _all_candidates(certain, choices):
+        values = overlaps[b, candidates]
+        if len(values) > 1:
+            deviations = np.sum(np.square(values - np.mean(values))) / (len(values) - 1)
+            positive = candidates[(values >= np.mean(values) + np.sqrt(deviations)) & inside[candidates]]
+        else:  # the deviation of a single value is no number
+            positive = candidates[:0]
+        if np.all(may[positive]) and np.sum(must[positive]) == np.sum(must):
+            return True
+    return False
 
 
 def _candidates(
-    box: Float[np.ndarray, "4"],
-    overlaps: Float[np.ndarray, "locations"],
-    points: Float[np.ndarray, "locations 2"],
-    levels: Int[np.ndarray, "locations"],
+    distances: Float[np.ndarray, "locations"],
     valid: Bool[np.ndarray, "locations"],
+    levels: Int[np.ndarray, "locations"],
     topk: int,
-) -> list[Candidates]:
-    """The candidates of a box on each level, those that are open apart from the certain ones."""
-    distances = np.hypot(*(points - (box[:2] + box[2:]) / 2).T)
-    found = []
-    for level in range(levels.max() + 1):
+) -> tuple[Int[np.ndarray, "certain"], list[tuple[Int[np.ndarray, "tied"], int]]]:
+    """Locations that every choice takes; for each level with a tie, the tied ones and how many are taken."""
+    certain, choices = [], []
+    for level in range(int(levels.max()) + 1):
         here = np.flatnonzero((levels == level) & valid)
         count = min(topk, len(here))
         if not count:
             continue
-        farthest = np.sort(distances[here])[count - 1]
-        certain = here[distances[here] < farthest - _SAME]
-        last = here[np.abs(distances[here] - farthest) <= _SAME]
-        if len(certain) + len(last) == count:
-            certain, last = np.concatenate([certain, last]), last[:0]
-        kinds = np.round(overlaps[last] / _SAME).astype(np.int64)
-        tied = [
-            Tied(last[kinds == kind], float(overlaps[last[kinds == kind]][0])) for kind in np.unique(kinds)
-        ]
-        found.append(Candidates(certain, tied, count - len(certain)))
-    return found
+        limit = np.sort(distances[here])[count - 1]
+        nearer, tied = here[distances[here] < limit], here[distances[here] == limit]
+        free = count - len(nearer)
+        certain.append(nearer)
+        if free == len(tied):
+            certain.append(tied)
+        else:
+            choices.append((tied, free))
+    return np.concatenate([np.zeros(0, int), *certain]), choices
 
 
-def _choices(candidates: Sequence[Candidates]) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """For each level, how many of each kind of tied locations are taken; none if there are too many ways."""
-    ways = [
-        [
-            counts
-            for counts in itertools.product(*(range(len(tied.places) + 1) for tied in level.tied))
-            if sum(counts) == level.open_places
-        ]
-        for level in candidates
-    ]
-    return itertools.product(*ways) if math.prod(map(len, ways)) <= _MOST else iter(())
+def _all_candidates(
+    certain: Int[np.ndarray, "certain"], choices: Sequence[tuple[Int[np.ndarray, "tied"], int]]
+) -> Iterator[Int[np.ndarray, "candidates"]]:
+    """The candidates of a box for every choice, in the order of their places."""
+    for chosen in itertools.product(*(itertools.combinations(tied, free) for tied, free in choices)):
+        yield np.sort(np.concatenate([certain, *(np.array(part, int) for part in chosen)]))
 
 
-def _gives(
-    j: int,
-    choice: tuple[tuple[int, ...], ...],
-    candidates: Sequence[Candidates],
-    assigned: Int[np.ndarray, "locations"],
-    overlaps: Float[np.ndarray, "boxes locations"],
-    inside: Bool[np.ndarray, "locations"],
-) -> bool:
-    """Whether a choice can lead to all that was assigned to box j, and to nothing else."""
-    kinds = [
-        (tied, taken)
-        for level, counts in zip(candidates, choice, strict=True)
-        for tied, taken in zip(level.tied, counts, strict=True)
-    ]
-    certain = np.concatenate([level.certain for level in candidates])
-    values = np.concatenate([overlaps[j][certain], *(np.full(taken, tied.overlap) for tied, taken in kinds)])
-    threshold = values.mean() + (values.std(ddof=1) if len(values) > 1 else 0.0)
-
-    def positive(places: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        return places[inside[places] & (overlaps[j][places] >= threshold)]
-
-    def lost(places: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-        """Where another box has the location, with more overlap, or as much and a lower number."""
-        winner = assigned[places]
-        theirs = overlaps[winner, places]
-        better = (theirs > overlaps[j][places]) | ((theirs == overlaps[j][places]) & (winner < j))
-        return (winner >= 0) & (winner != j) & better
-
-    own = set(np.flatnonzero(assigned == j).tolist())
-    must = positive(certain)
-    if not ((assigned[must] == j) | lost(must)).all():
-        return False
-    may = set(must.tolist())
-    for tied, taken in kinds:
-        places = positive(tied.places)
-        unseen = len(tied.places) - len(places)  # taken or not, they are no positives
-        seen = int((assigned[places] == j).sum())
-        if not seen <= taken <= seen + int(lost(places).sum()) + unseen:
-            return False
-        may |= set(places.tolist())
-    return own <= may
-
-
-def _iou(box: Float[np.ndarray, "4"], anchors: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
-    sides = np.minimum(box[2:], anchors[:, 2:]) - np.maximum(box[:2], anchors[:, :2])
-    common = np.maximum(sides, 0).prod(axis=1)
-    area = (box[2:] - box[:2]).prod() + (anchors[:, 2:] - anchors[:, :2]).prod(axis=1) - common
-    return common / np.maximum(area, 1e-6)
-
-
-def _inside(box: Float[np.ndarray, "4"], points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, "n"]:
-    return np.concatenate([points - box[:2], box[2:] - points], axis=1).min(axis=1) > MIN_DISTANCE
+def _overlaps(
+    boxes: Float[np.ndarray, "boxes 4"], anchors: Float[np.ndarray, "locations 4"]
+) -> Float[np.ndarray, "boxes locations"]:
+    """IoU of every box with every anchor, by numpy in the boxes' precision."""
+    low = np.maximum(boxes[:, None, :2], anchors[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], anchors[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    areas = [np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=-1) for x in (boxes, anchors)]
+    union = areas[0][:, None] + areas[1] - shared
+    return shared / np.maximum(union, EPSILON)
