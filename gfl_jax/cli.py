@@ -100,6 +100,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
     from gfl_jax.agreement import is_first
+    from gfl_jax.data.loader import tell_shapes
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source, open_evaluation
     from gfl_jax.evaluation.results import Result, looks_like_results, write_results
@@ -118,6 +119,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         require_writable(output)
     checkpoint = args.checkpoint or args.workdir
     source = open_evaluation(config, checkpoint)
+    tell_shapes(source, config, training=False)
     written = [output / "results.json", output / "metrics.json"]
     written += snapshot_paths(output, "", source, args.pictures)
     images = Path(config.dataset.eval_images).expanduser()

@@ -19,8 +19,11 @@ the same step (then always with 143); the same command goes on, to the same bits
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \\
       --config.init_from=resnet50.pth
 
-The work directory gets config.json, checkpoints/ (the last ones), best/ (the best by AP),
-metrics.jsonl, tensorboard/ and pictures/.
+The work directory gets config.json, categories.json (the classes), data.npz (what the data were),
+checkpoints/ (the last ones), best/ (the best by AP), metrics.jsonl, tensorboard/ and pictures/. A run goes
+on with the same data wherever they lie and in whatever order they are listed; other data are refused with
+what differs. Data, boxes, classes and settings are checked before the first step, and a checkpoint is
+saved before each evaluation.
 
 The log says which share of the time the device was idle for want of a batch ("input 3%"), and
 metrics.jsonl and TensorBoard how the time since the row before divides: time/input, time/step,
@@ -36,7 +39,11 @@ Computes the COCO metrics of a trained detector on its evaluation split.
       --config.inference.test_scales="(0.8,1.0,1.25)" --config.inference.test_flip=True
 
 Prints the twelve numbers and the AP of each class, and writes the detections as a COCO
-results JSON. Without --config, the config is the one that the work directory holds."""
+results JSON. Without --config, the config is the one that the work directory holds.
+
+Classes are matched by name, in whatever order the data list them. Classes that the data or the detector do
+not have are told and do not count. Data without annotations, such as COCO's image_info_test-dev2017.json,
+give results.json for the server, and no metrics."""
 
 PREDICT = """\
 Detects in images and videos: draws the boxes and writes them as a COCO results JSON.

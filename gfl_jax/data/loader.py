@@ -5,6 +5,7 @@ what a batch holds cannot depend on how many workers there are.
 """
 
 import atexit
+import logging
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,8 @@ from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
 from gfl_jax.inference.views import PLAIN, View
 from gfl_jax.structures import Batch
+
+_LOGGER = logging.getLogger(__name__)
 
 # Arrays from this size on reach the main process in shared memory. What is left of a batch
 # must fit in the buffer of a pipe (64 KiB), or a worker may hang when it is closed.
@@ -114,6 +117,13 @@ def has_eval_data(config: Config) -> bool:
     """Whether `config.dataset` names data for evaluation at all."""
     data = config.dataset
     return bool(data.eval_split if data.tfds_dir else data.eval_json or data.eval_images)
+
+
+def tell_shapes(source: Source, config: Config, training: bool) -> None:
+    """Says what shapes the batches of a source have, where the config does not name them."""
+    shapes = plan.shapes_in_words(source.sizes, config, training)
+    if shapes:
+        _LOGGER.info("%s: %s", source.name, shapes)
 
 
 def steps_per_epoch(source: Source, config: Config) -> int:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from gfl_jax.config import Config
 from gfl_jax.data.categories import Categories, has_categories, listed, read_categories, write_categories
 from gfl_jax.data.identity import as_known, known_of, read_known, write_known
-from gfl_jax.data.loader import has_eval_data, make_source
-from gfl_jax.data.plan import shapes_in_words
+from gfl_jax.data.loader import has_eval_data, make_source, tell_shapes
 from gfl_jax.data.source import Source, match_classes, require_same_classes
 from gfl_jax.errors import UserError
 from gfl_jax.training.saving import steps_in
@@ -57,10 +56,9 @@ def open_run_data(config: Config, workdir: Path) -> RunData:
             train = as_known(train, known["train"], owner)
         if "eval" in known and evaluation is not None:
             evaluation = as_known(evaluation, known["eval"], owner)
-    for source, training in ((train, True), (evaluation, False)):
-        shapes = "" if source is None else shapes_in_words(source.sizes, config, training)
-        if source is not None and shapes:
-            _LOGGER.info("%s: %s", source.name, shapes)
+    tell_shapes(train, config, training=True)
+    if evaluation is not None:
+        tell_shapes(evaluation, config, training=False)
     return RunData(train, evaluation, classes)
 
 
