@@ -46,7 +46,10 @@ work directory that `main.py evaluate` and `main.py predict` take, and --config.
 
 Detectors of mmdetection 1.x to 3.x and of the official GFL repository must fit the config entry by
 entry. With --backbone only the backbone is taken: of such a detector, or of torchvision, mmpretrain
-or detectron2. Fields of the config are changed with dots: --config.detector.num_classes=20"""
+or detectron2. Fields of the config are changed with dots: --config.detector.num_classes=20
+
+The file does not tell the names of its classes. 80 are taken for COCO's; others are named with
+--classes, in their order. Evaluation matches classes by name."""
 
 TO_TORCH = """\
 Writes the state dict of a trained detector as FILE (.safetensors, or .pth with PyTorch installed),
@@ -64,7 +67,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     overrides = config_overrides(rest, parser)
     if args.command == "to-jax":
         config = parse_overrides(load_config(args.config), overrides)
-        to_jax(args.file, config, args.output, args.backbone)
+        classes = None if args.classes is None else tuple(args.classes.split(","))
+        to_jax(args.file, config, args.output, args.backbone, classes)
     else:
         file = args.workdir / "config.json"
         config = load_config(args.config) if args.config else config_from_json(file)
@@ -72,7 +76,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def to_jax(file: Path, config: Config, output: Path, backbone_only: bool = False) -> None:
+def to_jax(
+    file: Path,
+    config: Config,
+    output: Path,
+    backbone_only: bool = False,
+    classes: tuple[str, ...] | None = None,
+) -> None:
     """Writes the weights of a file as the best checkpoint of a new work directory.
 
     Args:
@@ -80,6 +90,7 @@ def to_jax(file: Path, config: Config, output: Path, backbone_only: bool = False
       config: of the detector.
       output: the work directory. For a backbone it gets the checkpoint alone.
       backbone_only: take the backbone, and leave what else the file holds.
+      classes: their names by label; None: COCO's, if they are as many, or numbers.
 
     Raises:
       UserError: the file cannot be read or does not fit, or the directory has checkpoints; nothing
@@ -88,6 +99,7 @@ def to_jax(file: Path, config: Config, output: Path, backbone_only: bool = False
     require_writable(output)
     if any(steps_in(output / folder) for folder in ("best", "checkpoints")):
         raise UserError(f"--output={output}: has checkpoints already; name another directory")
+    categories = _categories(config.detector.num_classes, classes)
     shapes = detector_shapes(config.detector)
     if backbone_only:
         shapes = {collection: {"backbone": tree["backbone"]} for collection, tree in shapes.items()}
@@ -104,7 +116,7 @@ def to_jax(file: Path, config: Config, output: Path, backbone_only: bool = False
     arrays = {path: jnp.asarray(x, wanted[path].dtype) for path, x in matched.arrays.items()}
     if not backbone_only:
         claim_workdir(output, config)
-        write_categories(output, _categories(config.detector.num_classes))
+        write_categories(output, categories)
     state = TrainState(step=jnp.zeros((), jnp.int32), opt_state=(), **unflatten_dict(arrays, sep="/"))
     with contextlib.closing(Checkpoints(output, keep=1)) as checkpoints:
         checkpoints.save_best(state, average_precision=-1.0)  # not measured: any run beats it
@@ -137,11 +149,14 @@ def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
     return {path: tuple(x.shape) for path, x in flatten_dict(variables, sep="/").items()}
 
 
-def _categories(count: int) -> Categories:
-    """COCO's if they are as many; the file does not tell others."""
-    if count == len(COCO_CATEGORY_NAMES):
+def _categories(count: int, names: tuple[str, ...] | None) -> Categories:
+    """Those that were named, or COCO's if they are as many, or numbers."""
+    if names is None and count == len(COCO_CATEGORY_NAMES):
         return Categories(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS)
-    return Categories(tuple(f"class {i}" for i in range(1, count + 1)), tuple(range(1, count + 1)))
+    names = names or tuple(f"class {i}" for i in range(1, count + 1))
+    if len(names) != count or len(set(names)) < count:
+        raise UserError(f"--classes={','.join(names)}: must be {count} different names with commas between")
+    return Categories(names, tuple(range(1, count + 1)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     to_jax.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
     to_jax.add_argument("--output", required=True, type=path, metavar="DIR", help="a new work directory")
     to_jax.add_argument("--backbone", action="store_true", help="take the backbone alone")
+    to_jax.add_argument("--classes", metavar="NAME,NAME", help="the names of its classes, by label")
     to_torch.add_argument("--workdir", required=True, type=path, metavar="DIR", help="a run of `train`")
     to_torch.add_argument(
         "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"

@@ -90,6 +90,14 @@ def test_there_and_back_changes_no_bit(script, files, variables, detector, capsy
     assert (files / "x.safetensors").read_bytes() == (files / "theirs.safetensors").read_bytes()
 
 
+def test_classes_have_the_names_that_are_given(script, files, capsys):
+    assert convert(script, files, "--classes=cat,dog") == 2
+    assert "--classes=cat,dog: must be 3 different names with commas between" in capsys.readouterr().err
+    assert not (files / "run").exists()
+    assert convert(script, files, "--classes=cat,dog,traffic light") == 0
+    assert read_categories(files / "run").names == ("cat", "dog", "traffic light")
+
+
 def test_a_checkpoint_of_another_architecture_is_refused_with_a_table(script, files, capsys):
     assert (
         convert(script, files, "--config.detector.num_classes=5", "--config.detector.head.num_convs=2") == 2
