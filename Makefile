@@ -27,7 +27,7 @@ demo: install
 	$(RUN) scripts/demo.py
 
 test: install
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-fail-under=90
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-fail-under=90
 
 lint: install
 	$(RUN) -m ruff check .

@@ -27,6 +27,32 @@ hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=
 hypothesis.settings.load_profile("reproducible")
 
 
+# These take longest: they come first, so that no process is left with one of them at the end.
+LONGEST = (
+    "test_kill_script",
+    "test_verify",
+    "test_several_processes",
+    "test_other_detectors",
+    "test_step",
+    "test_tables",
+    "test_run_data",
+    "test_failures",
+    "test_loop",
+    "test_compare_killed",
+    "test_benchmark",
+    "test_end_to_end",
+    "test_gradient",
+    "test_checkpoint",
+    "test_distributed",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the tests by file, the longest files first."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
     """Where the reference figures are."""

@@ -15,7 +15,7 @@ from gfl_jax.comparison import runs
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import compare_rows, read_result
 from gfl_jax.compilation import report as compilation
-from gfl_jax.config import Config
+from gfl_jax.config import Backbone, Config, Detector
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation import evaluate, snapshots
 
@@ -51,6 +51,7 @@ def evaluation(tmp_path, trained, monkeypatch):
 def test_detections_are_kept_when_the_metrics_fail(evaluation, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "metrics.json").write_text("older")
+    (tmp_path / "out" / "results.json").write_text(json.dumps([RESULTS[0] | {"score": 0.1}]))
     monkeypatch.setattr(evaluate, "evaluate_coco", fail)
     assert main(evaluation) == 2
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == RESULTS
@@ -66,6 +67,7 @@ def test_metrics_are_kept_and_shown_when_an_image_fails(evaluation, tmp_path, mo
     assert captured.err == "error: it failed\n"
 
 
+EXPERIMENT = Config(name="x", detector=Detector(backbone=Backbone(norm="batch", frozen_stages=0)))
 ROWS = [Row(name, "column", {"a": name}) for name in ("good", "bad", "fine")]
 
 
@@ -79,7 +81,7 @@ def test_a_run_that_fails_costs_no_other(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(runs, "train", train)
     failed = []
-    config = Config(name="x")
+    config = EXPERIMENT
     results = compare_rows(ROWS, lambda row: config, 1, tmp_path, lambda _: None, failed=failed)
     assert results == {"good": [METRICS], "bad": [], "fine": [METRICS]}
     assert [line.split(": ")[0] for line in failed] == [str(tmp_path / "bad_seed_0")]
@@ -91,14 +93,14 @@ def test_a_run_that_fails_costs_no_other(tmp_path, monkeypatch, error):
 def test_a_comparison_in_which_all_fails_and_one_with_a_fault(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", fail)
     with pytest.raises(UserError, match="it failed"):
-        compare_rows(ROWS, lambda row: Config(name="x"), 1, tmp_path, lambda _: None, failed=[])
+        compare_rows(ROWS, lambda row: EXPERIMENT, 1, tmp_path, lambda _: None, failed=[])
 
     def fault(*_args):
         raise KeyError("a bug")
 
     monkeypatch.setattr(runs, "train", fault)
     with pytest.raises(KeyError):
-        compare_rows(ROWS, lambda row: Config(name="x"), 1, tmp_path, lambda _: None, failed=[])
+        compare_rows(ROWS, lambda row: EXPERIMENT, 1, tmp_path, lambda _: None, failed=[])
 
 
 def test_the_command_names_the_runs_that_failed(tmp_path, monkeypatch, capsys):

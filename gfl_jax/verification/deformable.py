@@ -36,8 +36,12 @@ def _deviation(reference: Reference, name: str) -> float:
         y = deform_conv2d(x["x"], x["offset"], x["weight"], x.get("mask"), stride, groups, deform_groups)
         return y + x.get("bias", 0)
 
-    result, pull_back = jax.vjp(convolve, inputs)
-    (gradients,) = pull_back(to_ours("gy"))
+    @jax.jit  # one program takes a tenth of the time of its operations one by one
+    def differentiate(x: dict[str, Array], gy: Array) -> tuple[Array, dict[str, Array]]:
+        result, pull_back = jax.vjp(convolve, x)
+        return result, pull_back(gy)[0]
+
+    result, gradients = differentiate(inputs, to_ours("gy"))
     deviations = [reference.deviation(f"{name}/y", np.asarray(result).transpose(0, 3, 1, 2))]
     for key, gradient in gradients.items():
         axes = {"weight": (3, 2, 0, 1), "bias": (0,)}.get(key, (0, 3, 1, 2))

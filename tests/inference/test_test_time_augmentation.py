@@ -182,8 +182,8 @@ def test_a_view_of_one_picture_is_resized_mirrored_and_padded(experiment, image)
 
 def test_bad_views_and_votes_without_variances_are_errors(small_detector):
     model = build_detector(small_detector)
-    with pytest.raises(UserError, match=r"config\.inference\.test_scales\[0\]=0\.0"):
-        make_detect_in_views(model, config.Normalization(), config.Inference(test_scales=(0.0,)))
+    with pytest.raises(UserError, match=r"config\.inference\.test_scales=\(\)"):
+        make_detect_in_views(model, config.Normalization(), config.Inference(test_scales=()))
     dirac = dataclasses.replace(small_detector, box=config.BoxRepresentation(kind="dirac"))
     voting = config.Inference(voting_sigma_t=0.05, test_flip=True)
     with pytest.raises(UserError, match=r"config\.inference\.voting_sigma_t: variance voting needs"):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import CONFIG, DETECTOR, change, make_batch, read_state, write_dataset
+from tiny_training import CONFIG, DETECTOR, change, make_batch, make_plain_step, read_state, write_dataset
 
 from gfl_jax import config
 from gfl_jax.mesh import make_mesh, put_batch, replicated
@@ -94,19 +94,6 @@ def test_a_restored_run_goes_on_to_the_same_bits(training, tmp_path):
     checkpoints.close()
     same(jax.device_get(restored), middle)
     same(training.run(restored, [2, 3])[0], whole)
-
-
-def make_plain_step(*_):
-    """In place of `make_train_step`, quickly compiled: adds 1 to the parameters and 0.5 to their average."""
-
-    def step(state, batch):
-        params, ema = (
-            jax.tree.map(lambda x, by=by: x + by, tree) for tree, by in ((state.params, 1), (state.ema, 0.5))
-        )
-        metrics = {"loss": jnp.float32(0), "learning_rate": jnp.float32(0), "finite": True}
-        return change(state, step=state.step + 1, params=params, ema=ema), metrics
-
-    return jax.jit(step, donate_argnums=0)
 
 
 def test_the_loop_evaluates_and_keeps_the_average(tmp_path, monkeypatch):

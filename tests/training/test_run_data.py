@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_training import CONFIG, assert_same_run, change, write_dataset
+from tiny_training import CONFIG, assert_same_run, change, make_plain_step, write_dataset
 
 from gfl_jax import config
 from gfl_jax.data.categories import Categories, read_categories
@@ -122,7 +122,8 @@ def test_other_content_is_refused_with_what_differs(whole_run, tmp_path, edit, w
     assert sorted(p.stat().st_mtime_ns for p in whole_run.rglob("*")) == before
 
 
-def test_a_run_without_evaluation(tiny_config, tmp_path, caplog):
+def test_a_run_without_evaluation(tiny_config, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(loop, "make_train_step", make_plain_step)
     short = override(tiny_config, {"dataset.eval_json": "", "dataset.eval_images": "", "schedule.steps": 2})
     with caplog.at_level("INFO", "gfl_jax"):
         assert train(short, tmp_path) == {}

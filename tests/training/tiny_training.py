@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gfl_jax import config
@@ -94,6 +95,19 @@ def write_dataset(folder, seed=0, count=12):
         for kind in ("json", "images")
     }
     return config.Dataset(**paths)
+
+
+def make_plain_step(*_):
+    """In place of `make_train_step`, quickly compiled: adds 1 to the parameters and 0.5 to their average."""
+
+    def step(state, batch):
+        params, ema = (
+            jax.tree.map(lambda x, by=by: x + by, tree) for tree, by in ((state.params, 1), (state.ema, 0.5))
+        )
+        metrics = {"loss": jnp.float32(0), "learning_rate": jnp.float32(0), "finite": True}
+        return change(state, step=state.step + 1, params=params, ema=ema), metrics
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def read_metrics(workdir):

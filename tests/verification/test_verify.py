@@ -158,13 +158,14 @@ def write_tampered_units(reference_dir, path, keys):
 def test_one_tampered_unit_fails_its_row_and_the_command(reference_dir, tmp_path, monkeypatch, capsys):
     path = write_tampered_units(reference_dir, tmp_path / "units.npz", ["giou/grad_weighted_sum"])
     monkeypatch.setattr(verify, "UNITS", path)
-    monkeypatch.setattr(verify, "verify_file", lambda *_: iter(()))
+    for other in ("verify_file", "verify_deformable"):  # slow, and recomputed above
+        monkeypatch.setattr(verify, other, lambda *_: iter(()))
     monkeypatch.setenv("COLUMNS", "100")
     assert main(["verify", "--dtype=float64"]) == 1
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if "FAILED" in line]
     assert "giou loss and gradient" in line
-    assert f"{ROWS_OF_UNITS + ROWS_OF_DEFORMABLE - 1} passed, 1 failed in float64" in printed
+    assert f"{ROWS_OF_UNITS - 1} passed, 1 failed in float64" in printed
 
 
 def test_every_row_of_the_units_can_fail(reference_dir, tmp_path):
