@@ -15,7 +15,7 @@ import json
 import os
 import traceback
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from gfl_jax.config import Config
 from gfl_jax.errors import UserError, one_line
 from gfl_jax.fields import checked
+from gfl_jax.files import identity
 from gfl_jax.overrides import differences, flat_fields, override, parse_value
 
 
@@ -42,7 +43,8 @@ def load_config(name: str | Path) -> Config:
         raise UserError(f"--config={path}: has no function get_config(); give it one that returns a Config")
     with _errors_in(path):
         hints = typing.get_type_hints(module.get_config, include_extras=True)
-    given = _arguments(module.get_config, hints, arguments, path)
+        parameters = inspect.signature(module.get_config).parameters
+    given = _arguments(parameters, hints, arguments, path)
     with _errors_in(path):
         config = module.get_config(**given)
     if not isinstance(config, Config):
@@ -59,7 +61,7 @@ def load_module(name: str | Path) -> ModuleType:
       UserError: there is no such file, or it cannot be run.
     """
     path = Path(name)
-    if not path.is_file():
+    if identity(path) is None or not path.is_file():
         raise UserError(f"--config={path}: there is no such file; see configs/ for the ones there are")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -92,9 +94,10 @@ def _line(error: BaseException, path: str) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _arguments(function: Callable[..., Any], hints: dict[str, Any], text: str, path: str) -> dict[str, Any]:
+def _arguments(
+    parameters: Mapping[str, inspect.Parameter], hints: dict[str, Any], text: str, path: str
+) -> dict[str, Any]:
     """NAME=VALUE,NAME=VALUE as arguments of a function, checked against its annotations."""
-    parameters = inspect.signature(function).parameters
     known = ", ".join(parameters) or "none"
     arguments = {}
     for item in filter(None, text.split(",")):
@@ -106,11 +109,9 @@ def _arguments(function: Callable[..., Any], hints: dict[str, Any], text: str, p
             )
         hint = hints.get(name, str)
         arguments[name] = checked(parse_value(value, hint), hint, f"--config={path}:{name}")
-    missing = [
-        name
-        for name, p in parameters.items()
-        if p.default is inspect.Parameter.empty and name not in arguments
-    ]
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and p.kind not in many]
+    missing = [name for name in needed if name not in arguments]
     if missing:
         raise UserError(f"--config={path}: needs a value of {missing[0]}; write {path}:{missing[0]}=VALUE")
     return arguments

@@ -1,5 +1,7 @@
 """Whether the parts of a detector fit together, told before anything is compiled."""
 
+from itertools import pairwise
+
 from gfl_jax.axes.assigner import num_anchors
 from gfl_jax.config import Detector
 from gfl_jax.errors import UserError
@@ -12,13 +14,65 @@ def check_detector(detector: Detector) -> None:
       UserError: names the first field that does not fit the others.
     """
     assigner, box, pyramid, head = detector.assigner, detector.box, detector.pyramid, detector.head
-    levels = pyramid.num_levels
+    levels, backbone = pyramid.num_levels, detector.backbone
+    stages = len(backbone.stage_sizes)
+    # Stage k has stride 2^(k + 1); each further level doubles it.
+    strides = tuple(2 ** (stages - pyramid.num_laterals + 2 + level) for level in range(levels))
     for field, value, fits, what in (
         (
             "strides",
             detector.strides,
             len(detector.strides) == levels,
             f"one for each of the {levels} levels",
+        ),
+        (
+            "backbone.stage_sizes",
+            backbone.stage_sizes,
+            1 <= stages <= 4,
+            "1 to 4 stages, of strides 4 to 32",
+        ),
+        (
+            "strides",
+            detector.strides,
+            detector.strides == strides or pyramid.num_laterals > stages,
+            f"{strides}, as the {stages} stages and {pyramid.num_laterals} laterals have them",
+        ),
+        (
+            "backbone.block",
+            backbone.block,
+            backbone.block == "bottleneck" or (backbone.groups == 1 and not backbone.deform_stages),
+            "'bottleneck' with groups or deform_stages",
+        ),
+        (
+            "backbone.deform_stages",
+            backbone.deform_stages,
+            max(backbone.deform_stages, default=1) <= stages,
+            f"stages from 1 to {stages}",
+        ),
+        (
+            "backbone.frozen_stages",
+            backbone.frozen_stages,
+            backbone.frozen_stages <= stages,
+            f"at most the {stages} stages",
+        ),
+        (
+            "assigner.range_bounds",
+            assigner.range_bounds,
+            all(a < b for a, b in pairwise(assigner.range_bounds)),
+            "in ascending order",
+        ),
+        (
+            "assigner.negative_iou",
+            assigner.negative_iou,
+            assigner.negative_iou <= assigner.positive_iou,
+            f"at most positive_iou={assigner.positive_iou}",
+        ),
+        ("assigner.anchor_ratios", assigner.anchor_ratios, len(assigner.anchor_ratios) > 0, "at least one"),
+        (
+            "assigner.topk",
+            assigner.topk,
+            assigner.kind != "atss" or assigner.topk * levels > 1,
+            "at least 2 with one level, for the deviation of the candidates' overlaps",
         ),
         (
             "assigner.range_bounds",

@@ -80,6 +80,8 @@ def check_fields(instance: Any) -> None:
 def checked(value: Any, hint: Any, name: str) -> Any:
     """Returns `value` as the type `hint` wants it, or raises a UserError that names the field."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin is Annotated:
         found = checked(value, args[0], name)
         for range_ in args[1:]:
@@ -93,7 +95,7 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     if origin is Literal:
         if value is None and "none" in args:  # a command line cannot tell the word from the value
             return "none"
-        if any(value == option and type(value) is type(option) for option in args):
+        if any(type(value) is type(option) and value == option for option in args):
             return value
         raise UserError(f"{name}={_shown(value)}: must be one of {', '.join(map(repr, args))}")
     if origin is tuple and isinstance(value, (tuple, list)):

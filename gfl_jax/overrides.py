@@ -6,6 +6,7 @@ import difflib
 import functools
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -107,7 +108,9 @@ def parse_value(text: str, hint: Any = None) -> Any:
     if str not in options and text.lower() in words:
         return words[text.lower()]
     try:
-        value = ast.literal_eval(text)
+        with warnings.catch_warnings():  # Python's, about texts such as `1is`
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no literal, or no sane one
         return text
     return text if str in options and not isinstance(value, str) else value

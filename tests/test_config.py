@@ -316,6 +316,8 @@ HEAD = "from gfl_jax.config import *\ndef get_config():\n"
         (f"{HEAD}    return Schedule(steps=-3)", "line 3: Schedule.steps=-3: must be from 1 to 2147483647"),
         (f"{HEAD}    return nothing", "line 3: cannot be run: NameError: name 'nothing' is not defined"),
         ("def get_config(size):\n    return size", r"needs a value of size; write .*bad\.py:size=VALUE"),
+        ("get_config = dict", r"get_config\(\) returned dict|cannot be run: ValueError"),
+        ("def get_config(*a, **b):\n    return 1", r"get_config\(\) returned int"),
         ("get_config = 5", r"has no function get_config\(\)"),
         ("x = '\0'", "cannot be run: SyntaxError"),
         ("config = 1", r"has no function get_config\(\)"),

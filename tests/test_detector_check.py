@@ -13,6 +13,37 @@ from gfl_jax.overrides import override
     [
         ({"strides": (8, 16)}, "strides=(8, 16): must be one for each of the 5 levels"),
         (
+            {"strides": (4, 8, 16, 32, 64)},
+            "strides=(4, 8, 16, 32, 64): must be (8, 16, 32, 64, 128), as the 4",
+        ),
+        (
+            {"pyramid.num_laterals": 4},
+            "strides=(8, 16, 32, 64, 128): must be (4, 8, 16, 32, 64), as the 4 stages",
+        ),
+        (
+            {"backbone.stage_sizes": (1,) * 5, "backbone.widths": (8,) * 5},
+            "backbone.stage_sizes=(1, 1, 1, 1, 1)",
+        ),
+        (
+            {"backbone.block": "basic", "backbone.groups": 2},
+            "backbone.block='basic': must be 'bottleneck' with",
+        ),
+        ({"backbone.deform_stages": (5,)}, "backbone.deform_stages=(5,): must be stages from 1 to 4"),
+        (
+            {"assigner.range_bounds": (512, 256, 128, 64)},
+            "assigner.range_bounds=(512.0, 256.0,",
+        ),
+        ({"assigner.negative_iou": 0.9}, "assigner.negative_iou=0.9: must be at most positive_iou=0.5"),
+        (
+            {"assigner.kind": "max_iou", "assigner.anchor_ratios": ()},
+            "assigner.anchor_ratios=(): must be",
+        ),
+        ({"backbone.frozen_stages": 5}, "backbone.frozen_stages=5: must be at most the 4 stages"),
+        (
+            {"assigner.topk": 1, "pyramid.num_levels": 1, "pyramid.num_laterals": 1, "strides": (32,)},
+            "assigner.topk=1: must be at least 2 with one level",
+        ),
+        (
             {"assigner.kind": "fcos", "assigner.range_bounds": (64, 128)},
             "assigner.range_bounds=(64.0, 128.0): must be one for each of the 5 levels but the last",
         ),

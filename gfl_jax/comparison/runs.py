@@ -127,7 +127,7 @@ def read_result(folder: Path, config: Config) -> Metrics | None:
     try:
         content = json.loads(file.read_text())
         saved, metrics = config_from_fields(content["config"], str(file)), dict(content["metrics"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
     names = [name for name in config_differences(config, saved) if not name.startswith(DATA_PLACES)]
     if names:

@@ -56,7 +56,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     if steps_in(workdir / "checkpoints"):
         try:
             saved = config_from_fields(json.loads(file.read_text()), str(file))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
                 f"configuration ({error}); give another --workdir"
