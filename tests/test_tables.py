@@ -110,7 +110,14 @@ def trained(detector):
     return history, evaluate_coco(experiment.dataset.train_json, results)
 
 
-@pytest.mark.parametrize(("table", "row"), ROWS, ids=[f"{table}-{row.name}" for table, row in ROWS])
+# Of the rows that differ from the others of their table in one number, those with the least and the most.
+NUMBERS_BETWEEN = ("1", "2", "2.5", "14_1", "16_1", "8_2")
+TRAINED = [
+    (table, row) for table, row in ROWS if table not in ("beta", "dfl") or row.name not in NUMBERS_BETWEEN
+]
+
+
+@pytest.mark.parametrize(("table", "row"), TRAINED, ids=[f"{table}-{row.name}" for table, row in TRAINED])
 def test_every_row_learns_and_detects(table, row):
     """The sum of the losses falls, and that of the boxes by itself; the detections are evaluated."""
     history, metrics = trained(small(row_config(table, row, "trees").detector))
