@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-# One process more than cores, at most four: some tests wait for processes that they have killed.
-TESTERS := $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) + 1, 4))")
 
 .PHONY: help install torch demo test lint clean
 
@@ -29,7 +27,7 @@ demo: install
 	$(RUN) scripts/demo.py
 
 test: install
-	$(RUN) -m pytest --numprocesses=$(TESTERS) --dist=loadfile --no-loadscope-reorder --cov --cov-fail-under=90
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-fail-under=90
 
 lint: install
 	$(RUN) -m ruff check .
