@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 
 help:
 	@echo "make demo      fetch the aerial trees, train GFL on them, evaluate, draw (about 10 minutes on 2 cores)"
-	@echo "make test      run the whole test suite (about 10 minutes on 2 cores)"
+	@echo "make test      run the whole test suite (about 15 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"
 	@echo "make torch     add the optional PyTorch to $(VENV): .pth files, and the tests that read them"
