@@ -50,8 +50,7 @@ def test_a_run_of_two_processes_that_is_killed_twice(tmp_path, monkeypatch, capf
     arguments = [
         f"--config={tmp_path}/config.py",
         f"--workdir={tmp_path}/runs",
-        "--config.dataset.eval_json=",  # evaluations of several processes have tests of their own
-        "--config.dataset.eval_images=",
+        "--config.run.evaluate_every=99",
     ]
     arguments += ["--kills=2", "--processes=2", "--steps=20", "--checkpoint-every=4", "--heartbeat=4"]
     status = kill_test.main(arguments)
