@@ -3,14 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help install torch demo test lint clean
+TESTS := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+.PHONY: help install torch demo test test-torch coverage lint clean
 
 help:
 	@echo "make demo      fetch the aerial trees, train GFL on them, evaluate, draw (about 10 minutes on 2 cores)"
 	@echo "make test      run the whole test suite (about 15 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"
-	@echo "make torch     add the optional PyTorch to $(VENV): .pth files, and the tests that read them"
+	@echo "make torch     add the optional PyTorch to $(VENV), for .pth files"
+	@echo "make test-torch run the tests that need PyTorch"
+	@echo "make coverage  the whole suite once more, with the lines that it reaches (a sixth slower)"
 	@echo "make clean     delete $(VENV); data/ and runs/ stay"
 
 install: $(VENV)/installed
@@ -27,7 +31,13 @@ demo: install
 	$(RUN) scripts/demo.py
 
 test: install
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-fail-under=90
+	$(RUN) $(TESTS)
+
+test-torch: torch
+	$(RUN) -m pytest tests/interop
+
+coverage: install
+	$(RUN) $(TESTS) --cov --cov-fail-under=90
 
 lint: install
 	$(RUN) -m ruff check .

@@ -6,9 +6,9 @@ Fields of the config are changed with dots: --config.optimizer.learning_rate=0.0
 four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
 
 PROCESSES = """\
-A run on several hosts is this command on each of them. Under Slurm (srun), Open MPI, in an indexed
-Job of Kubernetes and on TPUs of GKE the processes find one another. Elsewhere each gets the first
-three of these, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one is lost, the
+A run on several hosts is this command on each of them. Under Slurm (srun), Open MPI
+and on TPUs of GKE the processes find one another. Elsewhere, as in other Jobs of Kubernetes, each gets the
+first three of these, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one is lost, the
 others name it and end with status 3; the same commands go on from the last checkpoint."""
 
 TRAIN = """\

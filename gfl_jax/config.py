@@ -153,7 +153,7 @@ class Dataset:
     eval_json: str = ""  # with tfds_dir: the original JSON, for the official AP
     eval_images: str = ""
     # Without eval_json and eval_images (with tfds_dir: with an empty eval_split) there is no evaluation.
-    repeats: Annotated[int, Range(least=1, most=10**6)] = (
+    repeats: Annotated[int, Range(least=1, most=10**5)] = (
         1  # an epoch shows each training image this many times
     )
     # Of training, as mmdetection leaves them out of COCO: images without any annotation, crowds counted,

@@ -16,6 +16,8 @@ def check_detector(detector: Detector) -> None:
     assigner, box, pyramid, head = detector.assigner, detector.box, detector.pyramid, detector.head
     levels, backbone = pyramid.num_levels, detector.backbone
     stages = len(backbone.stage_sizes)
+    middle = [width * backbone.group_width // 64 * backbone.groups for width in backbone.widths]
+    deformable = [x for stage, x in enumerate(middle, 1) if stage in backbone.deform_stages]
     # Stage k has stride 2^(k + 1); each further level doubles it.
     strides = tuple(2 ** (stages - pyramid.num_laterals + 2 + level) for level in range(levels))
     for field, value, fits, what in (
@@ -42,6 +44,18 @@ def check_detector(detector: Detector) -> None:
             backbone.block,
             backbone.block == "bottleneck" or (backbone.groups == 1 and not backbone.deform_stages),
             "'bottleneck' with groups or deform_stages",
+        ),
+        (
+            "backbone.group_width",
+            backbone.group_width,
+            backbone.block == "basic" or min(middle, default=1) >= backbone.groups,
+            f"at least {-(-64 // min(backbone.widths, default=64))}, for a channel in each group",
+        ),
+        (
+            "backbone.deform_groups",
+            backbone.deform_groups,
+            all(x % backbone.deform_groups == 0 for x in deformable),
+            f"a divisor of the channels of the deformable convolutions, which are {deformable}",
         ),
         (
             "backbone.deform_stages",

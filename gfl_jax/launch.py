@@ -1,5 +1,6 @@
-"""Which processes a run has, from flags or from what started them: Slurm, Open MPI, Kubernetes, Cloud TPU."""
+"""Which processes a run has, from flags or from what started them: Slurm, Open MPI, Cloud TPU, GKE."""
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ VARIABLES = {
     "num_processes": "JAX_NUM_PROCESSES",
     "process_id": "JAX_PROCESS_ID",
 }
+_LOGGER = logging.getLogger(__name__)
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -36,6 +38,12 @@ def find_launch(
     if detect:
         return {}
     method = _detection_method(environment)
+    if method is None and "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        _LOGGER.warning(  # jax would ask the cluster, which needs a service account and a further package
+            "an indexed Job of Kubernetes does not tell its pods of one another: this process runs alone; for "
+            "one run of all pods set %s (see scripts/launch)",
+            ", ".join(VARIABLES.values()),
+        )
     return None if method is None else {"cluster_detection_method": method}
 
 
@@ -83,6 +91,4 @@ def _detection_method(environment: Mapping[str, str]) -> str | None:
         return "slurm"
     if environment.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
         return "ompi"
-    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
-        return "k8s"
     return None

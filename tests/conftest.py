@@ -7,9 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Both are read when jax is first imported. Of a flag given twice, XLA takes the last one.
+# All are read when jax is first imported, by the processes that tests start too. Of a flag given twice, XLA
+# takes the last one. Most programs here run once or twice: what they cost is the compiler's own time.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} "
+    "--xla_cpu_use_fusion_emitters=false --xla_force_host_platform_device_count=8"
+)
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 

@@ -28,6 +28,15 @@ from gfl_jax.overrides import override
             {"backbone.block": "basic", "backbone.groups": 2},
             "backbone.block='basic': must be 'bottleneck' with",
         ),
+        (
+            {"backbone.widths": (4, 8, 16, 32), "backbone.group_width": 8},
+            "backbone.group_width=8: must be at least 16, for a channel in each group",
+        ),
+        (
+            {"backbone.deform_stages": (1, 4), "backbone.deform_groups": 128},
+            "backbone.deform_groups=128: must be a divisor of the channels of the deformable convolutions, "
+            "which are [64, 512]",
+        ),
         ({"backbone.deform_stages": (5,)}, "backbone.deform_stages=(5,): must be stages from 1 to 4"),
         (
             {"assigner.range_bounds": (512, 256, 128, 64)},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from gfl_jax.cli import main
 from gfl_jax.config_files import config_from_json
-from gfl_jax.data.categories import read_categories
+from gfl_jax.data.categories import Categories, read_categories, write_categories
 from gfl_jax.data.headers import try_headers
 from gfl_jax.data.image_files import image_files_source
 from gfl_jax.export import loader_code
@@ -100,6 +101,31 @@ def test_canvas_batch_and_platforms_may_be_chosen(trained, tmp_path, capsys):
     assert file.platforms == ("cpu",)
     assert [aval.shape for aval in file.in_avals] == [(3, 32, 64, 3), (3, 2)]
     assert json.loads(output.with_name("fixed.jaxexport.json").read_text())["batch"] == 3
+
+
+@pytest.fixture(scope="module")
+def renamed(trained, tmp_path_factory):
+    """A checkpoint of another run, whose classes have other names and ids."""
+    other = tmp_path_factory.mktemp("other") / "run"
+    shutil.copytree(trained, other)
+    write_categories(other, Categories(("cyan", "pink", "gray"), ("c", "p", "g")))
+    return other / "checkpoints" / "0"
+
+
+def test_the_classes_are_those_of_the_checkpoint_that_is_exported(trained, renamed, tmp_path):
+    output = tmp_path / "other.jaxexport"
+    options = ["--height=32", "--width=32", "--batch=1", "--platforms", "cpu", f"--checkpoint={renamed}"]
+    assert main(["export", f"--workdir={trained}", f"--output={output}", *options]) == 0
+    about = json.loads(output.with_name("other.jaxexport.json").read_text())
+    assert (about["categories"], about["category_ids"]) == (["cyan", "pink", "gray"], ["c", "p", "g"])
+
+
+def test_predict_names_the_classes_of_its_checkpoint(trained, renamed, exported, tmp_path):
+    options = [f"--workdir={trained}", f"--checkpoint={renamed}", f"--output={tmp_path}"]
+    assert main(["predict", str(exported / "image.png"), *options]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results
+    assert {result["category_id"] for result in results} <= {"c", "p", "g"}
 
 
 def test_the_loader_of_the_readme_is_the_one_that_is_printed():

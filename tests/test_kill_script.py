@@ -43,7 +43,6 @@ def test_a_run_of_two_processes_that_is_killed_twice(tmp_path, monkeypatch, capf
     """All of it at any moment, and process 0 alone while it saves, whose loss the other one notices."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     config = change(CONFIG, dataset=change(write_dataset(tmp_path / "data"), repeats=4))
     write_file(tmp_path / "config.json", to_json(config))
     write_file(tmp_path / "config.py", CONFIG_FILE)

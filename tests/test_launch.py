@@ -1,6 +1,7 @@
 """Who the processes of a run are, from flags and from what started them."""
 
 import pytest
+from jax._src import clusters
 
 from gfl_jax.cli import main
 from gfl_jax.errors import UserError
@@ -44,15 +45,30 @@ def test_variables_and_flags_which_go_before_them():
         ({"SLURM_NTASKS": "2", "SLURM_JOB_ID": "1"}, None),  # in a batch script, without srun
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "ompi"),
         ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
-        (POD, None),
-        (POD | {"JOB_COMPLETION_INDEX": "0"}, "k8s"),
+        (POD | {"JOB_COMPLETION_INDEX": "0"}, None),
         (POD | {"JOB_COMPLETION_INDEX": "0", "TPU_WORKER_HOSTNAMES": "a,b"}, "gketpu"),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
         ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, "gketpu"),
     ],
 )
-def test_what_has_started_the_processes(environment, method):
+def test_what_has_started_the_processes(environment, method, caplog):
     assert find_launch(environment) == (method and {"cluster_detection_method": method})
+    alone_in_a_job = method is None and "JOB_COMPLETION_INDEX" in environment
+    assert ("this process runs alone" in caplog.text) == alone_in_a_job
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        SLURM,
+        {"OMPI_COMM_WORLD_SIZE": "2"},
+        POD | {"TPU_WORKER_HOSTNAMES": "a,b", "JOB_COMPLETION_INDEX": "0"},
+    ],
+)
+def test_what_starts_processes_has_a_name_that_jax_knows(environment):
+    """Of those that jax finds by itself, but for being here."""
+    method = find_launch(environment)["cluster_detection_method"]
+    assert method in {cluster.name for cluster in clusters.ClusterEnv._cluster_types}
 
 
 @pytest.mark.parametrize(

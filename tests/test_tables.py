@@ -33,7 +33,6 @@ TABLES = {name: ROOT / "configs" / f"table_{name}.py" for name in ("1", "beta", 
 ROWS = [(name, row) for name, file in TABLES.items() for row in load_module(file).ROWS]
 STEPS = 20
 FIRST_SCORE = 0.1  # box losses that are weighted by the score then count in full from the start
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def row_config(table, row, dataset):
@@ -94,14 +93,12 @@ def trained(detector):
     optimizer = make_optimizer(experiment.optimizer, learning_rate, detector.backbone)
     state = put_everywhere(first_state(model, optimizer), mesh)
     step = make_train_step(model, optimizer, learning_rate, experiment, mesh)
-    step = step.lower(state, batch).compile(compiler_options=QUICKLY)
     history = []
     for _ in range(STEPS + 1):  # the last one tells the loss after 20 steps
         state, numbers = step(state, batch)
         history.append(jax.device_get(numbers))
 
     detect = make_detect(model, experiment.normalization, experiment.inference)
-    detect = detect.lower(state.variables, batch).compile(compiler_options=QUICKLY)
     found = jax.device_get(detect(state.variables, batch))
     (mask,), (boxes,), (scores,), (labels,) = found.mask, found.boxes, found.scores, found.labels
     results = to_coco_results(

@@ -5,6 +5,7 @@ what a batch holds cannot depend on how many workers there are.
 """
 
 import atexit
+import functools
 import logging
 import multiprocessing
 import os
@@ -55,7 +56,7 @@ class Batches(Iterator[Batch]):
         data = grain.experimental.WithOptionsIterDataset(data, shared)
         self._batches: Any = iter(data.mp_prefetch(options, worker_init_fn=_start_worker))
         if workers:
-            atexit.register(time.sleep, 1.0)  # in which a thread of Grain's frees shared memory
+            _wait_at_exit()
 
     def __next__(self) -> Batch:
         """The next batch, of numpy arrays.
@@ -282,6 +283,12 @@ def _with_truth_of(source: Source, json_path: str) -> Source:
         )
     ids = dict(zip(*truth.categories, strict=True))
     return source.with_truth(truth, tuple(ids[name] for name in source.categories))
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """Leaves a thread of Grain's a second to free shared memory: once, however many readers there were."""
+    atexit.register(time.sleep, 1.0)
 
 
 def _start_worker(index: int, count: int) -> None:

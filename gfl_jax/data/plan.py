@@ -26,6 +26,7 @@ from gfl_jax.inference.views import View, view_canvas, view_sizes
 from gfl_jax.structures import SIZE_DIVISOR
 
 FILLER = -1
+_MOST_OF_AN_EPOCH = 10**7  # images: their order is drawn in memory
 _MOST_CHOSEN, _MOST_CHOSEN_MULTI_SCALE = 6, 10  # shapes, where the config names none: a compilation each
 
 
@@ -113,8 +114,16 @@ def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], config: Config) -> int:
 
     The sizes that multi-scale training draws make the number of incomplete batches vary by
     one or two; then it is the most there can be, and `train_plan` fills up to it.
+
+    Raises:
+      UserError: an epoch of more images than can be put in order.
     """
     batch, count = config.loader.batch_size, len(sizes) * config.dataset.repeats
+    if count > _MOST_OF_AN_EPOCH:
+        raise UserError(
+            f"config.dataset.repeats={config.dataset.repeats}: an epoch would show {count} images; give at "
+            f"most {max(1, _MOST_OF_AN_EPOCH // len(sizes))}, and more config.schedule.epochs"
+        )
     if config.crops is not None:
         return -(-count // batch)
     low, high = _short_sides(config)

@@ -54,9 +54,14 @@ def create_state(
     model: nn.Module, optimizer: optax.GradientTransformation, seed: int, ema: bool = False
 ) -> TrainState:
     """The state before the first step: a pure function of its arguments."""
-    # On the CPU the compiler would spend longer on optimizing random numbers than on a train step.
-    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(functools.partial(_first_state, model, optimizer, ema), compiler_options=quickly)(seed)
+    # The compiler would spend longer on optimizing random numbers than on a train step.
+    make = jax.jit(functools.partial(_first_state, model, optimizer, ema), compiler_options=quickly())
+    return make(seed)
+
+
+def quickly() -> dict[str, Any] | None:
+    """Options of the CPU's compiler for programs that run once or a few times; others need none."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def state_shapes(model: nn.Module, optimizer: optax.GradientTransformation, ema: bool = False) -> TrainState:

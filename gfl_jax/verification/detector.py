@@ -19,6 +19,7 @@ from gfl_jax.models.detector import build_detector
 from gfl_jax.structures import Batch
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.training.optimizer import make_optimizer
+from gfl_jax.training.state import quickly
 from gfl_jax.verification.deterministic import projection
 from gfl_jax.verification.recompute import (
     Results,
@@ -78,7 +79,8 @@ def verify_detector(reference: Reference, experiment: config.Config, precision: 
             note = f", but for {ties} locations by ties in ATSS" if ties and part == "targets" else ""
             yield Row(f"{case}: {part}{note}", value, tolerance)
     if "traj/losses" in reference:
-        run_first = partial(run, batch=batches[cases[0]], targets=targets[cases[0]][0])
+        first = cases[0]  # by position, as above, or it would be compiled again
+        run_first = lambda variables: run(variables, batches[first], targets[first][0])  # noqa: E731
         yield from _compare_training(reference, run_first, experiment, variables, tolerances)
 
 
@@ -228,14 +230,18 @@ def _compare_training(
     """A few steps of the config's optimizer at the reference's learning rates."""
     rates = jnp.asarray(reference["traj/lr"])
     optimizer = make_optimizer(experiment.optimizer, lambda step: rates[step], experiment.detector.backbone)
-    update = jax.jit(optimizer.update)
     params, batch_stats = variables["params"], variables["batch_stats"]
-    state, rows = optimizer.init(params), []
+
+    @partial(jax.jit, compiler_options=quickly())  # it runs a few times
+    def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, rows = jax.jit(optimizer.init, compiler_options=quickly())(params), []
     for _ in rates:
         results = run({"params": params, "batch_stats": batch_stats})
-        updates, state = update(results.gradients, state, params)
-        params = optax.apply_updates(params, updates)
-        losses = {name: float(jnp.sum(x)) for name, x in results.losses.items()}
+        params, state = update(results.gradients, state, params)
+        losses = {name: float(np.sum(x)) for name, x in results.losses.items()}
         losses["total"] = sum(losses.values())
         rows.append([losses[str(name)] for name in reference["traj/loss_names"]])
     yield Row(

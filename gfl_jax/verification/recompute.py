@@ -1,5 +1,6 @@
 """The figures of a detector's file, computed anew: everything in one compiled function."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ def deterministic_variables(model: DetectorNetwork, dtype: Any) -> dict[str, Any
     variables = from_torch(
         {name: weight(name, shape) for name, shape in names.items()}, shapes, model.detector
     )
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), variables)
 
 
 def make_batch(reference: Reference, case: str, precision: str) -> Batch:
@@ -79,10 +80,8 @@ def case_targets(
     Returns:
       The targets, and the number of locations at which ties make a difference.
     """
-    height, width = batch.images.shape[1:3]
-    grid_sizes = tuple((-(-height // s), -(-width // s)) for s in detector.strides)
-    locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
-    ours = jax.jit(lambda b: assign_targets(b, locations, detector.strides, detector.assigner))(batch)
+    locations = _locations(batch, detector)
+    ours = _assign(batch, detector)
     if detector.assigner.kind != "atss":
         return ours, 0
     index, valid, ties = np.array(ours.box_index), np.asarray(ours.valid), 0
@@ -98,6 +97,17 @@ def case_targets(
         if different and all(is_a_choice(assigned, *scene) for assigned in (index[i], theirs)):
             index[i], ties = theirs, ties + different
     return make_targets(batch, jnp.asarray(index), ours.valid), ties
+
+
+@partial(jax.jit, static_argnames="detector")
+def _assign(batch: Batch, detector: config.Detector) -> Targets:
+    return assign_targets(batch, _locations(batch, detector), detector.strides, detector.assigner)
+
+
+def _locations(batch: Batch, detector: config.Detector) -> Locations:
+    height, width = batch.images.shape[1:3]
+    grid_sizes = tuple((-(-height // s), -(-width // s)) for s in detector.strides)
+    return assigner_locations(grid_sizes, detector.strides, detector.assigner)
 
 
 class Results(NamedTuple):

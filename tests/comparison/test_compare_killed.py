@@ -41,14 +41,13 @@ def get_config(beta: float, dataset: str) -> Config:
         run=Run(log_every=1, checkpoint_every=10, evaluate_every=100),
     )
 """
-QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 def start(folder, workdir):
     """A process of two runs; where it is started, the table is configs/table_small.py."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": QUICKLY,
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     command = [sys.executable, str(ROOT / "main.py"), "compare", "--table=small", "--seeds=2"]

@@ -10,6 +10,7 @@ import pytest
 
 from gfl_jax.config import Config, Dataset, Detector
 from gfl_jax.data.categories import Categories, has_categories, read_categories, write_categories
+from gfl_jax.data.coco_categories import COCO_CATEGORY_NAMES
 from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.data.loader import has_eval_data, make_source
 from gfl_jax.data.source import match_classes, require_same_classes
@@ -78,6 +79,21 @@ def test_evaluation_matches_by_name_and_tells_what_does_not_match(tmp_path, capl
     assert {c.name for c in metrics.classes} == set(names) & set(OWN.names)
     assert bool(caplog.records) == bool(line)
     assert line in caplog.text
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_classes_of_a_tfds_data_set_are_matched_by_name_too(prepared_coco, tmp_path, turned):
+    names = COCO_CATEGORY_NAMES[::-1] if turned else COCO_CATEGORY_NAMES
+    write_categories(tmp_path, Categories(tuple(names), tuple(range(80))))
+    config = Config(name="t", dataset=Dataset(tfds_dir=str(prepared_coco)))
+    source = open_evaluation(config, tmp_path)
+    assert source.categories == tuple(names)
+    results = []
+    for i, image_id in enumerate(source.image_ids):
+        x = source.example(i)
+        found = x.boxes, np.ones(len(x.boxes)), x.labels
+        results += to_coco_results(*(part[~x.is_crowd] for part in found), image_id, source.category_ids)
+    assert measure_results(source, results).AP > 1 - 1e-12
 
 
 def test_no_class_in_common_is_an_error(tmp_path):

@@ -230,3 +230,10 @@ def test_a_view_shows_the_same_pictures_scaled_or_mirrored(sizes, scale, flip):
         same = in_view(planned, PLAIN)
         assert same.canvas == planned.canvas
         np.testing.assert_array_equal(same.sizes, planned.sizes)
+
+
+def test_an_epoch_that_is_too_long_is_told_with_what_to_do():
+    config = override(make_config(), {"dataset.repeats": 10**5})
+    words = r"config\.dataset\.repeats=100000: .* 100100000 images; give at most 9990, and more"
+    with pytest.raises(UserError, match=words):
+        steps_per_epoch(np.full((1001, 2), 30), config)

@@ -50,7 +50,6 @@ found = find_launch(os.environ)
 with processes(found, stop_together=True) if found else contextlib.nullcontext():
     loop.train(config_from_json(Path(settings["config"])), settings["workdir"])
 """
-QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 def launch(config, workdir, processes, devices, stop_at=None):
@@ -64,7 +63,7 @@ def launch(config, workdir, processes, devices, stop_at=None):
     paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
-        "XLA_FLAGS": f"{QUICKLY} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "JAX_ENABLE_X64": "True",
     }
     started = []

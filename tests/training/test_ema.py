@@ -18,7 +18,6 @@ from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import create_state, state_shapes, update_ema
 from gfl_jax.training.step import make_train_step
 
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 FROZEN = change(DETECTOR, backbone=change(DETECTOR.backbone, frozen_stages=1))
 AVERAGED = change(CONFIG, detector=FROZEN, optimizer=config.Optimizer(ema_decay=0.3))
 
@@ -50,7 +49,7 @@ def training():
     optimizer = make_optimizer(AVERAGED.optimizer, lambda step: 0.05, FROZEN.backbone)
     step = make_train_step(model, optimizer, lambda step: 0.05, AVERAGED, mesh)
     shapes = state_shapes(model, optimizer, ema=True)
-    program = step.lower(shapes, make_batch(0)).compile(compiler_options=QUICKLY)
+    program = step.lower(shapes, make_batch(0)).compile()
 
     def run(state, seeds):
         for seed in seeds:

@@ -17,7 +17,6 @@ from gfl_jax.training.optimizer import make_optimizer, make_schedule
 from gfl_jax.training.state import TrainState, state_shapes
 from gfl_jax.training.step import make_train_step
 
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 SIZE, PICTURES, BOXES = (64, 64), 32, 4
 GFL = change(DETECTOR, backbone=change(DETECTOR.backbone, norm="frozen"))
 ATSS = change(
@@ -64,7 +63,7 @@ def compiled(request):
         mesh = make_mesh(devices=jax.devices()[:devices])
         step = make_train_step(model, optimizer, schedule, experiment, mesh)
         given = [put_batch(batch, mesh) for batch in batches()]
-        program = step.lower(state, given[0]).compile(compiler_options=QUICKLY)
+        program = step.lower(state, given[0]).compile()
         placed = lambda: jax.device_put(state, program.input_shardings[0][0])  # noqa: E731
         results = [jax.device_get(program(placed(), batch)) for batch in given]
         return Compiled(program.as_text(), program.memory_analysis().temp_size_in_bytes, results)
@@ -137,9 +136,7 @@ def test_batch_norms_see_one_micro_batch_after_the_other():
         return batch_stats
 
     given = (state.params, state.batch_stats)
-    found, expected = (
-        jax.jit(f).lower(*given).compile(compiler_options=QUICKLY)(*given) for f in (accumulated, one_by_one)
-    )
+    found, expected = (jax.jit(f)(*given) for f in (accumulated, one_by_one))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), found, state.batch_stats)
     assert all(x > 0 for x in jax.tree.leaves(moved))

@@ -6,16 +6,20 @@ import signal
 
 import jax
 import numpy as np
+import optax
 import pytest
-from tiny_training import assert_same_run, change, read_metrics, read_state
+from tiny_training import DETECTOR, assert_same_run, change, read_metrics, read_state
 
 from gfl_jax.data.loader import train_batches
 from gfl_jax.errors import UserError
+from gfl_jax.models.detector import build_detector
 from gfl_jax.overrides import override
 from gfl_jax.training import loop
 from gfl_jax.training.checkpoint import load_variables, steps_in
 from gfl_jax.training.loop import NonFiniteLossError, train
 from gfl_jax.training.metrics_file import read_rows
+from gfl_jax.training.start import start_from_file
+from gfl_jax.training.state import create_state
 
 
 class Tampered:
@@ -124,6 +128,16 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_pictures(tiny_config, tmp
     message = str(caught.value)
     assert all(name in message for name in names)
     assert f"the last good checkpoint is {tmp_path}/checkpoints/4" in message
+    # What it says can be done: the same --workdir would refuse these fields.
+    assert "begin another --workdir with a lower config.optimizer.learning_rate" in message
+    assert "config.init_from that checkpoint" in message
+    lower = override(tiny_config, {"optimizer.learning_rate": 0.01})
+    with pytest.raises(UserError, match="another configuration"):
+        train(lower, tmp_path)
+    started = start_from_file(
+        create_state(build_detector(DETECTOR), optax.sgd(0.1), seed=5), f"{tmp_path}/checkpoints/4", DETECTOR
+    )
+    jax.tree.map(np.testing.assert_array_equal, started.variables, load_variables(tmp_path))
     assert "\n" not in message
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
     assert steps_in(tmp_path / "checkpoints") == [4]

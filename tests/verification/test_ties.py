@@ -197,7 +197,7 @@ def test_a_file_with_another_choice_passes_and_its_losses_are_compared(figures, 
 
 def test_an_error_of_ours_is_no_tie(figures, experiment, monkeypatch):
     """Though the reference's assignment is a choice."""
-    assign = recomputed.assign_targets
+    assign = recomputed._assign
 
     def assign_wrongly(batch, *rest):
         targets = assign(batch, *rest)
@@ -207,7 +207,7 @@ def test_an_error_of_ours_is_no_tie(figures, experiment, monkeypatch):
     with jax.enable_x64(True):
         batch = make_batch(reference, "a", "float64")
         assert case_targets(reference, "a", batch, detector)[1] == 4
-        monkeypatch.setattr(recomputed, "assign_targets", assign_wrongly)
+        monkeypatch.setattr(recomputed, "_assign", assign_wrongly)
         targets, ties = case_targets(reference, "a", batch, detector)
     assert ties == 0
     assert targets.positive[0, 0]

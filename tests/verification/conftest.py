@@ -1,0 +1,11 @@
+"""A ResNet in float64 takes longer to run than to compile: its programs are optimized, unlike those of others."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _optimized():
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
