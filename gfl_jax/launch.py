@@ -40,8 +40,8 @@ def find_launch(
     method = _detection_method(environment)
     if method is None and "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         _LOGGER.warning(  # jax would ask the cluster, which needs a service account and a further package
-            "an indexed Job of Kubernetes does not tell its pods of one another: this process runs alone; for "
-            "one run of all pods set %s (see scripts/launch)",
+            "an indexed Job of Kubernetes does not tell its pods of one another: this process runs alone; "
+            "for one run of all pods set %s (see scripts/launch)",
             ", ".join(VARIABLES.values()),
         )
     return None if method is None else {"cluster_detection_method": method}
