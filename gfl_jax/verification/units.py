@@ -105,8 +105,8 @@ def _loss(
 
 
 def _geometry(reference: Reference) -> Iterator[Row]:
-    names = ("boxes/a", "boxes/b", "dist/points", "dist/boxes", "dist/dist", "integral/x")
-    names += ("delta/anchors", "delta/deltas", "delta/enc")
+    names = ["boxes/a", "boxes/b", "dist/points", "dist/boxes", "dist/dist", "integral/x"]
+    names += ["delta/anchors", "delta/deltas", "delta/enc"]
     ours = jax.jit(_compute_geometry)({name: jnp.asarray(reference[name]) for name in names})
     for key, value in ours.items():
         yield Row(key, reference.deviation(key, value), TOLERANCE)

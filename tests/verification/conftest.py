@@ -1,4 +1,4 @@
-"""A ResNet in float64 takes longer to run than to compile: its programs are optimized, unlike those of others."""
+"""A ResNet in float64 takes longer to run than to compile: unlike in other tests, programs are optimized."""
 
 import jax
 import pytest
