@@ -8,6 +8,7 @@ file only.
 import contextlib
 import ctypes
 import functools
+import json
 import logging
 import os
 import sys
@@ -23,10 +24,12 @@ from jax._src import distributed as jax_distributed
 from jax._src.lib import _jax
 
 from gfl_jax.agreement import is_first
-from gfl_jax.errors import UserError
+from gfl_jax.errors import UserError, in_words, one_line
 from gfl_jax.files import causes
 
 LOST_STATUS = 3  # the exit status of a process whose peer was lost
+# What the processes tell one another: who ended after an error, with which status and line; who has left.
+_ENDED, _LEFT = "gfl_jax/ended", "gfl_jax/left"
 
 
 @contextlib.contextmanager
@@ -41,7 +44,8 @@ def processes(
     Must come before anything else is asked of jax. Further processes than the first are quiet, except for
     errors. If one is lost (killed, frozen, cut off), or not there in time, the others print a line that
     says so and end with status 3, at most `heartbeat_seconds` + 5 later. After an error of its own a
-    process ends at once, as the others could not be waited for, and they find it lost.
+    process ends at once, as the others could not be waited for, and tells them: they print its line, and
+    end with its status, so that bad input on one host is bad input of the run.
 
     Args:
       launch: from `launch.find_launch`.
@@ -65,7 +69,7 @@ def processes(
     try:
         yield
     except BaseException as error:
-        _end_after(error, client, heartbeat_seconds)
+        _end_after(error, client, heartbeat_seconds, ending)
     client.wait_at_barrier("gfl_jax/end", 24 * 3600 * 1000)
     ending.set()
     watcher.join()
@@ -80,7 +84,7 @@ def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, 
     jax.config.update("jax_enable_preemption_service", stop_together)
     make_client = _jax.get_distributed_runtime_client
     _jax.get_distributed_runtime_client = functools.partial(
-        make_client, missed_heartbeat_callback=_no_callback
+        make_client, missed_heartbeat_callback=_end_at_missed_heartbeat
     )
     try:
         jax.distributed.initialize(
@@ -105,17 +109,24 @@ def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, 
     _end_with_process_0(jax.process_count())
 
 
-def _no_callback(status: object) -> None:
-    """Stands where jax would abort the process. It is never called: see `_end_with_process_0`."""
+def _end_at_missed_heartbeat(status: object) -> None:
+    """Stands where jax would abort the process. jaxlib 0.10 cannot call it: see `_end_with_process_0`."""
+    _end_lost(f"another process was lost ({status}); start all processes again with the same command")
 
 
 def _watch(client: Any, everyone: list[int], heartbeat_seconds: int, ending: threading.Event) -> None:
-    """Ends this process when another one has no heartbeat any more."""
-    while not ending.wait(1):
+    """Ends this process when another one has ended after an error, or has no heartbeat any more."""
+    while not ending.wait(0.5):
         try:
+            told = client.key_value_dir_get(_ENDED)
             lost = sorted(set(everyone) - set(client.get_live_nodes(everyone)))
         except RuntimeError:  # process 0 does not answer; `_end_with_process_0` is about to act
             continue
+        if told and not ending.wait(1):  # unless it is an error that this process has, too
+            number, words = min((int(key.rsplit("/", 1)[-1]), words) for key, words in told)
+            status, line = json.loads(words)
+            print(f"error: {line} (process {number} of {len(everyone)})", file=sys.stderr)
+            _exit(status, client)
         if lost and not ending.wait(1):
             _end_without(lost, len(everyone), f"no heartbeat for {heartbeat_seconds} s")
 
@@ -164,24 +175,54 @@ def _end_lost(message: str) -> NoReturn:
     _exit(LOST_STATUS)
 
 
-def _end_after(error: BaseException, client: Any = None, heartbeat_seconds: int = 0) -> NoReturn:
+def _end_after(
+    error: BaseException,
+    client: Any = None,
+    heartbeat_seconds: int = 0,
+    ending: threading.Event | None = None,
+) -> NoReturn:
     """Ends this process after an error; jax's way out would wait for the others, and they for this one."""
-    if any(isinstance(cause, jax.errors.JaxRuntimeError) or "Gloo" in str(cause) for cause in causes(error)):
-        time.sleep(heartbeat_seconds + 5)  # most likely a lost process, which the watcher will soon name
-    if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
-    else:
+    if any(_is_of_network(cause) for cause in causes(error)):
+        time.sleep(3)  # most likely another process has ended, or is lost, which the watcher will name
+        told = f"an exchange of the processes failed, most likely since one is lost: {one_line(error)[:300]}"
+        print(told, file=sys.stderr, flush=True)
+        time.sleep(heartbeat_seconds + 2)
+    if ending is not None:
+        ending.set()
+    words = in_words(error)
+    if words is None:
         traceback.print_exception(error)
+    else:
+        print(f"error: {words}", file=sys.stderr, flush=True)
+    status = 1 if words is None else 2
     if client is not None:
         with contextlib.suppress(RuntimeError):  # an error that all have, they all shall print
-            client.wait_at_barrier("gfl_jax/error", 3000)
-    _exit(2 if isinstance(error, UserError) else 1)
+            client.wait_at_barrier("gfl_jax/error", 2000)
+        line = words or one_line("".join(traceback.format_exception_only(error)).strip())
+        with contextlib.suppress(RuntimeError):
+            client.key_value_set(f"{_ENDED}/{jax.process_index()}", json.dumps([status, line]))
+    _exit(status, client)
 
 
-def _exit(status: int) -> NoReturn:
+def _is_of_network(error: BaseException) -> bool:
+    """Whether an error is about what the processes send one another, and not about one of them."""
+    return isinstance(error, (RuntimeError, ValueError)) and any(
+        word in str(error) for word in ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection ")
+    )
+
+
+def _exit(status: int, client: Any = None) -> NoReturn:
     """Ends this process even if its main thread waits for a lost process in C++."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if jax_distributed.global_state.service is not None:
-        time.sleep(2)  # the others shall hear from the service here what has happened
+    with contextlib.suppress(RuntimeError, AttributeError):
+        client.key_value_set(f"{_LEFT}/{jax_distributed.global_state.process_id}", "")
+    if jax_distributed.global_state.service is not None:  # the others shall hear from it what has happened
+        end, everyone = time.monotonic() + 5, jax_distributed.global_state.num_processes
+        left = 0
+        while client is not None and left < everyone and time.monotonic() < end:
+            time.sleep(0.1)
+            with contextlib.suppress(RuntimeError):
+                left = len(client.key_value_dir_get(_LEFT))
+        time.sleep(0.5 if client is not None else 2)
     os._exit(status)

@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import IO, BinaryIO, TypeVar
 
 from gfl_jax.errors import UserError
 
@@ -220,12 +220,42 @@ def _temporary(path: Path) -> Path:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    with path.open("wb") as file:
+        file.write(content)
+        to_disk(file)
 
 
 def _rename(temporary: Path, path: Path) -> None:
     if temporary.exists():  # not yet renamed by an attempt that was told to have failed
         os.replace(temporary, path)
+        folder_to_disk(path.parent)
+
+
+def to_disk(file: IO[bytes]) -> None:
+    """Comes back when what was written is on disk, so that a power failure leaves no empty file."""
+    file.flush()
+    with _unless_it_cannot():
+        os.fsync(file.fileno())
+
+
+def folder_to_disk(folder: Path) -> None:
+    """The same for the names in a folder: of new, renamed and deleted files."""
+    with _unless_it_cannot():
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+@contextlib.contextmanager
+def _unless_it_cannot() -> Iterator[None]:
+    """Some storage, as of pipes and clusters, has no such thing: then it is done without."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.ENOSYS):
+            raise
 
 
 def _reason(error: OSError) -> str:

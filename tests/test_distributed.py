@@ -42,12 +42,14 @@ def main():
         save_and_restore(split, whole)
     if what == "mistake" and me == 1:
         raise UserError("picture.jpg: cannot be decoded")
+    if what == "memory" and me == 1:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
     if what == "bad config":
         raise UserError("config.seed: is bad")
     (folder / f"ready_{me}").touch()
     with StopRequest() as stop:
         step = 0
-        while not stop.at(step):
+        while not stop.wanted():
             total(ones).block_until_ready()
             time.sleep(0.05)
             step += 1
@@ -136,6 +138,7 @@ def runs(tmp_path_factory):
         "frozen": Run("loop", folder("frozen"), 3),
         "killed": Run("loop", folder("killed"), 2),
         "mistake": Run("mistake", folder("mistake"), 2),
+        "memory": Run("memory", folder("memory"), 2),
         "save": Run("save", folder("save"), 2),
         "full": Run("full", folder("full"), 2),
         "bad config": Run("bad config", folder("bad_config"), 2),
@@ -175,11 +178,21 @@ def test_the_loss_of_the_first_process_is_told_in_a_line_too(runs):
     assert run.outputs()[1] == lost("process 0 of 2 was", "it does not answer")
 
 
-def test_after_a_mistake_of_one_process_none_is_left(runs):
+def test_after_a_mistake_of_one_process_all_end_with_its_line_and_status(runs):
+    """So that bad input, wherever it is met, is none of the losses after which a run is started again."""
     run = runs["mistake"]
-    assert run.statuses() == {0: 3, 1: 2}, run.outputs()
+    assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     assert run.outputs()[1] == ["error: picture.jpg: cannot be decoded"]
-    assert run.outputs()[0] == lost("process 1 of 2 was", f"no heartbeat for {HEARTBEAT} s")
+    assert run.outputs()[0] == ["error: picture.jpg: cannot be decoded (process 1 of 2)"]
+
+
+def test_too_little_memory_on_one_process_is_told_at_once(runs):
+    """It is a JaxRuntimeError, as the loss of a process is."""
+    run = runs["memory"]
+    assert run.statuses() == {0: 2, 1: 2}, run.outputs()
+    (line,) = run.outputs()[1]
+    assert line.startswith("error: not enough memory; lower config.loader.batch_size")
+    assert run.outputs()[0] == [f"{line} (process 1 of 2)"]
 
 
 def test_a_mistake_of_all_is_told_by_all(runs):
@@ -190,11 +203,11 @@ def test_a_mistake_of_all_is_told_by_all(runs):
 
 def test_a_full_disk_ends_all_and_the_last_checkpoint_stays(runs):
     run = runs["full"]
-    assert run.statuses() == {0: 2, 1: 3}, run.outputs()
+    assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     (line,) = run.outputs()[0]
     assert "a checkpoint cannot be written: No space left on device; make room there" in line
     assert line.endswith("(the last good one is 7)")
-    assert run.outputs()[1] == lost("process 0 of 2 was", "it does not answer")
+    assert run.outputs()[1] == [f"{line} (process 0 of 2)"]
     assert steps_in(run.folder / "run" / "checkpoints") == [7]
 
 

@@ -9,6 +9,7 @@ from gfl_jax import files
 from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.errors import UserError
 from gfl_jax.files import retrying, storage_error, write_file
+from gfl_jax.training.metrics_file import MetricsFile
 
 
 @pytest.fixture
@@ -92,3 +93,17 @@ def test_pictures_are_read_again(pauses, monkeypatch, coco_tree):
     monkeypatch.setattr(files, "_open_regular", lambda path: action() and original(path))
     assert (source.read_image(0) == expected).all()
     assert pauses == [1]
+
+
+def test_content_and_name_are_on_disk_before_a_file_counts_as_written(tmp_path, monkeypatch):
+    """Else a power failure leaves the new name with nothing in it."""
+    calls = []
+    for module, name in ((os, "fsync"), (os, "replace")):
+        original = getattr(module, name)
+        note = lambda *given, name=name, original=original: (calls.append(name), original(*given))[1]  # noqa: E731
+        monkeypatch.setattr(module, name, note)
+    write_file(tmp_path / "config.json", "{}")
+    assert calls == ["fsync", "replace", "fsync"]
+    calls.clear()
+    MetricsFile(tmp_path / "metrics.jsonl", 0).append({"step": 1})
+    assert calls == ["fsync", "replace", "fsync", "fsync"]

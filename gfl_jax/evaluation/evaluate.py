@@ -94,6 +94,7 @@ def evaluate_source(
       The metrics, None if the data have no annotations, and the detections as COCO results.
     """
     results = detect_source(detect, variables, source, config, mesh)
+    assert results is not None  # nothing stops it
     keep(results)
     return measure_results(source, results, config.inference.max_detections, backend), results
 
@@ -112,10 +113,28 @@ def measure_results(
     return evaluate_coco(truth, results, max_detections, backend)
 
 
-def detect_source(detect: Detect, variables: Any, source: Source, config: Config, mesh: Mesh) -> list[Result]:
+def detect_source(
+    detect: Detect,
+    variables: Any,
+    source: Source,
+    config: Config,
+    mesh: Mesh,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Result] | None:
     """The detections of every picture, as COCO results, in the order of the evaluation plan.
 
     With several processes each of them reads its own pictures, and gets the detections of all.
+
+    Args:
+      detect: from `make_detect_in_views`.
+      variables: of the network, on the devices of `mesh`.
+      source: the images.
+      config: the experiment.
+      mesh: batches are split over its devices.
+      stop: asked after each batch whether to leave the rest; it says the same in all processes.
+
+    Returns:
+      None if it was stopped.
     """
 
     def detect_and_name(variables: Any, batches: Sequence[Batch]) -> tuple[Array, Detections]:
@@ -125,6 +144,8 @@ def detect_source(detect: Detect, variables: Any, source: Source, config: Config
     views = views_of(config.inference)
     for _, (indices, detections) in each_group(detect_and_name, variables, source, config, mesh, views):
         results += _to_results(indices, detections, source)
+        if stop():
+            return None
     return results
 
 

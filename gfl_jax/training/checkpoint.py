@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
-from gfl_jax.agreement import is_first
+from gfl_jax.agreement import from_first, is_first
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
@@ -102,13 +102,13 @@ class Checkpoints:
 
         They are on disk when it returns: going on from a later step must not miss them.
         """
-        best = self._best.latest_step()
-        damage = None if best is None else find_damage(Path(self._best.directory) / str(best))
+        best = from_first(self._best.latest_step() if is_first() else None)
+        damage = None if best is None else _damage(Path(self._best.directory) / str(best))
         if best is not None and damage is not None:
             self._set_aside(self._best, best, damage)
         elif best is not None:
             kept = self._best.restore(best, args=ocp.args.Composite(score=ocp.args.JsonRestore()))
-            if kept.score["average_precision"] >= average_precision:
+            if from_first(kept.score["average_precision"] >= average_precision):
                 return False
         score = ocp.args.JsonSave({"average_precision": average_precision})
         arrays = ocp.args.StandardSave(state.evaluated)
@@ -135,8 +135,8 @@ class Checkpoints:
         """
         target = with_shardings(shapes, shardings)
         broken: dict[int, str] = {}
-        for step in sorted(self._latest.all_steps(), reverse=True):
-            damage = find_damage(self._folder / str(step))
+        for step in from_first(sorted(self._latest.all_steps(), reverse=True)):
+            damage = _damage(self._folder / str(step))
             if damage is None:
                 restored = self._restore(step, target)
                 for bad in broken:
@@ -176,6 +176,11 @@ class Checkpoints:
             logging.warning("%s: cannot be read (%s); moved to %s", folder, damage, place)
         multihost_utils.sync_global_devices(f"set aside {step}")
         manager.reload()
+
+
+def _damage(folder: Path) -> str | None:
+    """`find_damage` as the first process finds it: what one sees, all must act on."""
+    return from_first(find_damage(folder) if is_first() else None)
 
 
 def load_variables(path: str | Path) -> dict[str, Any]:

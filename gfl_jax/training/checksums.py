@@ -6,7 +6,13 @@ not notice changed bytes at all.
 
 import json
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from gfl_jax.files import PAUSES, retrying
+
+T = TypeVar("T")
 
 NAME = "checksums.json"
 
@@ -18,20 +24,30 @@ def write_checksums(folder: Path) -> None:
     (folder / NAME).write_text(json.dumps(sums, indent=1))
 
 
-def find_damage(folder: Path) -> str | None:
-    """What is wrong with the listed files, in a few words; None if nothing is."""
+def find_damage(folder: Path, pauses: Sequence[float] = PAUSES) -> str | None:
+    """What is wrong with the listed files, in a few words; None if nothing is.
+
+    Storage that fails for a moment is no damage: it is asked again, after `pauses` in seconds.
+
+    Raises:
+      UserError: storage still fails after that, so that nobody can tell.
+    """
+
+    def read(name: str, action: Callable[[Path], T]) -> T:
+        return retrying(lambda: action(folder / name), f"{folder / name}: cannot be read", pauses)
+
     try:
-        sums = json.loads((folder / NAME).read_text())
+        sums = json.loads(read(NAME, Path.read_bytes))
     except (OSError, ValueError):
         sums = None
     if not isinstance(sums, dict):
         return f"{NAME} is missing or damaged"
     for name, expected in sums.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
         try:
-            if _checksum(folder / name) != expected:
+            if read(name, _checksum) != expected:
                 return f"{name} is damaged"
+        except FileNotFoundError:
+            return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     return None

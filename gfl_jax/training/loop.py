@@ -13,7 +13,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.loader import steps_per_epoch, train_batches
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
-from gfl_jax.evaluation.evaluate import evaluate_source
+from gfl_jax.evaluation.evaluate import detect_source, measure_results
 from gfl_jax.evaluation.snapshots import save_snapshots
 from gfl_jax.experiment_check import check_experiment
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
@@ -120,7 +120,7 @@ def train(
             # The numbers of a step are fetched while the next one runs, so that the device never waits.
             previous: DoneStep | None = None
             while True:
-                stopping = stop.at(step)
+                stopping = stop.wanted()
                 evaluating = evaluation is not None and not stopping
                 evaluating = evaluating and is_due(run.evaluate_every or epoch_steps)
                 evaluating = evaluating and from_first(log.evaluation_at(step) is None)
@@ -133,13 +133,16 @@ def train(
                 if evaluating and evaluation is not None:
                     with log.clock.measure("evaluation"):
                         variables = put_everywhere(state.evaluated, mesh)
-                        metrics, results = evaluate_source(detect, variables, evaluation, config, mesh)
-                        assert metrics is not None  # `open_run_data` wants annotations
-                        checkpoints.save_best(state, metrics.AP)
-                        log.evaluation(step, metrics.scalars())
-                        if step % (run.pictures_every or 1) == 0 and is_first():
-                            save_snapshots(workdir / "pictures", f"step_{step:07d}_", evaluation, results)
-                            plot_losses(log.rows, workdir / "curves.png", config.name)
+                        results = detect_source(detect, variables, evaluation, config, mesh, stop.wanted)
+                        stopping = results is None  # the same command begins with this evaluation
+                        if results is not None:
+                            metrics = measure_results(evaluation, results, config.inference.max_detections)
+                            assert metrics is not None  # `open_run_data` wants annotations
+                            checkpoints.save_best(state, metrics.AP)
+                            log.evaluation(step, metrics.scalars())
+                            if step % (run.pictures_every or 1) == 0 and is_first():
+                                save_snapshots(workdir / "pictures", f"step_{step:07d}_", evaluation, results)
+                                plot_losses(log.rows, workdir / "curves.png", config.name)
                 if stopping or step == total_steps:
                     break
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gfl_jax.files import read_file, write_file, writing
+from gfl_jax.files import read_file, to_disk, write_file, writing
 
 Row = dict[str, Any]
 
@@ -37,6 +37,7 @@ class MetricsFile:
             if stream.tell() > self._size:
                 stream.truncate(self._size)  # without what an attempt that failed has left
             stream.write(line)
+            to_disk(stream)
 
 
 def read_rows(path: Path) -> list[Row]:

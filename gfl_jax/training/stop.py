@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the step, not as an exception in its middle."""
+"""Ctrl-C and SIGTERM as a wish to stop after the step or batch, not as an exception in its middle."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ class StopRequest:
     """A context in which the first SIGINT or SIGTERM is noted; a second one acts as usual.
 
     In a run of several processes SIGTERM is left to jax, which tells all of them when one gets it and finds
-    the step at which all can stop, without a step waiting for that. Ctrl-C is handed on as SIGTERM.
+    the place at which all can stop, without a step waiting for that. Ctrl-C is handed on as SIGTERM.
 
     Attributes:
       status: the exit status of a run that stopped here; 0 if it did not.
@@ -22,7 +22,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.status = 0
-        self._noted = 0
+        self._noted = self._asked = 0
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -33,13 +33,14 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def at(self, step: int) -> bool:
-        """Whether to stop before this step's successor; to be asked at every step, in all processes.
+    def wanted(self) -> bool:
+        """Whether to stop here: to be asked before every step and batch, equally often in all processes.
 
-        It says the same in all of them, at the same step.
+        It says the same in all of them, at the same time.
         """
         if jax.process_count() > 1:
-            if multihost_utils.reached_preemption_sync_point(step):
+            self._asked += 1
+            if self.status == 0 and multihost_utils.reached_preemption_sync_point(self._asked):
                 self.status = STATUS[signal.SIGTERM]
         elif self._noted:
             self.status = STATUS[signal.Signals(self._noted)]

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gfl_jax.config import Config, Crops, Dataset, Detector, Loader, Resize
+from gfl_jax.data import loader
 from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.data.loader import eval_batches, make_source, steps_per_epoch, train_batches
 from gfl_jax.errors import UserError
@@ -295,3 +296,14 @@ def alive(session):
         if int(fields[3]) == session and fields[0] != "Z":
             found.append(stat.parent.name)
     return found
+
+
+def test_the_end_of_a_program_is_as_quick_after_many_evaluations(config, source, monkeypatch):
+    """Each used to add a second of waiting: three minutes after 180 evaluations."""
+    waits = []
+    monkeypatch.setattr(loader.atexit, "register", lambda *given: waits.append(given))
+    loader._wait_at_exit.cache_clear()
+    for _ in range(2):
+        with eval_batches(source, override(config, {"loader.workers": 1})):
+            pass
+    assert waits == [(time.sleep, 1.0)]

@@ -1,3 +1,5 @@
+import errno
+import os
 import pathlib
 import shutil
 
@@ -6,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gfl_jax import config
+from gfl_jax import config, files
 from gfl_jax.errors import UserError
 from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.overrides import override
+from gfl_jax.training import checksums
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import TrainState
@@ -203,3 +206,33 @@ def test_a_lost_config_is_an_error_that_names_it(tmp_path):
     save(tmp_path, [10])
     with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         claim_workdir(tmp_path, CONFIG)
+
+
+def failing_reads(monkeypatch, times):
+    """The first reads of checkpoints meet what storage answers for a moment."""
+    calls = iter(range(times))
+    read = checksums._checksum
+
+    def read_or_fail(file):
+        if next(calls, None) is not None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(file)
+
+    monkeypatch.setattr(checksums, "_checksum", read_or_fail)
+    monkeypatch.setattr(files.time, "sleep", lambda _: None)
+
+
+def test_storage_that_fails_for_a_moment_is_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, [1, 2])
+    failing_reads(monkeypatch, 3)
+    assert int(restore(tmp_path, make_state(0)).step) == 2
+    assert not (tmp_path / "broken_checkpoints").exists()
+
+
+def test_storage_that_stays_broken_is_told_and_no_checkpoint_is_set_aside(tmp_path, monkeypatch):
+    save(tmp_path, [1, 2])
+    failing_reads(monkeypatch, 1000)
+    with pytest.raises(UserError, match=r"checkpoints/2/.*: cannot be read: Stale file handle, 6 times"):
+        restore(tmp_path, make_state(0))
+    assert not (tmp_path / "broken_checkpoints").exists()
+    assert steps_in(tmp_path / "checkpoints") == [1, 2]

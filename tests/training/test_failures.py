@@ -36,11 +36,11 @@ POINTS = [
     (files, "_write", 1, FULL, 0),  # config.json
     (files, "_write", 3, FULL, 0),  # data.npz
     (MetricsFile, "append", 2, IMAGE, 2),
-    (loop, "evaluate_source", 1, IMAGE, 6),
+    (loop, "detect_source", 1, IMAGE, 6),
     (Checkpoints, "save_best", 1, IMAGE, 6),
     (loop, "save_snapshots", 1, IMAGE, 6),
     (loop, "put_batch", 3, IMAGE, 8),
-    (loop, "evaluate_source", 1, IMAGE, 12),
+    (loop, "measure_results", 1, IMAGE, 12),
     (files, "_write", 3, FULL, 12),  # the first image, after config.json and metrics.jsonl
 ]
 

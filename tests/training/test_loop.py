@@ -10,8 +10,10 @@ import optax
 import pytest
 from tiny_training import DETECTOR, assert_same_run, change, read_metrics, read_state
 
-from gfl_jax.data.loader import train_batches
+from gfl_jax.data.loader import make_source, train_batches
+from gfl_jax.data.plan import evaluation_plan
 from gfl_jax.errors import UserError
+from gfl_jax.evaluation import evaluate
 from gfl_jax.models.detector import build_detector
 from gfl_jax.overrides import override
 from gfl_jax.training import loop
@@ -167,3 +169,26 @@ def test_batches_that_do_not_divide_are_refused_at_once(tiny_config, tmp_path):
     with pytest.raises(UserError, match=r"config\.optimizer\.accumulate=2: does not divide the 1 pictures"):
         train(override(tiny_config, {"optimizer.accumulate": 2}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_during_an_evaluation_leaves_the_rest_of_it_to_the_next_start(
+    tiny_config, whole_run, tmp_path, monkeypatch
+):
+    evaluated = []
+
+    def stop_after_the_first_batch(indices, *rest):
+        evaluated.append(indices)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return to_results(indices, *rest)
+
+    to_results = evaluate._to_results
+    monkeypatch.setattr(evaluate, "_to_results", stop_after_the_first_batch)
+    stop = loop.StopRequest()
+    assert train(tiny_config, tmp_path, stop) == {}
+    monkeypatch.undo()
+    assert stop.status == 143
+    assert len(evaluated) == 1 < len(evaluation_plan(make_source(tiny_config, "eval").sizes, tiny_config))
+    assert steps_in(tmp_path / "checkpoints") == [4, 6]
+    assert not any("eval/AP" in row for row in read_metrics(tmp_path))
+    train(tiny_config, tmp_path)
+    assert_same_run(tmp_path, whole_run, 12)
