@@ -94,12 +94,14 @@ def _wait(manager: ocp.CheckpointManager) -> None:
     """Waits for the save in the background, and raises its error.
 
     With several processes Orbax would first wait ten minutes for the others, which wait for this one.
+    Until then its thread keeps the error (`check_for_errors` has nothing to tell), but it logs it.
     """
     while jax.process_count() > 1 and manager.is_saving_in_progress():
         if _met_in_background:
-            raise _met_in_background[0]
+            raise _met_in_background.pop()
         time.sleep(0.02)
     manager.wait_until_finished()
+    _met_in_background.clear()
 
 
 def _make_room(manager: ocp.CheckpointManager) -> None:
@@ -112,20 +114,21 @@ def _make_room(manager: ocp.CheckpointManager) -> None:
 
 def _tell_errors_once() -> None:
     """Drops the pages that Orbax and tensorstore print of a failed save; the error itself is raised."""
-    logging.getLogger("absl").addFilter(_is_not_of_orbax)
+    logging.getLogger("absl").addFilter(_is_no_failed_save)
     if getattr(sys.unraisablehook, "func", None) is not _except_closed_loops:
         sys.unraisablehook = functools.partial(_except_closed_loops, sys.unraisablehook)
 
 
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    if f"{os.sep}orbax{os.sep}" not in record.pathname:
+def _is_no_failed_save(record: logging.LogRecord) -> bool:
+    """Keeps the error of a failed save, and drops its page; all else that Orbax logs passes."""
+    if not record.exc_info or f"{os.sep}orbax{os.sep}" not in record.pathname:
         return True
-    if record.exc_info and record.exc_info[1] and jax.process_count() > 1:
+    if record.exc_info[1] is not None and jax.process_count() > 1:
         _met_in_background.append(record.exc_info[1])
     return False
 
 
-_met_in_background: list[BaseException] = []  # as Orbax logs them; nobody else is told before the others wait
+_met_in_background: list[BaseException] = []
 
 
 def _except_closed_loops(hook: Callable[..., object], unraisable: "sys.UnraisableHookArgs") -> None:
