@@ -64,15 +64,20 @@ def processes(
             logging.getLogger(logger).setLevel(logging.ERROR)
         rich.reconfigure(quiet=True)
     ending = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(client, everyone, heartbeat_seconds, ending), daemon=True)
-    watcher.start()
+    watchers = [
+        threading.Thread(target=_watch, args=(client, everyone, heartbeat_seconds, ending), daemon=True),
+        threading.Thread(target=_listen, args=(client, len(everyone), ending), daemon=True),
+    ]
+    for watcher in watchers:
+        watcher.start()
     try:
         yield
     except BaseException as error:
         _end_after(error, client, heartbeat_seconds, ending)
     client.wait_at_barrier("gfl_jax/end", 24 * 3600 * 1000)
     ending.set()
-    watcher.join()
+    for watcher in watchers:
+        watcher.join()
     while is_first() and len(client.get_live_nodes(everyone)) > 1:
         time.sleep(0.05)  # who hosts the service leaves last
     jax.distributed.shutdown()
@@ -114,19 +119,25 @@ def _end_at_missed_heartbeat(status: object) -> None:
     _end_lost(f"another process was lost ({status}); start all processes again with the same command")
 
 
-def _watch(client: Any, everyone: list[int], heartbeat_seconds: int, ending: threading.Event) -> None:
-    """Ends this process when another one has ended after an error, or has no heartbeat any more."""
+def _listen(client: Any, count: int, ending: threading.Event) -> None:
+    """Ends this process when another one tells that it ends after an error."""
     while not ending.wait(0.5):
-        try:
+        with contextlib.suppress(RuntimeError):  # process 0 does not answer
             told = client.key_value_dir_get(_ENDED)
+            if told and not ending.wait(1):  # unless it is an error that this process has, too
+                number, words = min((int(key.rsplit("/", 1)[-1]), words) for key, words in told)
+                status, line = json.loads(words)
+                print(f"error: {line} (process {number} of {count})", file=sys.stderr)
+                _exit(status, client)
+
+
+def _watch(client: Any, everyone: list[int], heartbeat_seconds: int, ending: threading.Event) -> None:
+    """Ends this process when another one has no heartbeat any more."""
+    while not ending.wait(1):
+        try:  # an answer comes when all that live have asked
             lost = sorted(set(everyone) - set(client.get_live_nodes(everyone)))
         except RuntimeError:  # process 0 does not answer; `_end_with_process_0` is about to act
             continue
-        if told and not ending.wait(1):  # unless it is an error that this process has, too
-            number, words = min((int(key.rsplit("/", 1)[-1]), words) for key, words in told)
-            status, line = json.loads(words)
-            print(f"error: {line} (process {number} of {len(everyone)})", file=sys.stderr)
-            _exit(status, client)
         if lost and not ending.wait(1):
             _end_without(lost, len(everyone), f"no heartbeat for {heartbeat_seconds} s")
 

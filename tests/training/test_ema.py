@@ -101,9 +101,11 @@ def test_the_loop_evaluates_and_keeps_the_average(tmp_path, monkeypatch):
 
     def remember(detect, variables, *rest):
         evaluated.append(jax.device_get(variables))
-        return SimpleNamespace(AP=0.5, scalars=lambda: {"AP": 0.5, "AP50": 0.7, "AP75": 0.3}), []
+        return []
 
-    monkeypatch.setattr(loop, "evaluate_source", remember)
+    metrics = SimpleNamespace(AP=0.5, scalars=lambda: {"AP": 0.5, "AP50": 0.7, "AP75": 0.3})
+    monkeypatch.setattr(loop, "detect_source", remember)
+    monkeypatch.setattr(loop, "measure_results", lambda *_: metrics)
     monkeypatch.setattr(loop, "make_train_step", make_plain_step)
     dataset = write_dataset(tmp_path / "data")
     experiment = override(change(AVERAGED, detector=DETECTOR, dataset=dataset), {"schedule.steps": 2})
