@@ -151,13 +151,13 @@ def _end_with_process_0(count: int) -> None:
     """
     try:
         library = ctypes.CDLL("libstdc++.so.6")
-    except OSError:  # not Linux: the process ends too, with C++'s message
+        bad_cast = ctypes.addressof(ctypes.c_char.in_dll(library, "_ZTISt8bad_cast"))
+        exception_type, set_terminate = (
+            library["__cxa_current_exception_type"],
+            library["_ZSt13set_terminatePFvvE"],
+        )
+    except (OSError, ValueError, AttributeError):  # not Linux: the process ends too, with C++'s message
         return
-    bad_cast = ctypes.addressof(ctypes.c_char.in_dll(library, "_ZTISt8bad_cast"))
-    exception_type, set_terminate = (
-        library["__cxa_current_exception_type"],
-        library["_ZSt13set_terminatePFvvE"],
-    )
     exception_type.restype = set_terminate.restype = ctypes.c_void_p
 
     def terminate() -> None:

@@ -1,5 +1,6 @@
 """Real processes over loopback: they start, save, stop and end together, and none outlives a lost one."""
 
+import ctypes
 import os
 import re
 import signal
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from jax._src import distributed as jax_distributed
+from jax._src.lib import _jax
 
 from gfl_jax.training.checkpoint import steps_in
 
@@ -229,6 +232,36 @@ def test_they_save_stop_at_the_same_step_and_end(runs):
         "ocdbt.process_1",
     }
     assert all(str(path.relative_to(checkpoint)) in listed for path in parts)
+
+
+@pytest.mark.parametrize("name", ["client", "service", "coordinator_address", "num_processes", "process_id"])
+def test_parts_of_jaxs_state_that_are_not_public_are_there(name):
+    assert hasattr(jax_distributed.global_state, name)
+
+
+@pytest.mark.parametrize("name", ["get_live_nodes", "key_value_dir_get", "key_value_set", "wait_at_barrier"])
+def test_parts_of_jaxs_client_that_are_not_public_are_there(name):
+    assert hasattr(_jax.DistributedRuntimeClient, name)
+
+
+def test_jaxlib_takes_a_callback_for_missed_heartbeats():
+    assert "missed_heartbeat_callback" in _jax.get_distributed_runtime_client.__doc__
+
+
+@pytest.mark.parametrize(
+    "name", ["_ZTISt8bad_cast", "__cxa_current_exception_type", "_ZSt13set_terminatePFvvE"]
+)
+def test_parts_of_the_cpp_library_are_there(name):
+    ctypes.c_char.in_dll(ctypes.CDLL("libstdc++.so.6"), name)
+
+
+def test_a_jaxlib_that_can_call_the_callback_ends_the_process_too():
+    """From a thread of its own, while the main thread waits for the lost process."""
+    code = "import threading, time; from gfl_jax.distributed import _end_at_missed_heartbeat as callback; "
+    code += "threading.Thread(target=callback, args=('UNAVAILABLE',)).start(); time.sleep(100)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: another process was lost (UNAVAILABLE); start all processes again")
 
 
 def test_a_process_that_finds_no_others_says_so_in_a_line(runs):
