@@ -9,11 +9,11 @@ TESTS := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loa
 
 help:
 	@echo "make demo      fetch the aerial trees, train GFL on them, evaluate, draw (about 10 minutes on 2 cores)"
-	@echo "make test      run the whole test suite (about 15 minutes on 2 cores)"
+	@echo "make test      run the whole test suite (about 13 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"
 	@echo "make torch     add the optional PyTorch to $(VENV), for .pth files"
-	@echo "make test-torch run the tests that need PyTorch"
+	@echo "make test-torch  run the tests that need PyTorch"
 	@echo "make coverage  the whole suite once more, with the lines that it reaches (a sixth slower)"
 	@echo "make clean     delete $(VENV); data/ and runs/ stay"
 

@@ -1,4 +1,4 @@
-"""The processes of a run: they start together, end together, and if one is lost the others end too.
+"""The processes of a run: they start and end together, also where one of them fails or is lost.
 
 jax notices a lost process by its missing heartbeats. Left to itself it then aborts the others with a page
 of C++; here they end with one line. That needs parts of jax that are not public: they are used in this

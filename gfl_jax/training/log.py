@@ -50,7 +50,7 @@ class RunLog:
 
     def training(self, step: int, metrics: dict[str, Any]) -> None:
         """Logs the scalars of a training step, exactly, where its turn has come."""
-        if step not in (1, self._total_steps) and step % self._log_every:
+        if not self.has_row(step):
             self._terminal.advance(step)
             return
         numbers = {name: float(value) for name, value in metrics.items()}
@@ -64,6 +64,10 @@ class RunLog:
         if self._warm and not self._warned:
             self._warn(input_warning(seconds, steps, self._loader))
         self._warm = True
+
+    def has_row(self, step: int) -> bool:
+        """Whether a training step gets a row, or moves the bar alone."""
+        return step in (1, self._total_steps) or step % self._log_every == 0
 
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:
         """Logs the metrics of an evaluation."""

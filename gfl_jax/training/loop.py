@@ -29,6 +29,7 @@ from gfl_jax.mesh import (
 from gfl_jax.models.detector import build_detector
 from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
+from gfl_jax.training.lease import Lease
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.profile import Profile
@@ -96,7 +97,9 @@ def train(
         return step > 0 and (step % every == 0 or step == total_steps)
 
     claim_workdir(workdir, config)
+    lease = None
     if is_first():
+        lease = Lease(workdir)
         keep_run_data(workdir, data)
     stop = stop or StopRequest()
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, stop:
@@ -116,7 +119,9 @@ def train(
             Profile(profile_steps, workdir / "profile", step, total_steps, log.say) as profile,
             train_batches(source, config, step, jax.process_index(), jax.process_count()) as batches,
         ):
-            check_and_log = functools.partial(_check_and_log, log=log, source=source, checkpoints=checkpoints)
+            check_and_log = functools.partial(
+                _check_and_log, log=log, source=source, checkpoints=checkpoints, lease=lease
+            )
             # The numbers of a step are fetched while the next one runs, so that the device never waits.
             previous: DoneStep | None = None
             while True:
@@ -125,6 +130,8 @@ def train(
                 evaluating = evaluating and is_due(run.evaluate_every or epoch_steps)
                 evaluating = evaluating and from_first(log.evaluation_at(step) is None)
                 if stopping or evaluating or is_due(run.checkpoint_every):
+                    if lease is not None:
+                        lease.check()
                     check_and_log(previous)
                     previous = None
                     # Before all that can fail though the training is well: nothing of it is lost then.
@@ -138,6 +145,8 @@ def train(
                         if results is not None:
                             metrics = measure_results(evaluation, results, config.inference.max_detections)
                             assert metrics is not None  # `open_run_data` wants annotations
+                            if lease is not None:
+                                lease.check()
                             checkpoints.save_best(state, metrics.AP)
                             log.evaluation(step, metrics.scalars())
                             if step % (run.pictures_every or 1) == 0 and is_first():
@@ -162,12 +171,16 @@ def train(
             return log.evaluation_at(total_steps) or {}
 
 
-def _check_and_log(done: DoneStep | None, log: RunLog, source: Source, checkpoints: Checkpoints) -> None:
+def _check_and_log(
+    done: DoneStep | None, log: RunLog, source: Source, checkpoints: Checkpoints, lease: Lease | None
+) -> None:
     """Waits for the numbers of a step and logs them; raises if they are not finite."""
     if done is None:
         return
     numbers = jax.device_get(done.metrics)
     if numbers.pop("finite"):
+        if lease is not None and log.has_row(done.step):
+            lease.check()
         log.training(done.step, numbers)
         return
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())

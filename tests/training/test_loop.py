@@ -16,7 +16,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.evaluation import evaluate
 from gfl_jax.models.detector import build_detector
 from gfl_jax.overrides import override
-from gfl_jax.training import loop
+from gfl_jax.training import lease, loop
 from gfl_jax.training.checkpoint import load_variables, steps_in
 from gfl_jax.training.loop import NonFiniteLossError, train
 from gfl_jax.training.metrics_file import read_rows
@@ -190,5 +190,25 @@ def test_a_signal_during_an_evaluation_leaves_the_rest_of_it_to_the_next_start(
     assert len(evaluated) == 1 < len(evaluation_plan(make_source(tiny_config, "eval").sizes, tiny_config))
     assert steps_in(tmp_path / "checkpoints") == [4, 6]
     assert not any("eval/AP" in row for row in read_metrics(tmp_path))
+    train(tiny_config, tmp_path)
+    assert_same_run(tmp_path, whole_run, 12)
+
+
+def test_a_run_whose_successor_has_begun_writes_nothing_more(
+    tiny_config, whole_run, tmp_path, tamper, monkeypatch
+):
+    """As one that was cut off for a while, and started again elsewhere by the scheduler."""
+
+    def take_over(batch):
+        lease.Lease(tmp_path)
+        return batch
+
+    tamper(6, take_over)
+    with pytest.raises(UserError, match=r"lease\.json: another run \(process \d+ on .*\) has taken over"):
+        train(tiny_config, tmp_path)
+    assert read_metrics(tmp_path)[-1]["step"] == 4
+    assert steps_in(tmp_path / "checkpoints") == [4]
+    assert not (tmp_path / "pictures").exists()
+    monkeypatch.undo()
     train(tiny_config, tmp_path)
     assert_same_run(tmp_path, whole_run, 12)

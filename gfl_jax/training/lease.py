@@ -1,0 +1,46 @@
+"""Who writes in a work directory: the run that was started last.
+
+Where a run hangs or is cut off, the scheduler starts it again, and the old one may wake up beside its
+successor. Then both would write. So each run leaves its name when it starts, and looks before it writes
+whether it is still there.
+"""
+
+import json
+import os
+import socket
+import uuid
+from pathlib import Path
+
+from gfl_jax.errors import UserError
+from gfl_jax.files import read_file, write_file
+
+FILE = "lease.json"
+
+
+class Lease:
+    """The right to write in a work directory, until another run takes it."""
+
+    def __init__(self, workdir: Path) -> None:
+        """Takes the work directory over, from whichever run had it."""
+        self._file = workdir / FILE
+        self._own = {"host": socket.gethostname(), "process": os.getpid(), "token": uuid.uuid4().hex}
+        write_file(self._file, json.dumps(self._own))
+
+    def check(self) -> None:
+        """To be called before each write.
+
+        Raises:
+          UserError: another run has taken over.
+        """
+        try:
+            holder = json.loads(read_file(self._file))
+        except ValueError:
+            holder = {}
+        if holder != self._own:
+            who = (
+                f"process {holder.get('process')} on {holder.get('host')}" if holder else "an unknown process"
+            )
+            raise UserError(
+                f"{self._file}: another run ({who}) has taken over this work directory; this one ends, and "
+                "writes nothing more; give each run its own --workdir"
+            )
