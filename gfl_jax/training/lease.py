@@ -20,11 +20,12 @@ FILE = "lease.json"
 class Lease:
     """The right to write in a work directory, until another run takes it."""
 
-    def __init__(self, workdir: Path) -> None:
-        """Takes the work directory over, from whichever run had it."""
-        self._file = workdir / FILE
+    def __init__(self, workdir: Path, write: bool = True) -> None:
+        """Takes the work directory over, from whichever run had it; without `write` it is another's task."""
+        self._file, self._write = workdir / FILE, write
         self._own = {"host": socket.gethostname(), "process": os.getpid(), "token": uuid.uuid4().hex}
-        write_file(self._file, json.dumps(self._own))
+        if write:
+            write_file(self._file, json.dumps(self._own))
 
     def check(self) -> None:
         """To be called before each write.
@@ -32,6 +33,8 @@ class Lease:
         Raises:
           UserError: another run has taken over.
         """
+        if not self._write:
+            return
         try:
             holder = json.loads(read_file(self._file))
         except ValueError:

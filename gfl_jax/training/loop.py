@@ -97,9 +97,8 @@ def train(
         return step > 0 and (step % every == 0 or step == total_steps)
 
     claim_workdir(workdir, config)
-    lease = None
+    lease = Lease(workdir, write=is_first())
     if is_first():
-        lease = Lease(workdir)
         keep_run_data(workdir, data)
     stop = stop or StopRequest()
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, stop:
@@ -130,8 +129,7 @@ def train(
                 evaluating = evaluating and is_due(run.evaluate_every or epoch_steps)
                 evaluating = evaluating and from_first(log.evaluation_at(step) is None)
                 if stopping or evaluating or is_due(run.checkpoint_every):
-                    if lease is not None:
-                        lease.check()
+                    lease.check()
                     check_and_log(previous)
                     previous = None
                     # Before all that can fail though the training is well: nothing of it is lost then.
@@ -145,8 +143,7 @@ def train(
                         if results is not None:
                             metrics = measure_results(evaluation, results, config.inference.max_detections)
                             assert metrics is not None  # `open_run_data` wants annotations
-                            if lease is not None:
-                                lease.check()
+                            lease.check()
                             checkpoints.save_best(state, metrics.AP)
                             log.evaluation(step, metrics.scalars())
                             if step % (run.pictures_every or 1) == 0 and is_first():
@@ -172,14 +169,14 @@ def train(
 
 
 def _check_and_log(
-    done: DoneStep | None, log: RunLog, source: Source, checkpoints: Checkpoints, lease: Lease | None
+    done: DoneStep | None, log: RunLog, source: Source, checkpoints: Checkpoints, lease: Lease
 ) -> None:
     """Waits for the numbers of a step and logs them; raises if they are not finite."""
     if done is None:
         return
     numbers = jax.device_get(done.metrics)
     if numbers.pop("finite"):
-        if lease is not None and log.has_row(done.step):
+        if log.has_row(done.step):
             lease.check()
         log.training(done.step, numbers)
         return
