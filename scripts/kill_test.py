@@ -1,12 +1,13 @@
-"""Kills a training run again and again with SIGKILL, and compares its end with that of an undisturbed run.
+"""Kills a training run again and again, and compares its end with that of an undisturbed run.
 
     python scripts/prepare_dataset.py trees
     python scripts/kill_test.py --workdir=runs/kill_test
-    python scripts/kill_test.py --workdir=runs/kill_test --kills=20 --processes=2 --devices=2 --steps=60
+    python scripts/kill_test.py --workdir=runs/kill_test --kills=20 --terms=10 --processes=2 --devices=2
 
-Every second kill hits the run while it saves. With several processes, on this machine, a kill hits all
-of them or a single one, whose loss the others must notice. Exit status 1 if any bit of the last
-checkpoint or of metrics.jsonl differs, or if the run ever was without a readable checkpoint.
+Every second SIGKILL hits the run while it saves. With several processes, on this machine, a kill hits all
+of them or a single one, whose loss the others must notice. SIGTERM, to all or to one, must end all of them
+within 20 s with a checkpoint and the status 143. Exit status 1 if any bit of the last checkpoint or of
+metrics.jsonl differs, or if the run ever was without a readable checkpoint.
 """
 
 import argparse
@@ -33,11 +34,13 @@ from gfl_jax.training.checkpoint import read_item, steps_in  # noqa: E402
 from gfl_jax.training.checksums import find_damage  # noqa: E402
 from gfl_jax.training.log import TIME_COLUMNS  # noqa: E402
 from gfl_jax.training.metrics_file import Row, read_rows  # noqa: E402
+from gfl_jax.training.stop import STATUS  # noqa: E402
 
 Processes = list[subprocess.Popen[bytes]]
 
 LOST = 3  # the exit status of a process that lost another one
 PATIENCE = 600.0  # seconds for anything that must happen some time
+GRACE = 20.0  # seconds from SIGTERM to the end of all processes
 
 
 class Launch(NamedTuple):
@@ -57,6 +60,7 @@ class Kill(NamedTuple):
     in_save: bool
     delay: float  # seconds after that
     victim: int | None  # None: all processes
+    signal: signal.Signals = signal.SIGKILL
 
 
 class Killed(NamedTuple):
@@ -94,7 +98,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
         finish(whole, start(whole))
     rng = np.random.default_rng(args.seed)
     done: list[Killed] = []
-    plan = plan_kills(rng, args.kills, args.steps, args.processes)
+    plan = plan_kills(rng, args.kills, args.steps, args.processes, args.terms)
     for number, kill in enumerate(plan, 1):
         with console.status(f"kill {number} of {len(plan)}, after step {kill.step}"):
             done.append(carry_out(killed, kill, done[-1].newest if done else None))
@@ -103,22 +107,31 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     console.print(_table(done))
     differences = differing_arrays(whole.workdir, killed.workdir, args.steps)
     differences += differing_rows(whole.workdir, killed.workdir)
-    saves = sum(killed.unfinished for killed in done)
-    print(f"{len(done)} kills, {saves} of them in the middle of a save")
+    saves = sum(killed.unfinished and killed.kill.signal == signal.SIGKILL for killed in done)
+    print(f"{args.kills} kills, {saves} of them in the middle of a save, and {args.terms} SIGTERMs")
     for difference in differences:
         print(f"differs: {difference}", file=sys.stderr)
     print("the runs differ" if differences else f"after {args.steps} steps all bits of both runs are equal")
     return int(bool(differences))
 
 
-def plan_kills(rng: np.random.Generator, count: int, steps: int, processes: int) -> list[Kill]:
-    """Kills at random moments of a run, in order; half of them in saves, a third of each single process."""
+def plan_kills(
+    rng: np.random.Generator, count: int, steps: int, processes: int, terms: int = 0
+) -> list[Kill]:
+    """Kills at random moments of a run, in order; half of them in saves, a third of each single process.
+
+    `terms` SIGTERMs are among them, at any moment.
+    """
     moments = np.sort(rng.integers(0, max(steps * 4 // 5, 1), count))
     victims = [None, *range(processes)] if processes > 1 else [None]
-    return [
+    kills = [
         Kill(int(step), i % 2 == 1, float(rng.uniform(0, 0.05 if i % 2 else 2)), victims[i % len(victims)])
         for i, step in enumerate(moments)
     ]
+    for i, step in enumerate(rng.integers(0, max(steps * 4 // 5, 1), terms)):
+        victim = victims[i % len(victims)]
+        kills.append(Kill(int(step), False, float(rng.uniform(0, 2)), victim, signal.SIGTERM))
+    return sorted(kills, key=lambda kill: kill.step)
 
 
 def start(launch: Launch) -> Processes:
@@ -188,7 +201,7 @@ def carry_out(launch: Launch, kill: Kill, newest: int | None) -> Killed:
         time.sleep(kill.delay)
         victims = processes if kill.victim is None else [processes[kill.victim]]
         for process in victims:
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(kill.signal)
         begin, unfinished = time.monotonic(), _is_saving(launch.workdir)
         statuses = [process.wait(PATIENCE) for process in processes]
         seconds = time.monotonic() - begin
@@ -196,6 +209,10 @@ def carry_out(launch: Launch, kill: Kill, newest: int | None) -> Killed:
         for process in processes:
             process.kill()
     expected = [-signal.SIGKILL if process in victims else LOST for process in processes]
+    if kill.signal == signal.SIGTERM:
+        expected = [STATUS[kill.signal]] * len(processes)
+        if seconds > GRACE:
+            raise UserError(f"SIGTERM took {seconds:.1f} s to the end; see {_output(launch, 0)}")
     if statuses != expected:
         raise UserError(f"the processes ended with {statuses}, not {expected}; see {_output(launch, 0)}")
     readable = readable_steps(launch.workdir)
@@ -276,12 +293,16 @@ def _table(done: list[Killed]) -> Table:
         kill = killed.kill
         table.add_row(
             str(kill.step),
-            "a save" if kill.in_save else "any moment",
+            "a save"
+            if kill.in_save
+            else "any moment, SIGTERM"
+            if kill.signal == signal.SIGTERM
+            else "any moment",
             "all" if kill.victim is None else f"process {kill.victim}",
             str(killed.reached),
             "yes" if killed.unfinished else "no",
             str(killed.newest),
-            "" if kill.victim is None else f"after {killed.seconds} s",
+            "" if kill.victim is None and kill.signal == signal.SIGKILL else f"after {killed.seconds} s",
         )
     return table
 
@@ -292,7 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", default=str(ROOT / "configs" / "gfl_trees.py"), metavar="FILE")
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="a new folder")
     for name, default, text in (
-        ("kills", 20, "how often"),
+        ("kills", 20, "how often with SIGKILL"),
+        ("terms", 0, "how often with SIGTERM"),
         ("processes", 1, "of the run, on this machine"),
         ("devices", 1, "fake CPU devices of each process"),
         ("steps", 60, "length of the run"),

@@ -4,13 +4,13 @@ import ctypes
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from free_port import free_port
 from jax._src import distributed as jax_distributed
 from jax._src.lib import _jax
 
@@ -95,9 +95,7 @@ class Run:
 
     def __init__(self, what, folder, count, present=None, start_seconds=120):
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         self.processes, self.address = {}, address
         for number in range(count) if present is None else present:
             environment = os.environ | {

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -70,6 +71,14 @@ def test_kills_hit_saves_and_single_processes():
     assert kills[-1].step < 60
     victims = [kill.victim for kill in kills if kill.in_save]
     assert min(victims.count(victim) for victim in (None, 0, 1)) >= 3
+
+
+def test_sigterms_are_among_the_kills():
+    kills = kill_test.plan_kills(np.random.default_rng(0), 20, 60, 2, terms=10)
+    assert [kill.step for kill in kills] == sorted(kill.step for kill in kills)
+    terms = [kill for kill in kills if kill.signal == signal.SIGTERM]
+    assert len(terms) == 10
+    assert {kill.victim for kill in terms} == {None, 0, 1}
 
 
 def test_differences_are_found(tmp_path):

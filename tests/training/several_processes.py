@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from free_port import free_port
 
 from gfl_jax.config_files import to_json
 
@@ -54,9 +54,7 @@ with processes(found, stop_together=True) if found else contextlib.nullcontext()
 
 def launch(config, workdir, processes, devices, stop_at=None):
     """Starts a run in float64; returns its processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     name = f"{workdir}_{processes}x{devices}"
     Path(f"{name}.json").write_text(to_json(config))
     settings = {"config": f"{name}.json", "workdir": str(workdir), "notes": name, "stop_at": stop_at}

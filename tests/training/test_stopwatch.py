@@ -1,5 +1,6 @@
 import contextlib
 import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
@@ -12,8 +13,9 @@ from gfl_jax.training.stopwatch import PARTS, Stopwatch
 def clock(monkeypatch):
     """A stopwatch whose time passes by `clock.pass_time` alone, and whose steps last until `end_step`."""
     now = [100.0]
-    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(stopwatch.threading.Thread, "start", lambda thread: None)
+    no_thread = lambda *_, **__: SimpleNamespace(start=lambda: None)  # noqa: E731
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(stopwatch, "threading", SimpleNamespace(Thread=no_thread))
     clock = Stopwatch()
     clock.pass_time = lambda seconds: now.__setitem__(0, now[0] + seconds)
     clock.end_step = lambda: setattr(clock._work, "end", now[0])
