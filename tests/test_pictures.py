@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gfl_jax import files
 from gfl_jax.errors import UserError
 from gfl_jax.pictures import boxes as boxes_module
 from gfl_jax.pictures import draw_boxes, draw_comparison, plot_losses, save_png
@@ -212,12 +214,11 @@ def test_failed_write_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.
     save_png(path, GRAY)
     before = path.read_bytes()
 
-    def out_of_space(self: Path, data: bytes) -> int:
-        with open(self, "wb") as file:
-            file.write(data[:10])
+    def out_of_space(file: IO[bytes]) -> None:
+        file.truncate(10)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", out_of_space)
+    monkeypatch.setattr(files, "to_disk", out_of_space)
     with pytest.raises(UserError, match=r"picture\.png: cannot be written \(No space"):
         save_png(path, GRAY[:50])
     assert path.read_bytes() == before

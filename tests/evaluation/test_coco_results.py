@@ -1,12 +1,14 @@
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gfl_jax import files
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.results import read_results, to_coco_results, write_results
 
@@ -54,12 +56,11 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "results.json"
     write_results(path, [RESULT])
 
-    def out_of_space(self: Path, data: bytes) -> int:
-        with open(self, "wb") as file:
-            file.write(data[:10])
+    def out_of_space(file: IO[bytes]) -> None:
+        file.truncate(10)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", out_of_space)
+    monkeypatch.setattr(files, "to_disk", out_of_space)
     with pytest.raises(UserError, match="No space"):
         write_results(path, [RESULT, RESULT])
     assert read_results(path) == [RESULT]
