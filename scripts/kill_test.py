@@ -60,7 +60,7 @@ class Kill(NamedTuple):
     in_save: bool
     delay: float  # seconds after that
     victim: int | None  # None: all processes
-    signal: signal.Signals = signal.SIGKILL
+    sent: signal.Signals = signal.SIGKILL
 
 
 class Killed(NamedTuple):
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
     console.print(_table(done))
     differences = differing_arrays(whole.workdir, killed.workdir, args.steps)
     differences += differing_rows(whole.workdir, killed.workdir)
-    saves = sum(killed.unfinished and killed.kill.signal == signal.SIGKILL for killed in done)
+    saves = sum(killed.unfinished and killed.kill.sent == signal.SIGKILL for killed in done)
     print(f"{args.kills} kills, {saves} of them in the middle of a save, and {args.terms} SIGTERMs")
     for difference in differences:
         print(f"differs: {difference}", file=sys.stderr)
@@ -201,7 +201,7 @@ def carry_out(launch: Launch, kill: Kill, newest: int | None) -> Killed:
         time.sleep(kill.delay)
         victims = processes if kill.victim is None else [processes[kill.victim]]
         for process in victims:
-            process.send_signal(kill.signal)
+            process.send_signal(kill.sent)
         begin, unfinished = time.monotonic(), _is_saving(launch.workdir)
         statuses = [process.wait(PATIENCE) for process in processes]
         seconds = time.monotonic() - begin
@@ -209,8 +209,8 @@ def carry_out(launch: Launch, kill: Kill, newest: int | None) -> Killed:
         for process in processes:
             process.kill()
     expected = [-signal.SIGKILL if process in victims else LOST for process in processes]
-    if kill.signal == signal.SIGTERM:
-        expected = [STATUS[kill.signal]] * len(processes)
+    if kill.sent == signal.SIGTERM:
+        expected = [STATUS[kill.sent]] * len(processes)
         if seconds > GRACE:
             raise UserError(f"SIGTERM took {seconds:.1f} s to the end; see {_output(launch, 0)}")
     if statuses != expected:
@@ -296,13 +296,13 @@ def _table(done: list[Killed]) -> Table:
             "a save"
             if kill.in_save
             else "any moment, SIGTERM"
-            if kill.signal == signal.SIGTERM
+            if kill.sent == signal.SIGTERM
             else "any moment",
             "all" if kill.victim is None else f"process {kill.victim}",
             str(killed.reached),
             "yes" if killed.unfinished else "no",
             str(killed.newest),
-            "" if kill.victim is None and kill.signal == signal.SIGKILL else f"after {killed.seconds} s",
+            "" if kill.victim is None and kill.sent == signal.SIGKILL else f"after {killed.seconds} s",
         )
     return table
 

@@ -76,7 +76,7 @@ def test_kills_hit_saves_and_single_processes():
 def test_sigterms_are_among_the_kills():
     kills = kill_test.plan_kills(np.random.default_rng(0), 20, 60, 2, terms=10)
     assert [kill.step for kill in kills] == sorted(kill.step for kill in kills)
-    terms = [kill for kill in kills if kill.signal == signal.SIGTERM]
+    terms = [kill for kill in kills if kill.sent == signal.SIGTERM]
     assert len(terms) == 10
     assert {kill.victim for kill in terms} == {None, 0, 1}
 
