@@ -15,8 +15,8 @@ input, all end with its line and status 2."""
 TRAIN = """\
 Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
 Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all processes of the run at
-the same step (then always with 143); the same command goes on, to the same bits. An evaluation stops after
-its batch, and begins again at the next start.
+the same step (then always with 143); the same command goes on, to the same bits. An evaluation
+of a single process stops after its batch, and begins again at the next start.
 
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \\
       --config.init_from=resnet50.pth

@@ -52,7 +52,7 @@ def main():
     (folder / f"ready_{me}").touch()
     with StopRequest() as stop:
         step = 0
-        while not stop.wanted():
+        while not stop.at(step):
             total(ones).block_until_ready()
             time.sleep(0.05)
             step += 1

@@ -124,7 +124,7 @@ def train(
             # The numbers of a step are fetched while the next one runs, so that the device never waits.
             previous: DoneStep | None = None
             while True:
-                stopping = stop.wanted()
+                stopping = stop.at(step)
                 evaluating = evaluation is not None and not stopping
                 evaluating = evaluating and is_due(run.evaluate_every or epoch_steps)
                 evaluating = evaluating and from_first(log.evaluation_at(step) is None)
@@ -138,7 +138,7 @@ def train(
                 if evaluating and evaluation is not None:
                     with log.clock.measure("evaluation"):
                         variables = put_everywhere(state.evaluated, mesh)
-                        results = detect_source(detect, variables, evaluation, config, mesh, stop.wanted)
+                        results = detect_source(detect, variables, evaluation, config, mesh, stop.now)
                         stopping = results is None  # the same command begins with this evaluation
                         if results is not None:
                             metrics = measure_results(evaluation, results, config.inference.max_detections)

@@ -14,7 +14,7 @@ class StopRequest:
     """A context in which the first SIGINT or SIGTERM is noted; a second one acts as usual.
 
     In a run of several processes SIGTERM is left to jax, which tells all of them when one gets it and finds
-    the place at which all can stop, without a step waiting for that. Ctrl-C is handed on as SIGTERM.
+    the step at which all can stop, without a step waiting for that. Ctrl-C is handed on as SIGTERM.
 
     Attributes:
       status: the exit status of a run that stopped here; 0 if it did not.
@@ -22,7 +22,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.status = 0
-        self._noted = self._asked = 0
+        self._noted = 0
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -33,16 +33,22 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
-    def wanted(self) -> bool:
-        """Whether to stop here: to be asked before every step and batch, equally often in all processes.
+    def at(self, step: int) -> bool:
+        """Whether to stop before this step's successor; to be asked at every step, in all processes.
 
-        It says the same in all of them, at the same time.
+        It says the same in all of them, at the same step. No other number may stand for the step: Orbax asks
+        jax for it too, and numbers that go back make jax miss the place to stop.
         """
         if jax.process_count() > 1:
-            self._asked += 1
-            if self.status == 0 and multihost_utils.reached_preemption_sync_point(self._asked):
+            if multihost_utils.reached_preemption_sync_point(step):
                 self.status = STATUS[signal.SIGTERM]
-        elif self._noted:
+        else:
+            self.now()
+        return self.status != 0
+
+    def now(self) -> bool:
+        """Whether to stop between two steps, as in an evaluation; several processes do so at steps alone."""
+        if self._noted and jax.process_count() == 1:
             self.status = STATUS[signal.Signals(self._noted)]
         return self.status != 0
 

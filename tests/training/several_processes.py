@@ -41,7 +41,7 @@ class Noted:
         if self.step == settings["stop_at"] and jax.process_index() == jax.process_count() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         if settings["stop_at"] and self.step >= settings["stop_at"]:
-            time.sleep(0.5)  # jax looks for signals once a second
+            time.sleep(1)  # jax looks for signals once a second
         return batch
 
 original = loop.train_batches

@@ -138,9 +138,9 @@ def test_the_first_signal_is_noted_and_the_second_acts(number):
     before = signal.signal(number, lambda *_: received.append(number))
     try:
         with StopRequest() as stop:
-            assert not stop.wanted()
+            assert not stop.at(1)
             os.kill(os.getpid(), number)
-            assert stop.wanted()
+            assert stop.at(2)
             assert stop.status == 128 + number
             assert received == []
             os.kill(os.getpid(), number)

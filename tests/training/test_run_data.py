@@ -1,6 +1,5 @@
 """A run goes on with its classes and its data, wherever they lie and in whatever order they are listed."""
 
-import itertools
 import json
 import os
 import shutil
@@ -57,15 +56,13 @@ def shuffled(content):
 def stopped(tiny_config, tmp_path, monkeypatch):
     """A run that was stopped after step 5, and its data, moved and listed in another order."""
 
-    asked = itertools.count()
-
-    def stop_at_5():
-        if next(asked) == 5:
+    def stop_at_5(step):
+        if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loop.StopRequest.wanted(stop)
+        return loop.StopRequest.at(stop, step)
 
     stop = loop.StopRequest()
-    monkeypatch.setattr(stop, "wanted", stop_at_5)
+    monkeypatch.setattr(stop, "at", stop_at_5)
     train(tiny_config, tmp_path / "run", stop)
     assert steps_in(tmp_path / "run" / "checkpoints") == [4, 5]
     shutil.copytree(Path(tiny_config.dataset.train_images), tmp_path / "moved")

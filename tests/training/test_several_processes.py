@@ -12,7 +12,7 @@ from gfl_jax.data.loader import make_source
 from gfl_jax.data.plan import train_plan
 from gfl_jax.training.checkpoint import steps_in
 
-STEPS, STOP_AT = 10, 4
+STEPS, STOP_AT = 10, 6  # after the first evaluation, and saves by it
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def stopped(config, tmp_path_factory):
     """That of two processes with two devices each, one of which was asked to stop; and the step."""
     workdir = tmp_path_factory.mktemp("stopped") / "run"
     wait(launch(config, workdir, 2, 2, STOP_AT), workdir)
-    (step,) = steps_in(workdir / "checkpoints")
-    assert STOP_AT <= step < STEPS
+    evaluated, step = steps_in(workdir / "checkpoints")
+    assert evaluated == 5 < STOP_AT <= step < STEPS
     return workdir, step
 
 
