@@ -6,23 +6,24 @@ Fields of the config are changed with dots: --config.optimizer.learning_rate=0.0
 four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
 
 PROCESSES = """\
-A run on several hosts is this command on each of them. Under Slurm (srun), Open MPI
-and on TPUs of GKE the processes find one another. Elsewhere, as in other Jobs of Kubernetes, each gets the
-first three of these, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one is lost, the
-others name it and end with status 3; the same commands go on from the last checkpoint. If one meets bad
-input, all end with its line and status 2."""
+A run on several hosts is this command on each of them. Under Slurm (srun), Open MPI and on TPUs of GKE the
+processes find one another. Elsewhere, as in other Jobs of Kubernetes, each gets the first three of these,
+or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one is lost, the others name it and
+end with status 3; the same commands go on from the last checkpoint. If one meets bad input, all end with
+its line and status 2."""
 
 TRAIN = """\
 Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
 Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all processes of the run at
-the same step (then always with 143); the same command goes on, to the same bits. An evaluation
-of a single process stops after its batch, and begins again at the next start.
+the same step (then always with 143); the same command goes on, to the same bits. An evaluation of a
+single process stops after its batch, and begins again at the next start.
 
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \\
       --config.init_from=resnet50.pth
 
-The work directory gets config.json, categories.json (the classes), data.npz (what the data were), lease.json,
-checkpoints/ (the last ones), best/ (the best by AP), metrics.jsonl, tensorboard/ and pictures/. A run goes
+The work directory gets config.json, categories.json (the classes), data.npz (what the data were),
+lease.json (which run writes here), checkpoints/ (the last ones), best/ (the best by AP), metrics.jsonl,
+tensorboard/ and pictures/. A run goes
 on with the same data wherever they lie and in whatever order they are listed; other data are refused with
 what differs. Data, boxes, classes and settings are checked before the first step, and a checkpoint is
 saved before each evaluation.

@@ -288,16 +288,15 @@ def _output(launch: Launch, index: int) -> Path:
 
 
 def _table(done: list[Killed]) -> Table:
-    table = Table("after step", "aimed at", "killed", "reached", "in a save", "newest saved", "others ended")
+    table = Table(
+        "after step", "signal", "aimed at", "sent to", "reached", "in a save", "newest saved", "others ended"
+    )
     for killed in done:
         kill = killed.kill
         table.add_row(
             str(kill.step),
-            "a save"
-            if kill.in_save
-            else "any moment, SIGTERM"
-            if kill.sent == signal.SIGTERM
-            else "any moment",
+            kill.sent.name,
+            "a save" if kill.in_save else "any moment",
             "all" if kill.victim is None else f"process {kill.victim}",
             str(killed.reached),
             "yes" if killed.unfinished else "no",

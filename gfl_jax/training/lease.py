@@ -37,13 +37,11 @@ class Lease:
             return
         try:
             holder = json.loads(read_file(self._file))
-        except ValueError:
-            holder = {}
-        if holder != self._own:
-            who = (
-                f"process {holder.get('process')} on {holder.get('host')}" if holder else "an unknown process"
-            )
+        except (UserError, ValueError):  # deleted or damaged, but no other run's: work done is still saved
+            return
+        if isinstance(holder, dict) and holder != self._own:
             raise UserError(
-                f"{self._file}: another run ({who}) has taken over this work directory; this one ends, and "
-                "writes nothing more; give each run its own --workdir"
+                f"{self._file}: another run (process {holder.get('process')} on {holder.get('host')}) has taken "
+                "over this work directory; this one ends, and writes nothing more; give each run its own "
+                "--workdir"
             )

@@ -113,7 +113,7 @@ def _geometry(reference: Reference) -> Iterator[Row]:
 
 
 def _compute_geometry(x: dict[str, Array]) -> dict[str, Array]:
-    """By the names that the figures have in the file; those of inputs too."""
+    """Figures from the inputs in the file; both have the names that they have there."""
     a, b = x["boxes/a"], x["boxes/b"]
     distances = geometry.boxes_to_distances(x["dist/points"], x["dist/boxes"])
     from_distances = geometry.distances_to_boxes(x["dist/points"], x["dist/dist"])

@@ -212,3 +212,16 @@ def test_a_run_whose_successor_has_begun_writes_nothing_more(
     monkeypatch.undo()
     train(tiny_config, tmp_path)
     assert_same_run(tmp_path, whole_run, 12)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "\x00"])
+def test_a_lease_that_is_lost_stops_no_run(tmp_path, content):
+    """Nobody else has it, and what was done is still to be saved."""
+    own = lease.Lease(tmp_path)
+    (tmp_path / "lease.json").unlink()
+    if content is not None:
+        (tmp_path / "lease.json").write_text(content)
+    own.check()
+    lease.Lease(tmp_path)
+    with pytest.raises(UserError, match="has taken over"):
+        own.check()
