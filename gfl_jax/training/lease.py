@@ -40,8 +40,8 @@ class Lease:
         except (UserError, ValueError):  # deleted or damaged, but no other run's: work done is still saved
             return
         if isinstance(holder, dict) and holder != self._own:
+            who = f"process {holder.get('process')} on {holder.get('host')}"
             raise UserError(
-                f"{self._file}: another run (process {holder.get('process')} on {holder.get('host')}) has taken "
-                "over this work directory; this one ends, and writes nothing more; give each run its own "
-                "--workdir"
+                f"{self._file}: another run ({who}) has taken over this work directory; this one ends, and "
+                "writes nothing more; give each run its own --workdir"
             )
