@@ -4,7 +4,6 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from gfl_jax.command_texts import (
     ANALYZE,
@@ -19,17 +18,7 @@ from gfl_jax.command_texts import (
     VERIFY,
 )
 from gfl_jax.errors import UserError
-
-
-def path(text: str) -> Path:
-    """A path of the command line, `~` expanded, which shells leave as it is after an `=`.
-
-    Raises:
-      UserError: it is empty, or no file system takes it.
-    """
-    if not text or "\0" in text:
-        raise UserError(f"{text!r}: is no path of a file or folder; name one")
-    return Path(os.path.expanduser(text))
+from gfl_jax.paths import as_path, local_path
 
 
 def file_name(text: str) -> str:
@@ -102,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = command("train", TRAIN)
     train.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
-    train.add_argument("--workdir", required=True, type=path, metavar="DIR", help="where the run lives")
+    train.add_argument("--workdir", required=True, type=as_path, metavar="DIR", help="where the run lives")
     train.add_argument(
         "--profile", metavar="START:STOP", help="trace these steps, the last one excluded, into DIR/profile"
     )
@@ -112,16 +101,16 @@ def make_parser() -> argparse.ArgumentParser:
     predict = command("predict", PREDICT)
     export = command("export", EXPORT)
     for added in (evaluate, predict, export):
-        added.add_argument("--workdir", type=path, metavar="DIR", required=True, help="a run of `train`")
+        added.add_argument("--workdir", type=as_path, metavar="DIR", required=True, help="a run of `train`")
         added.add_argument(
             "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"
         )
         added.add_argument(
-            "--checkpoint", type=path, metavar="DIR", help="default: the best by AP, else the latest"
+            "--checkpoint", type=as_path, metavar="DIR", help="default: the best by AP, else the latest"
         )
     for added in (evaluate, predict):
         added.add_argument(
-            "--output", type=path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
+            "--output", type=as_path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
         )
     evaluate.add_argument(
         "--backend",
@@ -150,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SCORE",
         help="draw boxes from this score on (0.3)",
     )
-    export.add_argument("--output", type=path, metavar="FILE", required=True, help="what is written")
+    export.add_argument("--output", type=as_path, metavar="FILE", required=True, help="what is written")
     for side in ("height", "width"):
         export.add_argument(
             f"--{side}",
@@ -178,17 +167,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--rows", metavar="NAME,NAME", help="only these rows, e.g. atss_iou,atss_joint")
     compare.add_argument(
-        "--workdir", type=path, metavar="DIR", help="where the runs live; default: runs/table_NAME_DATASET"
+        "--workdir", type=as_path, metavar="DIR", help="where the runs live; default: runs/table_NAME_DATASET"
     )
 
     analyze = command("analyze", ANALYZE)
-    analyze.add_argument("--workdir", type=path, metavar="DIR", help="a run of `train`")
-    analyze.add_argument("more", nargs="*", type=path, metavar="DIR", help="more runs, to stand beside it")
+    analyze.add_argument("--workdir", type=as_path, metavar="DIR", help="a run of `train`")
+    analyze.add_argument("more", nargs="*", type=as_path, metavar="DIR", help="more runs, to stand beside it")
     analyze.add_argument(
         "--config", type=file_name, metavar="FILE", help="instead of the work directories' config.json"
     )
     analyze.add_argument(
-        "--output", type=path, metavar="DIR", help="default: DIR/analyze in the first work directory"
+        "--output", type=as_path, metavar="DIR", help="default: DIR/analyze in the first work directory"
     )
     analyze.add_argument(
         "--only", nargs="+", choices=["correlation", "labels", "distributions"], help="default: all three"
@@ -219,7 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     compile_.add_argument("--size", metavar="HxW", help="of the batches; default: the largest bucket")
     compile_.add_argument("--only", choices=["train", "inference"], help="default: both")
-    compile_.add_argument("--json", type=path, metavar="FILE", help="write the report here too")
+    compile_.add_argument("--json", type=as_path, metavar="FILE", help="write the report here too")
 
     verify = command("verify", VERIFY)
     verify.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
@@ -229,7 +218,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="gfl",
         help="whose figures, of those in tests/data (gfl)",
     )
-    verify.add_argument("--reference", type=path, metavar="FILE", help="other figures, of --config")
+    verify.add_argument("--reference", type=local_path, metavar="FILE", help="other figures, of --config")
     verify.add_argument("--config", type=file_name, metavar="FILE", help="of the reference's detector")
     return parser
 

@@ -11,7 +11,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils.epath import Path
 
 from gfl_jax.arguments import config_overrides, make_parser
 from gfl_jax.comparison.rows import Row, load_table, row_config, select_rows
@@ -21,6 +22,7 @@ from gfl_jax.errors import UserError, exit_status
 from gfl_jax.experiment_check import check_experiment
 from gfl_jax.files import require_writable, require_writable_file, write_file
 from gfl_jax.overrides import parse_overrides
+from gfl_jax.paths import as_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("gfl_jax").setLevel(logging.INFO)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it logs it raises too
     logging.captureWarnings(True)
 
     def command() -> int:
@@ -122,8 +125,8 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     tell_shapes(source, config, training=False)
     written = [output / "results.json", output / "metrics.json"]
     written += snapshot_paths(output, "", source, args.pictures)
-    images = Path(config.dataset.eval_images).expanduser()
-    inputs = [images / name for name in source.file_names] if config.dataset.eval_images else []
+    images = config.dataset.eval_images
+    inputs = [as_path(images) / name for name in source.file_names] if images else []
     require_free(written, inputs, may_replace=looks_like_results(written[0]))
     mesh = make_mesh()
     variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)

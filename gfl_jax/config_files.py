@@ -16,15 +16,17 @@ import os
 import traceback
 import typing
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from etils.epath import Path
 
 from gfl_jax.config import Config
 from gfl_jax.errors import UserError, one_line
 from gfl_jax.fields import checked
-from gfl_jax.files import identity
+from gfl_jax.files import identity, read_file
 from gfl_jax.overrides import differences, flat_fields, override, parse_value
+from gfl_jax.paths import require_local
 
 
 def load_config(name: str | Path) -> Config:
@@ -60,6 +62,7 @@ def load_module(name: str | Path) -> ModuleType:
     Raises:
       UserError: there is no such file, or it cannot be run.
     """
+    require_local(name, "Python files")
     path = Path(name)
     if identity(path) is None or not path.is_file():
         raise UserError(f"--config={path}: there is no such file; see configs/ for the ones there are")
@@ -129,7 +132,7 @@ def config_from_json(path: Path) -> Config:
       UserError: the file is no JSON, or has fields that a config does not have.
     """
     try:
-        return config_from_fields(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return config_from_fields(json.loads(read_file(path)), str(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no config that can be read ({error}); give --config") from error
 

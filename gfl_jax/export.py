@@ -8,13 +8,13 @@ canvas, and the resize that the detector was trained for.
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Array, Int, UInt8
 
 from gfl_jax.config import Config

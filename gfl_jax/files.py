@@ -1,4 +1,8 @@
-"""Files on storage that may fail: written whole or not at all, tried again, and a full disk told apart."""
+"""Files on storage that may fail: written whole or not at all, tried again, and a full disk told apart.
+
+A disk writes under another name and renames. Object storage shows an object once it is whole, and has no
+names to change; its library tries again by itself.
+"""
 
 import contextlib
 import errno
@@ -8,12 +12,15 @@ import os
 import stat
 import tempfile
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, BinaryIO, TypeVar
+from typing import IO, BinaryIO, TypeVar, cast
+
+from etils.epath import Path
 
 from gfl_jax.errors import UserError
+from gfl_jax.paths import is_remote
 
 T = TypeVar("T")
 
@@ -32,6 +39,8 @@ PASSING = (
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOLD_IN_WORDS = (errno.EIO, errno.ESTALE, *FULL)  # of storage alone, where the others may be of any network
+_NETWORK_LIBRARIES = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
+_TOLD_BY_TENSORSTORE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
 PAUSES = (1, 2, 4, 8, 16)  # seconds before each further attempt
 
 
@@ -44,7 +53,8 @@ def retrying(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSE
       pauses: seconds to wait before each further attempt.
 
     Raises:
-      UserError: the disk is full, or storage still fails after all attempts.
+      UserError: the disk is full, or storage still fails after all attempts; it is object storage, which
+        has been asked again by its library.
       Exception: any other error of the action, at once.
     """
     for pause in (*pauses, None):
@@ -53,6 +63,10 @@ def retrying(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSE
         except UserError:
             raise
         except Exception as error:
+            if is_remote(what) and is_of_network(error):
+                raise UserError(
+                    f"{what} ({_reason(error)}); look after the storage, and the same command goes on"
+                ) from error
             number = storage_error(error)
             if number in FULL:
                 raise UserError(
@@ -85,6 +99,20 @@ def storage_error(error: BaseException) -> int | None:
     return None
 
 
+def is_of_network(error: BaseException) -> bool:
+    """Whether an error, or one that led to it, is what the libraries of object storage raise when it fails.
+
+    That something is not there is none.
+    """
+    found = list(causes(error))
+    return not any(isinstance(cause, FileNotFoundError) for cause in found) and any(
+        type(cause).__module__.split(".")[0] in _NETWORK_LIBRARIES
+        or isinstance(cause, OSError)
+        or any(word in str(cause) for word in _TOLD_BY_TENSORSTORE)
+        for cause in found
+    )
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and those that led to it."""
     while error is not None:
@@ -92,13 +120,30 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def identity(path: str | Path) -> tuple[int, int] | None:
+def identity(path: str | Path) -> tuple[int, int] | str | None:
     """What a path leads to, links followed: the same for all paths to one file; None: to nothing."""
+    if is_remote(path):
+        return str(path) if Path(path).exists() else None
     try:
         status = os.stat(path)
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a folder and its folders, sorted."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from files_below(path)
+        else:
+            yield path
+
+
+def copy_files(folder: Path, target: Path) -> None:
+    """Writes all files of a folder and its folders at their places below another one."""
+    for file in files_below(folder):
+        write_file(target / file.relative_to(folder), file.read_bytes())
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -143,17 +188,21 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
     """Writes files that belong together: wherever it fails or is killed, old and new ones are not mixed.
 
     Raises:
-      UserError: names the file that cannot be written; the old ones are all there then.
+      UserError: names the file that cannot be written; on a disk, the old ones are all there then.
     """
-    temporary = {path: _temporary(path) for path in contents}
+    encoded = {path: c.encode() if isinstance(c, str) else c for path, c in contents.items()}
+    temporary = {path: _temporary(path) for path in contents if not is_remote(path)}
     try:
-        for path, content in contents.items():
-            encoded = content.encode() if isinstance(content, str) else content
-            writing(functools.partial(_write, temporary[path], encoded), f"{path}: cannot be written")
+        for path, other in temporary.items():
+            writing(functools.partial(_write, other, encoded[path]), f"{path}: cannot be written")
         for path in list(contents)[1:]:
             writing(functools.partial(path.unlink, missing_ok=True), f"{path}: cannot be written")
-        for path in contents:
-            writing(functools.partial(_rename, temporary[path], path), f"{path}: cannot be written")
+        for path, content in encoded.items():
+            if path in temporary:
+                action = functools.partial(_rename, temporary[path], path)
+            else:
+                action = functools.partial(_put, path, content)
+            writing(action, f"{path}: cannot be written")
     finally:
         for path in temporary.values():
             with contextlib.suppress(OSError):
@@ -170,6 +219,8 @@ def require_writable(folder: str | Path) -> None:
     """
     folder = Path(folder)
     what = f"{folder}: cannot be written"
+    if is_remote(folder):
+        return writing(lambda: _try_object(folder / f".try_{uuid.uuid4().hex}"), what)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder}: is a file; name a folder")
     if os.path.islink(folder) and not os.path.exists(folder):
@@ -182,7 +233,7 @@ def require_writable(folder: str | Path) -> None:
     finally:
         for place in new:
             with contextlib.suppress(OSError, ValueError):
-                place.rmdir()
+                os.rmdir(place)
 
 
 def require_writable_file(path: str | Path) -> None:
@@ -192,11 +243,13 @@ def require_writable_file(path: str | Path) -> None:
       UserError: names the file and why it cannot be written.
     """
     path = Path(path)
-    if os.path.isdir(path):
+    if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path}: is no regular file; name one")
     require_writable(path.parent)
+    if is_remote(path):
+        return
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -210,6 +263,15 @@ def _try(folder: Path) -> None:
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".try_") as file:
         file.write(b"written")
         file.flush()
+
+
+def _try_object(path: Path) -> None:
+    path.write_bytes(b"written")
+    path.unlink()
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _temporary(path: Path) -> Path:
@@ -258,11 +320,16 @@ def _unless_it_cannot() -> Iterator[None]:
             raise
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):  # whose text is the object's address, of a bucket's
+        return os.strerror(errno.ENOENT)
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def _open_regular(path: str | Path) -> BinaryIO:
+    if is_remote(path):
+        return cast(BinaryIO, Path(path).open("rb"))
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Not a regular file"
@@ -275,6 +342,6 @@ def _errors_named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+        raise UserError(f"{path}: cannot be read ({_reason(error)}); check the file") from error
     except ValueError as error:  # a zero byte in the name
         raise UserError(f"{str(path)!r}: cannot be read ({error}); check the name") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gfl_jax.files import identity
+from gfl_jax.paths import is_remote
 
 _IMAGE = re.compile(r"\.(jpe?g|jpe|jfif|jp2|png|bmp|dib|tiff?|webp|gif|avif|p[pgbn]m)", re.IGNORECASE)
 _VIDEO = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|mpe?g|wmv|flv|3gp|m2ts|mts)", re.IGNORECASE)
@@ -38,6 +39,9 @@ def find_inputs(words: Sequence[str], leave_out: Path | None = None) -> Inputs:
     files: dict[str, Path] = {}
     problems: list[str] = []
     for word in words:
+        if is_remote(word):
+            problems.append(f"{word}: images to look at must be on this machine; copy them to a folder here")
+            continue
         name = os.path.expanduser(word)
         is_there = os.path.lexists(name)
         if not is_there and not glob.has_magic(name):

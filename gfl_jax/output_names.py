@@ -81,7 +81,7 @@ def require_free(outputs: Iterable[Path], inputs: Iterable[Path], may_replace: b
         found = identity(path)
         if found is not None and found in of_inputs:
             raise UserError(f"{path}: is an input and would be overwritten; name another --output")
-        if os.path.lexists(path) and (not may_replace or path.is_dir()):
+        if (found is not None or os.path.lexists(path)) and (not may_replace or path.is_dir()):
             raise UserError(
                 f"{path}: is there already, and not made by an earlier run; name another --output"
             )

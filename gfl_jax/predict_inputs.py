@@ -10,8 +10,9 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from etils.epath import Path
 
 from gfl_jax.config import Config
 from gfl_jax.data.categories import Categories
@@ -24,6 +25,7 @@ from gfl_jax.evaluation.results import Result, looks_like_results, to_coco_resul
 from gfl_jax.inference.views import views_of
 from gfl_jax.inputs import find_inputs, is_video
 from gfl_jax.output_names import output_names, relative_names, require_free
+from gfl_jax.paths import require_local
 from gfl_jax.pictures import draw_boxes, save_png
 from gfl_jax.pictures.canvas import Image
 from gfl_jax.pictures.video import VideoFile
@@ -60,6 +62,8 @@ def predict_inputs(
     result_file = output / "results.json"
     ours = looks_like_results(result_file, named=True)
     files, problems = find_inputs(words, output if ours else None)
+    if any(map(is_video, files)):
+        require_local(output, "drawn videos")
     paths = [os.path.abspath(file) for file in files]
     targets = [output / n for n in output_names(paths, [".mp4" if is_video(f) else ".png" for f in files])]
     require_free([result_file, *targets], files, may_replace=ours)

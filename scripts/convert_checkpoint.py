@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 from flax.traverse_util import flatten_dict, unflatten_dict  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from gfl_jax.arguments import config_overrides, file_name, path  # noqa: E402
+from gfl_jax.arguments import config_overrides, file_name  # noqa: E402
 from gfl_jax.config import Config  # noqa: E402
 from gfl_jax.config_files import config_from_json, load_config  # noqa: E402
 from gfl_jax.data.categories import Categories, write_categories  # noqa: E402
@@ -37,6 +37,7 @@ from gfl_jax.interop.foreign import (  # noqa: E402
 from gfl_jax.interop.state_dicts import check_writable, write_state_dict  # noqa: E402
 from gfl_jax.interop.torch_names import whole_state_dict  # noqa: E402
 from gfl_jax.overrides import parse_overrides  # noqa: E402
+from gfl_jax.paths import as_path  # noqa: E402
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in  # noqa: E402
 from gfl_jax.training.state import TrainState  # noqa: E402
 
@@ -173,19 +174,21 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     to_jax, to_torch = commands.choices["to-jax"], commands.choices["to-torch"]
-    to_jax.add_argument("file", type=path, metavar="FILE", help="a .safetensors or .pth file")
+    to_jax.add_argument("file", type=as_path, metavar="FILE", help="a .safetensors or .pth file")
     to_jax.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
-    to_jax.add_argument("--output", required=True, type=path, metavar="DIR", help="a new work directory")
+    to_jax.add_argument("--output", required=True, type=as_path, metavar="DIR", help="a new work directory")
     to_jax.add_argument("--backbone", action="store_true", help="take the backbone alone")
     to_jax.add_argument("--classes", metavar="NAME,NAME", help="the names of its classes, by label")
-    to_torch.add_argument("--workdir", required=True, type=path, metavar="DIR", help="a run of `train`")
+    to_torch.add_argument("--workdir", required=True, type=as_path, metavar="DIR", help="a run of `train`")
     to_torch.add_argument(
         "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"
     )
     to_torch.add_argument(
-        "--checkpoint", type=path, metavar="DIR", help="default: the best by AP, else the latest"
+        "--checkpoint", type=as_path, metavar="DIR", help="default: the best by AP, else the latest"
     )
-    to_torch.add_argument("--output", required=True, type=path, metavar="FILE", help=".safetensors or .pth")
+    to_torch.add_argument(
+        "--output", required=True, type=as_path, metavar="FILE", help=".safetensors or .pth"
+    )
     return parser
 
 

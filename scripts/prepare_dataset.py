@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT))
 
 import tensorflow_datasets as tfds  # noqa: E402
 
-from gfl_jax.arguments import path as path_type  # noqa: E402
 from gfl_jax.data.coco_builder import Coco2017  # noqa: E402
 from gfl_jax.data.coco_json import coco_json_source  # noqa: E402
 from gfl_jax.data.digit_builder import WHEEL as DIGITS_WHEEL  # noqa: E402
@@ -30,6 +29,7 @@ from gfl_jax.data.digit_builder import ComposedDigits  # noqa: E402
 from gfl_jax.data.tree_builder import WHEEL, WHEEL_SHA256, AerialTrees  # noqa: E402
 from gfl_jax.errors import UserError, exit_status  # noqa: E402
 from gfl_jax.files import read_file, require_writable, writing  # noqa: E402
+from gfl_jax.paths import local_path  # noqa: E402
 
 TREES = """\
 The demo's data set: trees on aerial photographs, with boxes, from the Python wheel
@@ -109,17 +109,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{trees,digits,coco2017}")
     trees = commands.add_parser("trees", help="the demo's", description=TREES, formatter_class=raw)
-    trees.add_argument("--wheel", type=path_type, metavar="FILE", help="the wheel, if it is here already")
+    trees.add_argument("--wheel", type=local_path, metavar="FILE", help="the wheel, if it is here already")
     digits = commands.add_parser("digits", help="composed", description=DIGITS, formatter_class=raw)
     text = "one of its wheels, or both, if they are here already"
-    digits.add_argument("--wheel", type=path_type, metavar="FILE", nargs="+", default=[], help=text)
+    digits.add_argument("--wheel", type=local_path, metavar="FILE", nargs="+", default=[], help=text)
     coco = commands.add_parser("coco2017", help="COCO 2017", description=COCO, formatter_class=raw)
     coco.add_argument(
-        "--coco-dir", type=path_type, metavar="DIR", required=True, help="COCO's unzipped files"
+        "--coco-dir", type=local_path, metavar="DIR", required=True, help="COCO's unzipped files"
     )
     for command in (trees, digits, coco):
         text = "where to put it (default: data)"
-        command.add_argument("--data-dir", type=path_type, default=Path("data"), metavar="DIR", help=text)
+        command.add_argument("--data-dir", type=local_path, default=Path("data"), metavar="DIR", help=text)
     return parser
 
 

@@ -17,7 +17,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
-from gfl_jax.arguments import path  # noqa: E402
 from gfl_jax.compilation.chips import CHIPS, GIB  # noqa: E402
 from gfl_jax.compilation.scaling import (  # noqa: E402
     COCO_PICTURES,
@@ -29,6 +28,7 @@ from gfl_jax.compilation.scaling import (  # noqa: E402
 )
 from gfl_jax.errors import UserError, exit_status  # noqa: E402
 from gfl_jax.files import read_file, require_writable_file, write_file  # noqa: E402
+from gfl_jax.paths import local_path  # noqa: E402
 from gfl_jax.pictures.figure import COLORS, new_figure, save_figure, tidy  # noqa: E402
 
 DOCS = ROOT / "docs"
@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--reports", type=path, default=DOCS / "scaling", metavar="DIR")
-    parser.add_argument("--document", type=path, default=DOCS / "scaling.md", metavar="FILE")
-    parser.add_argument("--figure", type=path, default=DOCS / "scaling.png", metavar="FILE")
+    parser.add_argument("--reports", type=local_path, default=DOCS / "scaling", metavar="DIR")
+    parser.add_argument("--document", type=local_path, default=DOCS / "scaling.md", metavar="FILE")
+    parser.add_argument("--figure", type=local_path, default=DOCS / "scaling.png", metavar="FILE")
 
     def run() -> int:
         args = parser.parse_args(arguments)

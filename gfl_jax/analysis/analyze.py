@@ -3,11 +3,11 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import rich
+from etils.epath import Path
 
 from gfl_jax.analysis.collect import Collected, collect
 from gfl_jax.analysis.correlation import correlation_table, plot_correlation

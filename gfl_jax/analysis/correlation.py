@@ -1,9 +1,9 @@
 """How well a detector knows the quality of its boxes: predicted against actual IoU."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float
 from matplotlib.axes import Axes
 

@@ -1,9 +1,9 @@
 """Learned distributions of box sides beside the pictures that they are about (GFL fig. 3)."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D

@@ -5,9 +5,9 @@ positives, small boxes above all, so that a detector which multiplies it in cann
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch

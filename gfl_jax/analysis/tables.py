@@ -4,10 +4,10 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import rich.table
+from etils.epath import Path
 
 from gfl_jax.files import write_file
 from gfl_jax.plain import plain

@@ -1,9 +1,10 @@
 """The rows of a table of the paper: what a file `configs/table_*.py` lists beside `get_config`."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from etils.epath import Path
 
 from gfl_jax.config import Config
 from gfl_jax.config_files import load_config, load_module

@@ -4,15 +4,16 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import jax
+from etils.epath import Path
 
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields
 from gfl_jax.errors import UserError, in_words
-from gfl_jax.files import write_file
+from gfl_jax.files import read_file, write_file
+from gfl_jax.paths import absolute
 from gfl_jax.training.checkpoint import DATA_PLACES
 from gfl_jax.training.loop import train
 from gfl_jax.training.run_data import FILE as DATA_FILE
@@ -102,7 +103,7 @@ def compare_rows(
 def compilation_cache(folder: Path) -> Iterator[None]:
     """Keeps compiled programs in a folder while the block runs."""
     before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+    jax.config.update("jax_compilation_cache_dir", str(absolute(folder)))
     try:
         yield
     finally:
@@ -125,9 +126,9 @@ def read_result(folder: Path, config: Config) -> Metrics | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(read_file(file))
         saved, metrics = config_from_fields(content["config"], str(file)), dict(content["metrics"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error!r}); delete the file to evaluate again") from error
     names = [name for name in config_differences(config, saved) if not name.startswith(DATA_PLACES)]
     if names:

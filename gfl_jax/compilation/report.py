@@ -4,10 +4,10 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from etils.epath import Path
 from jax.sharding import Mesh
 
 from gfl_jax.compilation import programs

@@ -6,11 +6,13 @@ with them by name: another order is no other meaning.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from etils.epath import Path
+
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.files import read_file, write_file
+from gfl_jax.paths import absolute
 
 FILE = "categories.json"
 
@@ -41,14 +43,14 @@ def read_categories(path: Path) -> Categories:
     """
     file = _find(path)
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(read_file(file))
         names, ids = tuple(e["name"] for e in entries), tuple(e["id"] for e in entries)
         if not names or len({*names}) < len(names) or not all(isinstance(name, str) for name in names):
             raise ValueError("it must list categories of different names")
         if len({*ids}) < len(ids) or not all(isinstance(id, Id) for id in ids):
             raise ValueError("it must list categories of different ids")
         return Categories(names, ids)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); name a work directory of `train`") from error
 
 
@@ -77,7 +79,7 @@ def listed(names: Sequence[object], most: int = 5) -> str:
 
 def _find(path: Path) -> Path:
     """The file of a work directory, also from its folders `best` and `checkpoints` and from their steps."""
-    folder = path.absolute()
+    folder = absolute(path)
     if folder.name.isdigit() and not (folder / FILE).is_file():
         folder = folder.parent
     if folder.name in ("best", "checkpoints") and not (folder / FILE).is_file():

@@ -6,17 +6,17 @@ with 0, `area` with NaN.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Bool, Float, Int
 
 from gfl_jax.data.categories import Categories, Id
 from gfl_jax.errors import UserError
-from gfl_jax.files import retrying
+from gfl_jax.files import read_file
+from gfl_jax.paths import as_path
 
 _EXACT = 2**53  # from here on a float is not one whole number
 _MOST_PIXELS = 10**6  # of a side
@@ -98,11 +98,9 @@ def load_coco_json(path: str | Path, lists: Sequence[str] = _LISTS) -> dict[str,
     Raises:
       UserError: there is no such file, it is no JSON, or a list is missing.
     """
-    path = Path(os.path.expanduser(path))
+    path = as_path(path)
     try:
-        content = json.loads(retrying(path.read_bytes, f"{path}: cannot be read"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        content = json.loads(read_file(path))
     except ValueError as error:
         raise UserError(f"{path}: is no valid JSON ({error}); get or export the file again") from error
     except RecursionError as error:

@@ -1,10 +1,9 @@
 """A data set given as a COCO annotation JSON and a folder of images."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Bool, Int, UInt8
 
 from gfl_jax.data.annotations import build_annotations
@@ -14,6 +13,7 @@ from gfl_jax.data.images import decode_image
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.files import read_file
+from gfl_jax.paths import as_path
 
 
 def coco_json_source(
@@ -30,7 +30,7 @@ def coco_json_source(
     Raises:
       UserError: the file is missing, broken or lacks keys, or an image is missing or no image.
     """
-    folder = Path(os.path.expanduser(images))
+    folder = as_path(images)
     truth = read_coco(annotations)
     paths = _find_files(truth.name, folder, truth.file_names)
     headers = read_headers(paths)
@@ -73,7 +73,7 @@ def _find_files(name: str, folder: Path, file_names: Sequence[str]) -> list[Path
     """Where the images are; names that Windows wrote have backslashes between folders."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of images for {name}; check the path")
-    present = set(os.listdir(folder))  # one listing: far quicker than asking for each file
+    present = {path.name for path in folder.iterdir()}  # far quicker than asking for each file
     paths, missing = [], []
     for file_name in file_names:
         path = folder / file_name

@@ -9,10 +9,10 @@ import logging
 import warnings
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Bool, Int
 
 from gfl_jax.data.images import image_header

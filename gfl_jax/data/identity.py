@@ -9,17 +9,18 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Bool, Float, Int
 
 from gfl_jax.data.annotations import Annotations
 from gfl_jax.data.categories import listed
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.files import read_file, write_file
 
 
 class Known(NamedTuple):
@@ -63,7 +64,7 @@ def read_known(file: Path) -> dict[str, Known]:
       UserError: the file is damaged.
     """
     try:
-        with open(file, "rb") as stream, np.load(stream) as stored:
+        with np.load(io.BytesIO(read_file(file))) as stored:
             names = {name.partition("/")[0] for name in stored.files}
             return {name: Known(*(stored[f"{name}/{key}"] for key in Known._fields)) for name in names}
     except Exception as error:  # numpy and zipfile raise all sorts

@@ -1,9 +1,9 @@
 """Single image files as a data set without annotations."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import UInt8
 
 from gfl_jax.data.annotations import no_annotations

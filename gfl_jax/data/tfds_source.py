@@ -27,6 +27,7 @@ from gfl_jax.data.images import decode_image, image_header
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.files import retrying, write_file
+from gfl_jax.paths import require_local
 
 _INDEX_VERSION = "2"
 
@@ -45,6 +46,7 @@ def tfds_source(directory: str | Path, split: str, orientation: Orientation = "a
     Raises:
       UserError: there is no such data set or split, or it is not for object detection.
     """
+    require_local(directory, "prepared tfds data sets")
     directory = Path(os.path.expanduser(directory))
     if not (directory / "dataset_info.json").is_file():
         raise UserError(

@@ -9,12 +9,12 @@ when the largest number of detections is 100.
 import contextlib
 import io
 from collections import Counter
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pycocotools.coco
 import pycocotools.cocoeval
+from etils.epath import Path
 from jaxtyping import Float
 from rich.table import Table
 

@@ -3,11 +3,11 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils.epath import Path
 from jax.sharding import Mesh
 from jaxtyping import Array
 

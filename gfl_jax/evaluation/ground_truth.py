@@ -1,10 +1,10 @@
 """COCO annotations, reduced to what the box metrics need."""
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils.epath import Path
 
 from gfl_jax.data.categories import Categories, Id
 from gfl_jax.data.coco_file import CocoFile, load_coco_json, parse_coco

@@ -8,15 +8,15 @@ import json
 import math
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils.epath import Path
 from jaxtyping import Float, Int
 
 from gfl_jax.data.categories import Id
 from gfl_jax.errors import UserError
-from gfl_jax.files import open_file, write_file
+from gfl_jax.files import open_file, read_file, write_file
 
 Result = dict[str, Any]
 
@@ -79,9 +79,7 @@ def read_results(path: str | Path) -> list[Result]:
       UserError: there is no such file, it is no JSON, or no list of results.
     """
     try:
-        results = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; name a COCO results file") from error
+        results = json.loads(read_file(path))
     except ValueError as error:
         raise UserError(f"{path}: is no JSON ({error}); write it again") from error
     check_results(results, str(path))

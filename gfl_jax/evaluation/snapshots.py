@@ -1,8 +1,7 @@
 """Pictures of a data set with the true boxes and the detected ones."""
 
-from pathlib import Path
-
 import numpy as np
+from etils.epath import Path
 
 from gfl_jax.data.source import Source
 from gfl_jax.evaluation.results import Result

@@ -1,12 +1,12 @@
 """Weights of other projects in the place of ours, every entry of their files accounted for."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path
 from rich.table import Table
 
 from gfl_jax.config import Detector

@@ -10,16 +10,17 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils.epath import Path
 
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file
+from gfl_jax.files import open_file, read_file, write_file
+from gfl_jax.paths import as_path
 
 TORCH = "torch==2.13.0"
 SAFETENSORS_TYPES: dict[str, Any] = {
@@ -55,7 +56,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
       UserError: there is no such file, it cannot be read, it holds more than weights, or it is a
         `.pth` and PyTorch is not installed.
     """
-    path = Path(path)
+    path = as_path(path)
     _check_suffix(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; name a file of weights")
@@ -68,7 +69,7 @@ def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
     Raises:
       UserError: the name ends otherwise, or it is a `.pth` and PyTorch is not installed.
     """
-    path = Path(path)
+    path = as_path(path)
     torch = check_writable(path)
     arrays = {name: np.asarray(x, order="C") for name, x in state_dict.items()}
     if torch is None:
@@ -87,7 +88,7 @@ def check_writable(path: str | Path) -> Any:
     Raises:
       UserError: as `write_state_dict`; to be known before long work.
     """
-    path = Path(path)
+    path = as_path(path)
     _check_suffix(path)
     return None if path.suffix == ".safetensors" else _import_torch(path)
 
@@ -117,8 +118,8 @@ def _import_torch(path: Path) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
-        entries = safetensors.deserialize(path.read_bytes())
-    except (safetensors.SafetensorError, OSError) as error:
+        entries = safetensors.deserialize(read_file(path))
+    except safetensors.SafetensorError as error:
         raise UserError(f"{path}: is no readable safetensors file ({error}); fetch it again") from error
     state_dict = {}
     for name, entry in sorted(entries):
@@ -133,8 +134,11 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     torch = _import_torch(path)
     try:
         allowed = torch.serialization.safe_globals([(Ignored, name) for name in LOGS])
-        with allowed, warnings.catch_warnings(action="ignore"):  # of pickles it does not know
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # The warnings are of pickles that it does not know.
+        with allowed, warnings.catch_warnings(action="ignore"), open_file(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_refusal(str(error))}") from error
     except Exception as error:  # whatever the bytes of a broken file lead to

@@ -2,9 +2,9 @@
 
 import io
 import warnings
-from pathlib import Path
 from typing import Literal
 
+from etils.epath import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

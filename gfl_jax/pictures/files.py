@@ -1,8 +1,7 @@
 """Pictures on disk, whole or not at all."""
 
-from pathlib import Path
-
 import cv2
+from etils.epath import Path
 
 from gfl_jax.files import write_file
 from gfl_jax.pictures.canvas import Image

@@ -11,12 +11,11 @@ just before that the checksums of all files are written, so that later damage is
 import itertools
 import json
 import logging
-import os
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
+from etils.epath import Path
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
@@ -24,10 +23,11 @@ from gfl_jax.agreement import from_first, is_first
 from gfl_jax.config import Config
 from gfl_jax.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
-from gfl_jax.files import write_file, writing
+from gfl_jax.files import read_file, write_file, writing
 from gfl_jax.mesh import with_shardings
+from gfl_jax.paths import absolute, as_path
 from gfl_jax.training.checksums import find_damage, write_checksums
-from gfl_jax.training.saving import close, save, steps_in
+from gfl_jax.training.saving import close, save, steps_in, unfinished_in
 from gfl_jax.training.state import TrainState
 
 # Where data lie may change between the runs of a work directory, since `run_data` compares what they are.
@@ -53,13 +53,17 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     writing(lambda: workdir.mkdir(parents=True, exist_ok=True), f"{workdir}: cannot be made")
     file = workdir / "config.json"
     text = to_json(config)
-    if steps_in(workdir / "checkpoints"):
+    begun = bool(steps_in(workdir / "checkpoints"))
+    content = read_file(file) if begun and file.exists() else b""
+    if begun and not content.strip():
+        logging.warning("%s: is lost; the checkpoints are taken to be of the configuration given now", file)
+    elif begun:
         try:
-            saved = config_from_fields(json.loads(file.read_text()), str(file))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            saved = config_from_fields(json.loads(content), str(file))
+        except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
-                f"configuration ({error}); give another --workdir"
+                f"configuration ({error}); if they are, delete the file; else give another --workdir"
             ) from error
         free: tuple[str, ...] = FREE_FIELDS
         if config.detector.backbone.norm == "frozen":  # else the statistics are those of the micro-batches
@@ -172,7 +176,9 @@ class Checkpoints:
             folder = Path(manager.directory) / str(step)
             place = _unused(self._spoiled / f"{folder.parent.name}_{step}")
             place.parent.mkdir(exist_ok=True)
-            os.replace(folder, place)
+            # Object storage has no empty folders: this makes it one, and tells the reason.
+            write_file(place.with_name(f"{place.name}.txt"), f"{folder}: {damage}\n")
+            folder.rename(place)
             logging.warning("%s: cannot be read (%s); moved to %s", folder, damage, place)
         multihost_utils.sync_global_devices(f"set aside {step}")
         manager.reload()
@@ -193,7 +199,7 @@ def load_variables(path: str | Path) -> dict[str, Any]:
     Raises:
       UserError: there is no checkpoint, or it cannot be read.
     """
-    folder = _find_step(Path(path))
+    folder = _find_step(as_path(path))
     damage = find_damage(folder)
     if damage:
         raise UserError(f"{folder}: this checkpoint cannot be read ({damage}); name another one")
@@ -203,7 +209,7 @@ def load_variables(path: str | Path) -> dict[str, Any]:
 def read_item(folder: Path, item: Literal["variables", "training"]) -> Any:
     """Reads an item of a step's directory as nested dicts and lists of numpy arrays."""
     options = ocp.CheckpointManagerOptions(create=False)
-    step, folder = int(folder.name), folder.absolute().parent
+    step, folder = int(folder.name), absolute(folder).parent
     here = SingleDeviceSharding(jax.local_devices()[0])
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
         target = with_shardings(manager.item_metadata(step)[item].tree, here)
@@ -211,7 +217,7 @@ def read_item(folder: Path, item: Literal["variables", "training"]) -> Any:
 
 
 def _find_step(path: Path) -> Path:
-    path = path.absolute()
+    path = absolute(path)
     if (path / "variables").is_dir() and path.name.isdigit():
         return path
     for folder in (path / "best", path / "checkpoints", path):
@@ -224,7 +230,7 @@ def _find_step(path: Path) -> Path:
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     def before_renaming() -> None:
         if is_first():
-            for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+            for unfinished in unfinished_in(folder):
                 write_checksums(unfinished)
 
     options = ocp.CheckpointManagerOptions(
@@ -232,7 +238,7 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=before_renaming),
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=_handlers())
+    return ocp.CheckpointManager(absolute(folder), options=options, item_handlers=_handlers())
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:

@@ -7,10 +7,11 @@ not notice changed bytes at all.
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
-from gfl_jax.files import PAUSES, retrying
+from etils.epath import Path
+
+from gfl_jax.files import PAUSES, files_below, retrying
 
 T = TypeVar("T")
 
@@ -19,7 +20,8 @@ NAME = "checksums.json"
 
 def write_checksums(folder: Path) -> None:
     """Lists every file of the folders in `folder`, not those beside them, in a new file there."""
-    files = sorted(file for file in folder.glob("*/**/*") if file.is_file())
+    folder = Path(folder)
+    files = [file for file in files_below(folder) if file.parent != folder]
     sums = {str(file.relative_to(folder)): _checksum(file) for file in files}
     (folder / NAME).write_text(json.dumps(sums, indent=1))
 
@@ -37,7 +39,7 @@ def find_damage(folder: Path, pauses: Sequence[float] = PAUSES) -> str | None:
         return retrying(lambda: action(folder / name), f"{folder / name}: cannot be read", pauses)
 
     try:
-        sums = json.loads(read(NAME, Path.read_bytes))
+        sums = json.loads(read(NAME, lambda file: file.read_bytes()))
     except (OSError, ValueError):
         sums = None
     if not isinstance(sums, dict):

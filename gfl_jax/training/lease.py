@@ -9,7 +9,8 @@ import json
 import os
 import socket
 import uuid
-from pathlib import Path
+
+from etils.epath import Path
 
 from gfl_jax.errors import UserError
 from gfl_jax.files import read_file, write_file

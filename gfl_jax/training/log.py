@@ -1,16 +1,20 @@
 """The numbers of a run to three places: metrics.jsonl, TensorBoard and the terminal."""
 
 import logging
-from pathlib import Path
+import tempfile
+import time
 from typing import Any
 
 import jax
 import rich
+from etils.epath import Path
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from gfl_jax.agreement import is_first
 from gfl_jax.config import Loader
+from gfl_jax.files import copy_files
+from gfl_jax.paths import is_remote
 from gfl_jax.training.bottleneck import input_share, input_warning
 from gfl_jax.training.metrics_file import MetricsFile, Row
 from gfl_jax.training.stopwatch import PARTS, Stopwatch
@@ -25,6 +29,9 @@ _LOGGER.setLevel(logging.WARNING)
 TIME_COLUMNS = ("images_per_second", "seconds", *(f"time/{part}" for part in PARTS))
 
 
+SECONDS_BETWEEN_COPIES = 60.0  # to a bucket, where no checkpoint is saved
+
+
 class RunLog:
     """The log of a run that goes on from `step`. Only the first process writes and prints.
 
@@ -35,7 +42,12 @@ class RunLog:
         first = is_first()
         self._total_steps, self._loader, self._log_every = total_steps, loader, log_every
         self._file = MetricsFile(workdir / "metrics.jsonl", step, write=first)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=first)
+        self._events = workdir / "tensorboard"
+        # A bucket gets copies: tensorboardX's own writer for buckets fails where two threads flush.
+        self._here = tempfile.TemporaryDirectory() if first and is_remote(workdir) else None
+        folder = self._here.name if self._here else str(self._events)
+        self._board = SummaryWriter(folder, purge_step=step + 1, write_to_disk=first)
+        self._due = time.monotonic() + SECONDS_BETWEEN_COPIES
         self._terminal = Terminal(total_steps, step, rich.get_console() if first else Console(quiet=True))
         self._seconds, self._row_step = 0.0, step
         self._warm = self._warned = False
@@ -46,7 +58,18 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._terminal.close()
+        self.flush()
         self._board.close()
+        if self._here:
+            self._here.cleanup()
+
+    def flush(self) -> None:
+        """Comes back when all numbers are in storage, as they must be before the checkpoint of their step."""
+        self._file.flush()
+        if self._here:
+            self._board.flush()
+            copy_files(Path(self._here.name), self._events)
+        self._due = time.monotonic() + SECONDS_BETWEEN_COPIES
 
     def training(self, step: int, metrics: dict[str, Any]) -> None:
         """Logs the scalars of a training step, exactly, where its turn has come."""
@@ -98,6 +121,8 @@ class RunLog:
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
         self._row_step = step
+        if self._here and time.monotonic() >= self._due:
+            self.flush()
 
     def _warn(self, text: str | None) -> None:
         """Says it once; each process watches its own input."""

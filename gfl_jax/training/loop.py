@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
+from etils.epath import Path
 from jaxtyping import Array, Int
 
 from gfl_jax.agreement import from_first, is_first
@@ -27,6 +27,7 @@ from gfl_jax.mesh import (
     split_over_fsdp,
 )
 from gfl_jax.models.detector import build_detector
+from gfl_jax.paths import as_path
 from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.lease import Lease
@@ -76,7 +77,7 @@ def train(
       NonFiniteLossError: names the step and its pictures; the checkpoints are all good.
     """
     check_experiment(config)
-    workdir, run = Path(workdir), config.run
+    workdir, run = as_path(workdir), config.run
     check_start(config, workdir)
     mesh = make_mesh(config.mesh)
     check_batch_size(config.loader.batch_size, mesh)
@@ -134,6 +135,7 @@ def train(
                     previous = None
                     # Before all that can fail though the training is well: nothing of it is lost then.
                     with log.clock.measure("checkpoint"):
+                        log.flush()
                         checkpoints.save(state, wait=stopping or step == total_steps)
                 if evaluating and evaluation is not None:
                     with log.clock.measure("evaluation"):

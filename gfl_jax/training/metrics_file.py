@@ -1,16 +1,21 @@
 """The numbers of a run as JSON lines, the same in a resumed run as in an uninterrupted one."""
 
 import json
-from pathlib import Path
 from typing import Any
 
+from etils.epath import Path
+
 from gfl_jax.files import read_file, to_disk, write_file, writing
+from gfl_jax.paths import is_remote
 
 Row = dict[str, Any]
 
 
 class MetricsFile:
-    """Rows with a "step", appended one by one and on disk at once."""
+    """Rows with a "step", appended one by one.
+
+    On a disk they are there at once. An object of a bucket cannot grow: there `flush` writes it anew.
+    """
 
     def __init__(self, path: Path, last_step: int, write: bool = True):
         """Drops the rows of a file after `last_step`, which will come again.
@@ -18,19 +23,25 @@ class MetricsFile:
         With `write` False the rows are in memory only, for the further processes of a run.
         """
         self.rows = [row for row in read_rows(path) if row["step"] <= last_step]
-        self._path, self._write = path, write
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        self._size = len(text.encode())
+        self._path, self._write, self._remote = path, write, is_remote(path)
+        self._lines = [_line(row) for row in self.rows]
+        self._size = sum(map(len, self._lines))
         if write:
-            write_file(path, text)
+            write_file(path, b"".join(self._lines))
 
     def append(self, row: Row) -> None:
         """Writes a row; floats keep all their digits."""
+        line = _line(row)
         self.rows.append(row)
-        if self._write:
-            line = (json.dumps(row) + "\n").encode()
+        self._lines.append(line)
+        if self._write and not self._remote:
             writing(lambda: self._append(line), f"{self._path}: cannot be written")
             self._size += len(line)
+
+    def flush(self) -> None:
+        """Comes back when all rows are in storage."""
+        if self._write and self._remote:
+            write_file(self._path, b"".join(self._lines))
 
     def _append(self, line: bytes) -> None:
         with self._path.open("ab") as stream:
@@ -53,3 +64,7 @@ def read_rows(path: Path) -> list[Row]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows
+
+
+def _line(row: Row) -> bytes:
+    return (json.dumps(row) + "\n").encode()

@@ -2,14 +2,17 @@
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils.epath import Path
 
 from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
+from gfl_jax.files import copy_files
+from gfl_jax.paths import is_remote
 
 
 def parse_steps(text: str) -> range:
@@ -64,6 +67,7 @@ class Profile:
         self._steps = left if is_first() else range(0)
         self._folder, self._say = folder, say
         self._step, self._tracing = done_steps, False
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "Profile":
         return self
@@ -85,7 +89,7 @@ class Profile:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # each call of a Python function hides the rest
             # Perfetto does not read the file that is made for TensorBoard.
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
+            jax.profiler.start_trace(self._local(), create_perfetto_trace=True, profiler_options=options)
             self._tracing = True
         self._step = number
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
@@ -97,8 +101,18 @@ class Profile:
             jax.block_until_ready(outputs)
             self._stop()
 
+    def _local(self) -> str:
+        """Where the profiler writes: it knows disks alone."""
+        if not is_remote(self._folder):
+            return str(self._folder)
+        self._temporary = tempfile.TemporaryDirectory()
+        return self._temporary.name
+
     def _stop(self) -> None:
         jax.profiler.stop_trace()
         self._tracing = False
+        if self._temporary is not None:
+            copy_files(Path(self._temporary.name), self._folder)
+            self._temporary.cleanup()
         steps = f"the steps {self._steps.start} to {self._step}"
         self._say(self._step, f"profile of {steps}, for TensorBoard and Perfetto: {self._folder}")

@@ -5,8 +5,9 @@ of its data. Neither is changed once there are checkpoints.
 """
 
 import logging
-from pathlib import Path
 from typing import NamedTuple
+
+from etils.epath import Path
 
 from gfl_jax.config import Config
 from gfl_jax.data.categories import Categories, has_categories, listed, read_categories, write_categories

@@ -8,21 +8,22 @@ Several processes write a checkpoint together, and none can try again alone: the
 same commands go on from the last checkpoint.
 """
 
+import contextlib
 import functools
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from etils.epath import Path
 
 from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
-from gfl_jax.files import PAUSES, storage_error, writing
+from gfl_jax.files import PAUSES, is_of_network, storage_error, writing
+from gfl_jax.paths import is_remote
 
 
 def save(manager: ocp.CheckpointManager, step: int, args: ocp.args.Composite, wait: bool) -> None:
@@ -70,7 +71,25 @@ def close(manager: ocp.CheckpointManager) -> None:
 
 def steps_in(folder: Path) -> list[int]:
     """The steps with a checkpoint in a directory, in order; none if there is no directory."""
-    return sorted(int(child.name) for child in folder.glob("*") if child.is_dir() and child.name.isdigit())
+    return sorted(int(child.name) for child in _folders_in(folder) if _is_finished(child))
+
+
+def unfinished_in(folder: Path) -> list[Path]:
+    """What saves that are under way, or failed, have written so far."""
+    return [child for child in _folders_in(folder) if not _is_finished(child) and _is_of_a_save(child)]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [child for child in Path(folder).iterdir() if child.is_dir()] if folder.is_dir() else []
+
+
+def _is_of_a_save(folder: Path) -> bool:
+    return folder.name.isdigit() or ".orbax-checkpoint-tmp" in folder.name
+
+
+def _is_finished(folder: Path) -> bool:
+    """On a disk Orbax renames what is finished; object storage has no names to change, and gets a mark."""
+    return folder.name.isdigit() and (not is_remote(folder) or (folder / "commit_success.txt").exists())
 
 
 def _finish(manager: ocp.CheckpointManager) -> bool:
@@ -79,9 +98,10 @@ def _finish(manager: ocp.CheckpointManager) -> bool:
         _wait(manager)
     except Exception as error:
         number = storage_error(error)
-        if number is None:
+        if number is None and not (is_remote(manager.directory) and is_of_network(error)):
             raise
-        what = f"{manager.directory}: a checkpoint was not written: {os.strerror(number)}"
+        reason = os.strerror(number) if number is not None else (str(error).splitlines() or [""])[0]
+        what = f"{manager.directory}: a checkpoint was not written: {reason}"
         if jax.process_count() > 1:
             raise UserError(f"{what}; look after the storage, and the same command goes on") from error
         _make_room(manager)
@@ -107,8 +127,9 @@ def _wait(manager: ocp.CheckpointManager) -> None:
 def _make_room(manager: ocp.CheckpointManager) -> None:
     """Deletes what a failed save has left; what was there before it stays."""
     if is_first():
-        for unfinished in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        for unfinished in unfinished_in(Path(manager.directory)):
+            with contextlib.suppress(OSError):
+                unfinished.rmtree()
     manager.reload()
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils.epath import Path
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gfl_jax.config import Backbone, Config, Detector
@@ -16,6 +16,7 @@ from gfl_jax.data.categories import Categories, has_categories, listed, read_cat
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes, read_matched
 from gfl_jax.interop.state_dicts import is_state_dict_file
+from gfl_jax.paths import as_path
 from gfl_jax.training.checkpoint import load_variables
 from gfl_jax.training.optimizer import trainable_mask
 from gfl_jax.training.run_data import has_begun
@@ -90,9 +91,9 @@ def start_from_file(
     """
     if not is_state_dict_file(name):
         variables = load_variables(name)
-        if classes is not None and has_categories(Path(name)):
+        if classes is not None and has_categories(as_path(name)):
             variables = match_classifier(
-                state.variables, variables, classes, read_categories(Path(name)), name
+                state.variables, variables, classes, read_categories(as_path(name)), name
             )
         return start_from(state, variables, name)
     matched = read_matched(name, state.variables, detector)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gfl_jax import config, files
+from gfl_jax.config_files import config_from_json
 from gfl_jax.errors import UserError
 from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.overrides import override
@@ -202,10 +203,20 @@ def test_micro_batches_may_change_where_batch_norms_do_not_see_them(tmp_path):
                 claim_workdir(tmp_path / norm, parts)
 
 
-def test_a_lost_config_is_an_error_that_names_it(tmp_path):
+def test_a_damaged_config_is_an_error_that_names_it_and_a_lost_one_a_warning(tmp_path, caplog):
     save(tmp_path, [10])
-    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+    for damage in ("{", '{"seed": 1}', "[]"):
+        (tmp_path / "config.json").write_text(damage)
+        with pytest.raises(UserError, match=r"config\.json: cannot be read.* delete the file"):
+            claim_workdir(tmp_path, CONFIG)
+    for lost in ("", None):
+        caplog.clear()
+        (tmp_path / "config.json").unlink()
+        if lost is not None:
+            (tmp_path / "config.json").write_text(lost)
         claim_workdir(tmp_path, CONFIG)
+        assert "config.json: is lost; the checkpoints are taken to be of" in caplog.text
+        assert config_from_json(tmp_path / "config.json") == CONFIG
 
 
 def failing_reads(monkeypatch, times):

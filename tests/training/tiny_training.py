@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gfl_jax import config
+from gfl_jax.paths import as_path
 from gfl_jax.structures import Batch
 from gfl_jax.training.checkpoint import read_item
 from gfl_jax.training.log import TIME_COLUMNS
@@ -112,13 +113,13 @@ def make_plain_step(*_):
 
 def read_metrics(workdir):
     """The rows of metrics.jsonl without the columns of times."""
-    rows = read_rows(Path(workdir) / "metrics.jsonl")
+    rows = read_rows(as_path(workdir) / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in TIME_COLUMNS} for row in rows]
 
 
 def read_state(workdir, step):
     """Every array of a checkpoint, from its files."""
-    folder = Path(workdir) / "checkpoints" / str(step)
+    folder = as_path(workdir) / "checkpoints" / str(step)
     return {item: read_item(folder, item) for item in ("variables", "training")}
 
 
