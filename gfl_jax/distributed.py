@@ -30,6 +30,7 @@ from gfl_jax.files import causes
 LOST_STATUS = 3  # the exit status of a process whose peer was lost
 # What the processes tell one another: who ended after an error, with which status and line; who has left.
 _ENDED, _LEFT = "gfl_jax/ended", "gfl_jax/left"
+_PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"  # jax's own, once one process has got SIGTERM
 
 
 @contextlib.contextmanager
@@ -81,6 +82,15 @@ def processes(
     while is_first() and len(client.get_live_nodes(everyone)) > 1:
         time.sleep(0.05)  # who hosts the service leaves last
     jax.distributed.shutdown()
+
+
+def stop_asked_for() -> bool:
+    """Whether a process of the run has got SIGTERM, which jax tells all of them, some a bit later."""
+    client: Any = jax_distributed.global_state.client
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is no such key
+        client.key_value_try_get(_PREEMPTED)
+        return True
+    return False
 
 
 def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, start_seconds: int) -> None:

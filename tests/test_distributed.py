@@ -50,6 +50,15 @@ def main():
     if what == "bad config":
         raise UserError("config.seed: is bad")
     (folder / f"ready_{me}").touch()
+    if what in ("batches", "metrics"):
+        with StopRequest() as stop:
+            if what == "metrics":
+                assert stop.unless_asked(lambda: 7) == 7
+                assert stop.unless_asked(lambda: time.sleep(600)) is None
+            while not stop.now():
+                total(ones).block_until_ready()
+                time.sleep(0.05)
+        return print("left", stop.status)
     with StopRequest() as stop:
         step = 0
         while not stop.at(step):
@@ -141,6 +150,8 @@ def runs(tmp_path_factory):
         "mistake": Run("mistake", folder("mistake"), 2),
         "memory": Run("memory", folder("memory"), 2),
         "save": Run("save", folder("save"), 2),
+        "batches": Run("batches", folder("batches"), 2),
+        "metrics": Run("metrics", folder("metrics"), 2),
         "full": Run("full", folder("full"), 2),
         "bad config": Run("bad config", folder("bad_config"), 2),
         "alone": Run("loop", folder("alone"), 2, present=[1], start_seconds=1),
@@ -230,6 +241,16 @@ def test_they_save_stop_at_the_same_step_and_end(runs):
         "ocdbt.process_1",
     }
     assert all(str(path.relative_to(checkpoint)) in listed for path in parts)
+
+
+@pytest.mark.parametrize("what", ["batches", "metrics"])
+def test_they_leave_an_evaluation_together(runs, what):
+    run = runs[what]
+    run.wait_until_ready()
+    time.sleep(1)
+    run.processes[1].send_signal(signal.SIGTERM)
+    assert run.statuses() == {0: 0, 1: 0}, run.outputs()
+    assert run.outputs() == {0: ["left 143", "ended"], 1: ["left 143", "ended"]}
 
 
 @pytest.mark.parametrize("name", ["client", "service", "coordinator_address", "num_processes", "process_id"])

@@ -141,10 +141,14 @@ def train(
                     with log.clock.measure("evaluation"):
                         variables = put_everywhere(state.evaluated, mesh)
                         results = detect_source(detect, variables, evaluation, config, mesh, stop.now)
-                        stopping = results is None  # the same command begins with this evaluation
+                        metrics = None
                         if results is not None:
-                            metrics = measure_results(evaluation, results, config.inference.max_detections)
-                            assert metrics is not None  # `open_run_data` wants annotations
+                            most = config.inference.max_detections
+                            metrics = stop.unless_asked(
+                                functools.partial(measure_results, evaluation, results, most)
+                            )
+                        stopping = metrics is None  # the same command begins with this evaluation
+                        if results is not None and metrics is not None:
                             lease.check()
                             checkpoints.save_best(state, metrics.AP)
                             log.evaluation(step, metrics.scalars())

@@ -2,10 +2,20 @@
 
 import os
 import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from types import FrameType
+from typing import TypeVar
 
 import jax
 from jax.experimental import multihost_utils
+
+from gfl_jax.agreement import from_first, is_first
+from gfl_jax.distributed import stop_asked_for
+
+T = TypeVar("T")
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # 128 and the number of the signal, as shells have it
 
@@ -47,10 +57,37 @@ class StopRequest:
         return self.status != 0
 
     def now(self) -> bool:
-        """Whether to stop between two steps, as in an evaluation; several processes do so at steps alone."""
-        if self._noted and jax.process_count() == 1:
+        """Whether to stop between two steps, as in an evaluation; to be asked by all processes alike.
+
+        It says the same in all of them, since process 0 decides. That costs an exchange, where `at` has none.
+        """
+        if jax.process_count() > 1:
+            if from_first(is_first() and stop_asked_for()):
+                self.status = STATUS[signal.SIGTERM]
+        elif self._noted:
             self.status = STATUS[signal.Signals(self._noted)]
         return self.status != 0
+
+    def unless_asked(self, work: Callable[[], T]) -> T | None:
+        """The result of work on numpy arrays; None if the run is asked to stop before it is done.
+
+        The work goes on in a thread of its own then, until the process ends.
+        """
+        result: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(work())
+            except BaseException as error:
+                result.set_exception(error)
+
+        output = sys.stdout
+        threading.Thread(target=run, daemon=True).start()
+        while not from_first(bool(wait([result], timeout=0.5).done)):
+            if self.now():
+                sys.stdout = output  # pycocotools' lines are kept from it, and so would be ours
+                return None
+        return result.result()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted = number

@@ -1,8 +1,11 @@
+import contextlib
 import gzip
+import io
 import json
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -190,6 +193,25 @@ def test_a_signal_during_an_evaluation_leaves_the_rest_of_it_to_the_next_start(
     assert len(evaluated) == 1 < len(evaluation_plan(make_source(tiny_config, "eval").sizes, tiny_config))
     assert steps_in(tmp_path / "checkpoints") == [4, 6]
     assert not any("eval/AP" in row for row in read_metrics(tmp_path))
+    train(tiny_config, tmp_path)
+    assert_same_run(tmp_path, whole_run, 12)
+
+
+def test_a_signal_while_the_metrics_are_computed_does_not_wait_for_them(
+    tiny_config, whole_run, tmp_path, monkeypatch, capsys
+):
+    def never_ends(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with contextlib.redirect_stdout(io.StringIO()):
+            time.sleep(600)
+
+    monkeypatch.setattr(loop, "measure_results", never_ends)
+    stop = loop.StopRequest()
+    assert train(tiny_config, tmp_path, stop) == {}
+    monkeypatch.undo()
+    assert stop.status == 143
+    assert "stopped and saved" in capsys.readouterr().out
+    assert steps_in(tmp_path / "checkpoints") == [4, 6]
     train(tiny_config, tmp_path)
     assert_same_run(tmp_path, whole_run, 12)
 
