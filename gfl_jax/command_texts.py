@@ -21,7 +21,8 @@ single process stops after its batch, and begins again at the next start.
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \\
       --config.init_from=resnet50.pth
 
-The work directory gets config.json, categories.json (the classes), data.npz (what the data were),
+The work directory may be in a bucket (gs://BUCKET/...), as data, weights and outputs may be.
+It gets config.json, categories.json (the classes), data.npz (what the data were),
 lease.json (which run writes here), checkpoints/ (the last ones), best/ (the best by AP), metrics.jsonl,
 tensorboard/ and pictures/. A run goes
 on with the same data wherever they lie and in whatever order they are listed; other data are refused with

@@ -140,23 +140,31 @@ class Run:
                 process.wait()
 
 
+# Runs that are started side by side, since most of their time is waiting; not all at once, since each
+# process must send its heartbeats.
+WAVES = (
+    {"frozen": ("loop", 3), "killed": ("loop", 2), "alone": ("loop", 2)},
+    {"mistake": ("mistake", 2), "memory": ("memory", 2), "bad config": ("bad config", 2)},
+    {"save": ("save", 2), "full": ("full", 2)},
+    {"batches": ("batches", 2), "metrics": ("metrics", 2)},
+)
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """All runs of this file, side by side, since most of their time is waiting."""
-    folder = tmp_path_factory.mktemp
-    started = {
-        "frozen": Run("loop", folder("frozen"), 3),
-        "killed": Run("loop", folder("killed"), 2),
-        "mistake": Run("mistake", folder("mistake"), 2),
-        "memory": Run("memory", folder("memory"), 2),
-        "save": Run("save", folder("save"), 2),
-        "batches": Run("batches", folder("batches"), 2),
-        "metrics": Run("metrics", folder("metrics"), 2),
-        "full": Run("full", folder("full"), 2),
-        "bad config": Run("bad config", folder("bad_config"), 2),
-        "alone": Run("loop", folder("alone"), 2, present=[1], start_seconds=1),
-    }
-    yield started
+def find_run(tmp_path_factory):
+    """A function from the name of a run to the run, which starts its wave at the first call."""
+    started = {}
+
+    def find(name):
+        (wave,) = [wave for wave in WAVES if name in wave]
+        for other, (what, count) in wave.items():
+            if other not in started:
+                folder = tmp_path_factory.mktemp(other.replace(" ", "_"))
+                missing = {"present": [1], "start_seconds": 1} if other == "alone" else {}
+                started[other] = Run(what, folder, count, **missing)
+        return started[name]
+
+    yield find
     for run in started.values():
         for process in run.processes.values():
             process.kill()
@@ -170,9 +178,9 @@ def lost(which, why):
     ]
 
 
-def test_a_lost_process_ends_the_others_with_a_line_that_names_it(runs):
+def test_a_lost_process_ends_the_others_with_a_line_that_names_it(find_run):
     """Frozen, not killed: nothing is closed, so that the missing heartbeats alone tell."""
-    run = runs["frozen"]
+    run = find_run("frozen")
     run.wait_until_ready()
     run.processes[1].send_signal(signal.SIGSTOP)
     others = [run.processes[0].wait(120), run.processes[2].wait(120)]
@@ -182,39 +190,39 @@ def test_a_lost_process_ends_the_others_with_a_line_that_names_it(runs):
     assert run.outputs() == {0: expected, 1: [], 2: expected}
 
 
-def test_the_loss_of_the_first_process_is_told_in_a_line_too(runs):
-    run = runs["killed"]
+def test_the_loss_of_the_first_process_is_told_in_a_line_too(find_run):
+    run = find_run("killed")
     run.wait_until_ready()
     run.processes[0].kill()
     assert run.statuses() == {0: -signal.SIGKILL, 1: 3}, run.outputs()
     assert run.outputs()[1] == lost("process 0 of 2 was", "it does not answer")
 
 
-def test_after_a_mistake_of_one_process_all_end_with_its_line_and_status(runs):
+def test_after_a_mistake_of_one_process_all_end_with_its_line_and_status(find_run):
     """So that bad input, wherever it is met, is none of the losses after which a run is started again."""
-    run = runs["mistake"]
+    run = find_run("mistake")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     assert run.outputs()[1] == ["error: picture.jpg: cannot be decoded"]
     assert run.outputs()[0] == ["error: picture.jpg: cannot be decoded (process 1 of 2)"]
 
 
-def test_too_little_memory_on_one_process_is_told_at_once(runs):
+def test_too_little_memory_on_one_process_is_told_at_once(find_run):
     """It is a JaxRuntimeError, as the loss of a process is."""
-    run = runs["memory"]
+    run = find_run("memory")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     (line,) = run.outputs()[1]
     assert line.startswith("error: not enough memory; lower config.loader.batch_size")
     assert run.outputs()[0] == [f"{line} (process 1 of 2)"]
 
 
-def test_a_mistake_of_all_is_told_by_all(runs):
-    run = runs["bad config"]
+def test_a_mistake_of_all_is_told_by_all(find_run):
+    run = find_run("bad config")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     assert run.outputs() == {number: ["error: config.seed: is bad"] for number in range(2)}
 
 
-def test_a_full_disk_ends_all_and_the_last_checkpoint_stays(runs):
-    run = runs["full"]
+def test_a_full_disk_ends_all_and_the_last_checkpoint_stays(find_run):
+    run = find_run("full")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     (line,) = run.outputs()[0]
     assert "a checkpoint cannot be written: No space left on device; make room there" in line
@@ -223,9 +231,9 @@ def test_a_full_disk_ends_all_and_the_last_checkpoint_stays(runs):
     assert steps_in(run.folder / "run" / "checkpoints") == [7]
 
 
-def test_they_save_stop_at_the_same_step_and_end(runs):
+def test_they_save_stop_at_the_same_step_and_end(find_run):
     """Ctrl-C to one of them, after a checkpoint of which each has written a part."""
-    run = runs["save"]
+    run = find_run("save")
     run.wait_until_ready()
     run.processes[1].send_signal(signal.SIGINT)
     assert run.statuses() == {0: 0, 1: 0}, run.outputs()
@@ -244,8 +252,8 @@ def test_they_save_stop_at_the_same_step_and_end(runs):
 
 
 @pytest.mark.parametrize("what", ["batches", "metrics"])
-def test_they_leave_an_evaluation_together(runs, what):
-    run = runs[what]
+def test_they_leave_an_evaluation_together(find_run, what):
+    run = find_run(what)
     run.wait_until_ready()
     time.sleep(1)
     run.processes[1].send_signal(signal.SIGTERM)
@@ -283,8 +291,8 @@ def test_a_jaxlib_that_can_call_the_callback_ends_the_process_too():
     assert done.stderr.startswith("error: another process was lost (UNAVAILABLE); start all processes again")
 
 
-def test_a_process_that_finds_no_others_says_so_in_a_line(runs):
-    run = runs["alone"]
+def test_a_process_that_finds_no_others_says_so_in_a_line(find_run):
+    run = find_run("alone")
     assert run.statuses() == {1: 3}
     (line,) = run.outputs()[1]
     assert line.startswith("error: not all of the 2 processes were there within 1 s")

@@ -20,20 +20,27 @@ sys.path[1:1] = [str(ROOT / "scripts"), str(ROOT / "tests" / "training")]
 import kill_test  # noqa: E402
 from tiny_training import CONFIG, change, write_dataset  # noqa: E402
 
-# Batches come slowly, so that there is time to kill the processes between the steps that they log.
+# Batches come slowly, so that there is time to kill the processes between the steps that they log; so do
+# saves, so that they last longer than the 50 ms after which they are hit.
 CONFIG_FILE = """
 import time
 from pathlib import Path
 from gfl_jax.config_files import config_from_json
 from gfl_jax.data.loader import Batches
 
-original = Batches.__next__
+from gfl_jax.training import checkpoint
+
+original, write = Batches.__next__, checkpoint.write_checksums
 
 def slow_next(batches):
     time.sleep(0.1)
     return original(batches)
 
-Batches.__next__ = slow_next
+def slow_write(folder):
+    time.sleep(0.3)
+    write(folder)
+
+Batches.__next__, checkpoint.write_checksums = slow_next, slow_write
 
 def get_config():
     return config_from_json(Path(__file__).with_suffix(".json"))

@@ -81,9 +81,6 @@ def test_the_times_of_all_rows_make_the_time_of_the_run(tmp_path):
         assert row["seconds"] == pytest.approx(total, abs=0.001)
     assert [row["step"] for row in rows] == [1, 4, 6, 8, 10]
     assert [row["step"] for row in rows if row["time/evaluation"]] == [6, 8]
-    assert rows[3]["images_per_second"] == pytest.approx(
-        2 * 8 / (rows[3]["time/input"] + rows[3]["time/step"]), rel=0.01
-    )
 
 
 def test_slow_input_is_named_once_and_not_in_the_first_interval(tmp_path, caplog, monkeypatch):
@@ -97,6 +94,8 @@ def test_slow_input_is_named_once_and_not_in_the_first_interval(tmp_path, caplog
     assert caplog.messages[0].startswith(
         "input is the bottleneck: from step 2 to 4 the device was idle for 3 of 10 s (30%)"
     )
+    speeds = [row["images_per_second"] for row in read_rows(tmp_path / "metrics.jsonl")]
+    assert speeds == [0.8, 2.4, 3.2, 1.6]  # in 10 s each: the steps 1, 2 to 4, 5 to 8, 9 and 10, of 8 images
 
 
 NUMBERS = {"loss": 1.5, "loss_cls": 1.0, "loss_dfl": 0.5, "learning_rate": 0.004}
