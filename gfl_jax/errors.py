@@ -6,6 +6,9 @@ import select
 import sys
 from collections.abc import Callable
 
+# Whose errors tell of the network and of credentials: the libraries of object storage.
+NETWORK_LIBRARIES = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
+
 
 class UserError(Exception):
     """Bad input: one line that names the file, field or value and says what to do.
@@ -30,6 +33,9 @@ def in_words(error: BaseException) -> str | None:
             "not enough memory; lower config.loader.batch_size (train), config.loader.eval_batch_size "
             "(evaluate, predict, analyze) or config.loader.workers, or take smaller images"
         )
+    if type(error).__module__.split(".")[0] in NETWORK_LIBRARIES:
+        reason = one_line(str(error) or type(error).__name__)
+        return f"the bucket cannot be used ({reason}); check network and credentials, then run it again"
     return None
 
 

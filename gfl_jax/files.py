@@ -19,7 +19,7 @@ from typing import IO, BinaryIO, TypeVar, cast
 
 from etils.epath import Path
 
-from gfl_jax.errors import UserError
+from gfl_jax.errors import NETWORK_LIBRARIES, UserError
 from gfl_jax.paths import is_remote
 
 T = TypeVar("T")
@@ -39,7 +39,6 @@ PASSING = (
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TOLD_IN_WORDS = (errno.EIO, errno.ESTALE, *FULL)  # of storage alone, where the others may be of any network
-_NETWORK_LIBRARIES = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
 _TOLD_BY_TENSORSTORE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
 PAUSES = (1, 2, 4, 8, 16)  # seconds before each further attempt
 
@@ -106,7 +105,7 @@ def is_of_network(error: BaseException) -> bool:
     """
     found = list(causes(error))
     return not any(isinstance(cause, FileNotFoundError) for cause in found) and any(
-        type(cause).__module__.split(".")[0] in _NETWORK_LIBRARIES
+        type(cause).__module__.split(".")[0] in NETWORK_LIBRARIES
         or isinstance(cause, OSError)
         or any(word in str(cause) for word in _TOLD_BY_TENSORSTORE)
         for cause in found
@@ -198,11 +197,10 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
         for path in list(contents)[1:]:
             writing(functools.partial(path.unlink, missing_ok=True), f"{path}: cannot be written")
         for path, content in encoded.items():
+            write = functools.partial(path.write_bytes, content)
             if path in temporary:
-                action = functools.partial(_rename, temporary[path], path)
-            else:
-                action = functools.partial(_put, path, content)
-            writing(action, f"{path}: cannot be written")
+                write = functools.partial(_rename, temporary[path], path)
+            writing(write, f"{path}: cannot be written")
     finally:
         for path in temporary.values():
             with contextlib.suppress(OSError):
@@ -268,10 +266,6 @@ def _try(folder: Path) -> None:
 def _try_object(path: Path) -> None:
     path.write_bytes(b"written")
     path.unlink()
-
-
-def _put(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _temporary(path: Path) -> Path:

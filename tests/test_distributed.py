@@ -129,7 +129,9 @@ class Run:
 
     def outputs(self):
         texts = {n: (self.folder / f"output_{n}").read_text().splitlines() for n in self.processes}
-        return {n: [line for line in lines if "connected peer ranks" not in line] for n, lines in texts.items()}
+        return {
+            n: [line for line in lines if "connected peer ranks" not in line] for n, lines in texts.items()
+        }
 
     def statuses(self):
         try:

@@ -18,7 +18,7 @@ from jax.sharding import SingleDeviceSharding
 from gfl_jax import paths
 from gfl_jax.cli import main
 from gfl_jax.config_files import to_json
-from gfl_jax.errors import UserError
+from gfl_jax.errors import UserError, in_words
 from gfl_jax.files import require_writable, writing
 from gfl_jax.paths import as_path
 from gfl_jax.training.checkpoint import Checkpoints
@@ -226,3 +226,9 @@ def test_a_bucket_that_does_not_answer_is_told_in_a_line(error):
         writing(fail, "gs://bucket/a: cannot be written")
     with pytest.raises(type(error)):
         writing(fail, "/a: cannot be written")
+
+
+def test_errors_of_its_libraries_are_lines_wherever_they_come_from():
+    error = aiohttp.ClientError("Cannot connect to host storage.googleapis.com")
+    assert "Cannot connect to host" in in_words(error)
+    assert "check network and credentials" in in_words(error)
