@@ -374,5 +374,5 @@ def test_a_bad_config_json_is_named_in_one_line(content, message, tmp_path):
 
 
 def test_a_missing_config_json(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json: is no config that can be read"):
+    with pytest.raises(UserError, match=r"config\.json: cannot be read \(No such file or directory\)"):
         config_from_json(tmp_path / "config.json")
