@@ -12,7 +12,7 @@ help:
 	@echo "make test      run the whole test suite (about 13 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"
-	@echo "make torch     add the optional PyTorch to $(VENV), for .pth files"
+	@echo "make torch     add PyTorch to $(VENV), which is needed to compare with it alone"
 	@echo "make test-torch  run the tests that need PyTorch"
 	@echo "make coverage  the whole suite once more, with the lines that it reaches (a sixth slower)"
 	@echo "make clean     delete $(VENV); data/ and runs/ stay"

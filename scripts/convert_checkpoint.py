@@ -34,7 +34,7 @@ from gfl_jax.interop.foreign import (  # noqa: E402
     difference_table,
     read_matched,
 )
-from gfl_jax.interop.state_dicts import check_writable, write_state_dict  # noqa: E402
+from gfl_jax.interop.state_dicts import check_suffix, write_state_dict  # noqa: E402
 from gfl_jax.interop.torch_names import whole_state_dict  # noqa: E402
 from gfl_jax.overrides import parse_overrides  # noqa: E402
 from gfl_jax.paths import as_path  # noqa: E402
@@ -42,8 +42,8 @@ from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variabl
 from gfl_jax.training.state import TrainState  # noqa: E402
 
 TO_JAX = """\
-Reads FILE (.safetensors, or .pth with PyTorch installed: pip install torch==2.13.0) and writes a
-work directory that `main.py evaluate` and `main.py predict` take, and --config.init_from.
+Reads FILE (.safetensors or .pth, without PyTorch) and writes a work directory that
+`main.py evaluate` and `main.py predict` take, and --config.init_from.
 
 Detectors of mmdetection 1.x to 3.x and of the official GFL repository must fit the config entry by
 entry. With --backbone only the backbone is taken: of such a detector, or of torchvision, mmpretrain
@@ -53,8 +53,8 @@ The file does not tell the names of its classes. 80 are taken for COCO's; others
 --classes, in their order. Evaluation matches classes by name."""
 
 TO_TORCH = """\
-Writes the state dict of a trained detector as FILE (.safetensors, or .pth with PyTorch installed),
-with all names and shapes of mmdetection's, so that it loads there with strict=True."""
+Writes the state dict of a trained detector as FILE (.safetensors or .pth), with all
+names and shapes of mmdetection's, so that it loads there with strict=True."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +130,7 @@ def to_torch(checkpoint: Path, config: Config, file: Path) -> None:
     Raises:
       UserError: there is no checkpoint, it is of another config, or the file cannot be written.
     """
-    check_writable(file)
+    check_suffix(file)
     require_writable_file(file)
     variables = load_variables(checkpoint)
     found, wanted = _shapes(variables), _shapes(detector_shapes(config.detector))

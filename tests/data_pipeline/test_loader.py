@@ -239,7 +239,8 @@ def test_a_killed_worker_is_reported(source, config):
 
 
 SCRIPT = """
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background do without
     from gfl_jax.config_files import load_config
     from gfl_jax.data.loader import make_source, train_batches
 

@@ -1,5 +1,3 @@
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,14 +62,3 @@ def test_names_that_cannot_be_files_of_weights(tmp_path):
     assert "must end in" in refusal(write_state_dict, tmp_path / "x.npz", entries())
     assert "there is no such file" in refusal(read_state_dict, tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_pytorch_pth_files_name_the_extra_and_the_way_without(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    path = tmp_path / "x.pth"
-    assert "pip install torch==2.13.0" in refusal(write_state_dict, path, entries())
-    assert not path.exists()
-    path.write_bytes(b"anything")
-    message = refusal(read_state_dict, path)
-    assert "pip install torch==2.13.0" in message
-    assert ".safetensors" in message

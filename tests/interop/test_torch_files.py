@@ -1,10 +1,11 @@
-"""Files of PyTorch, written and read with PyTorch itself."""
+"""Files of PyTorch, read without it: `torch.save` of PyTorch 2.13 wrote those in tests/data/torch."""
 
-import collections
+import io
 import os
 import pickle
+import struct
 import sys
-import types
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -12,195 +13,210 @@ import numpy as np
 import pytest
 
 from gfl_jax.errors import UserError
+from gfl_jax.interop import torch_files
 from gfl_jax.interop.state_dicts import read_state_dict, write_state_dict
+from gfl_jax.interop.torch_files import NotReadableError, Placeholder, read_torch_file, write_torch_file
 
-torch = pytest.importorskip(
-    "torch", reason="the optional PyTorch is not installed: pip install torch==2.13.0", exc_type=ImportError
-)
-import safetensors.torch  # noqa: E402
+DATA = Path(__file__).resolve().parents[1] / "data" / "torch"
+LAYOUTS = ("zip.pth", "older.pth")
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def tensors():
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "backbone.conv1.weight": torch.randn(4, 3, 7, 7, generator=generator),
-        "backbone.bn1.weight": torch.tensor([float("nan"), float("inf"), -0.0, 1e-45]),
-        "backbone.bn1.num_batches_tracked": torch.tensor(7),
-        "bbox_head.scales.0.scale": torch.tensor(1.5),
-    }
+# What happens while `_watched` is on, of the things that a file must not make happen.
+_watched, _happened = [False], []
+_ACTIONS = ("import", "exec", "compile", "open", "pickle.find_class", "os.", "subprocess.", "socket.")
 
 
-def same_bits(found, tensors):
-    assert set(found) == set(tensors)
-    for name, tensor in tensors.items():
-        expected = tensor.numpy()
-        assert (found[name].shape, found[name].dtype) == (expected.shape, expected.dtype)
-        assert found[name].tobytes() == expected.tobytes()
+def _note(event, arguments):
+    if _watched[0] and event.startswith(_ACTIONS):
+        _happened.append((event, arguments))
 
 
-def refusal(path):
-    with pytest.raises(UserError) as caught:
-        read_state_dict(path)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{path}: ")
-    return str(caught.value).removeprefix(f"{path}: ")
+sys.addaudithook(_note)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"meta": {"epoch": 12}, "state_dict": x}])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_files_of_pytorch_are_read_bit_by_bit(tensors, tmp_path, wrap, zipped):
-    ordered = collections.OrderedDict(tensors)
-    torch.save(wrap(ordered), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    same_bits(read_state_dict(tmp_path / "x.pth"), tensors)
+def read_watched(content):
+    """What `read_torch_file` says to a content, and that nothing happened."""
+    _happened.clear()
+    _watched[0] = True
+    try:
+        return read_torch_file(content)
+    finally:
+        _watched[0] = False
+        assert _happened == []
 
 
-def test_files_of_detectron2_hold_the_model_beside_the_rest(tensors, tmp_path):
-    torch.save({"model": tensors, "iteration": 90000}, tmp_path / "x.pth")
-    same_bits(read_state_dict(tmp_path / "x.pth"), tensors)
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """Modules that are imported at the first use are no deeds of a file."""
+    for name in LAYOUTS:
+        read_torch_file((DATA / name).read_bytes())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_becomes_float32(tmp_path, dtype):
-    halves = torch.randn(100, generator=torch.Generator().manual_seed(0)).to(dtype)
-    torch.save({"x": halves}, tmp_path / "x.pt")
-    safetensors.torch.save_file({"x": halves}, tmp_path / "x.safetensors")
-    for name in ("x.pt", "x.safetensors"):
-        found = read_state_dict(tmp_path / name)["x"]
-        np.testing.assert_array_equal(found, halves.float().numpy(), strict=True)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_both_layouts_are_read_bit_by_bit(name):
+    found = read_watched((DATA / name).read_bytes())
+    expected = np.load(DATA / "expected.npz")
+    state_dict = found["state_dict"]
+    assert found["meta"]["epoch"] == 12
+    assert isinstance(found["message_hub"], Placeholder)
+    assert list(state_dict) == list(expected)
+    for key in expected:
+        array = state_dict[key].astype(np.float32) if key.startswith("half") else state_dict[key]
+        assert (array.shape, array.dtype) == (expected[key].shape, expected[key].dtype)
+        assert array.tobytes() == expected[key].tobytes()
+    assert set(read_state_dict(DATA / name)) == set(expected)
 
 
-def test_pytorch_reads_what_we_write(tensors, tmp_path):
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    for name in ("x.pth", "x.safetensors"):
-        write_state_dict(tmp_path / name, arrays)
-        same_bits(read_state_dict(tmp_path / name), tensors)
-    for found in (
-        torch.load(tmp_path / "x.pth", weights_only=True)["state_dict"],
-        safetensors.torch.load_file(tmp_path / "x.safetensors"),
-    ):
-        same_bits({name: tensor.numpy() for name, tensor in found.items()}, tensors)
-
-
-def test_a_module_of_pytorch_loads_it_strictly(tmp_path):
-    module = torch.nn.ModuleDict({"conv": torch.nn.Conv2d(3, 4, 3), "bn": torch.nn.BatchNorm2d(4)})
-    arrays = {name: tensor.numpy() + 1 for name, tensor in module.state_dict().items()}
+def test_the_way_there_and_back_changes_no_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.standard_normal((2, 3, 4), np.float32).transpose(2, 0, 1), "b": np.int64(7)[...]}
+    arrays |= {"c": np.zeros((0, 3), np.float32), "d": np.array([np.nan, -0.0, 1e-45], np.float32)}
     write_state_dict(tmp_path / "x.pth", arrays)
-    module.load_state_dict(torch.load(tmp_path / "x.pth", weights_only=True)["state_dict"], strict=True)
-    same_bits(arrays, module.state_dict())
+    found = read_state_dict(tmp_path / "x.pth")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
+        assert found[name].tobytes() == array.tobytes()
 
 
-def test_logs_in_files_of_mmdetection_3_are_passed_over(tensors, tmp_path, monkeypatch):
-    """mmengine keeps its logs beside the weights, as objects that weights_only=True refuses."""
-    module = types.ModuleType("mmengine.logging.history_buffer")
-
-    class HistoryBuffer:
-        def __init__(self):
-            self._log_history = np.array([1.0, 2.0])
-
-        def current(self):
-            return self._log_history[-1]
-
-        def __getstate__(self):
-            return self.__dict__ | {"statistics_methods": {"current": HistoryBuffer.current}}
-
-        def __setstate__(self, state):
-            raise AssertionError("nothing in the file may be built")
-
-    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
-    HistoryBuffer.current.__module__ = module.__name__
-    HistoryBuffer.current.__qualname__ = "HistoryBuffer.current"
-    module.HistoryBuffer = HistoryBuffer
-    for name in ("mmengine", "mmengine.logging"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    logs = {"loss": HistoryBuffer(), "lr": np.float64(0.01)}
-    torch.save({"message_hub": logs, "state_dict": tensors}, tmp_path / "x.pth")
-    monkeypatch.delitem(sys.modules, module.__name__)
-    asked = torch.serialization.get_unsafe_globals_in_checkpoint(tmp_path / "x.pth")
-    assert {name.rpartition(".")[2] for name in asked} == {
-        "HistoryBuffer", "getattr", "_reconstruct", "ndarray", "dtype", "scalar"
-    }  # fmt: skip
-    same_bits(read_state_dict(tmp_path / "x.pth"), tensors)
+def damaged(rng, content):
+    """A file with bytes changed, left out, doubled or cut off; half of the time in its pickle."""
+    content = bytearray(content)
+    start = content.find(b"\x80\x02") if rng.random() < 0.5 else 0
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(start, min(len(content), start + 900) if start else len(content)))
+        match rng.integers(4):
+            case 0:
+                content[at] = int(rng.integers(256))
+            case 1:
+                del content[at : at + int(rng.integers(1, 9))]
+            case 2:
+                content[at:at] = content[at : at + int(rng.integers(1, 40))]
+            case 3:
+                del content[at:]
+        content += b"\x80" * (not content)
+    return bytes(content)
 
 
-class Malicious:
-    def __init__(self, path):
-        self.path = str(path)
+def refusal(action):
+    """The one line that an action ends with, or None if it does not fail."""
+    try:
+        action()
+    except (NotReadableError, UserError) as error:
+        return str(error)
+
+
+def test_three_hundred_damaged_files_are_read_or_are_one_line(tmp_path):
+    rng, path, lines = np.random.default_rng(0), tmp_path / "x.pth", []
+    for i in range(300):
+        content = damaged(rng, (DATA / LAYOUTS[i % 2]).read_bytes())
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of zip files with two members of one name
+            told = refusal(lambda content=content: read_watched(content))
+            lines += [line for line in (told, refusal(lambda: read_state_dict(path))) if line]
+            assert (told is None) or lines[-1].startswith(f"{path}: is no readable PyTorch file")
+    assert not any("\n" in line for line in lines)
+    assert len(lines) > 400
+
+
+class Runs:
+    """A pickle of it calls something."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
 
     def __reduce__(self):
-        return os.mkdir, (self.path,)
+        return self.call
 
 
-@pytest.mark.parametrize("kind", ["zipped", "legacy", "bare pickle"])
-def test_a_malicious_pickle_is_refused_and_not_run(tensors, tmp_path, kind):
-    path, victim = tmp_path / "x.pth", tmp_path / "owned"
-    content = {"state_dict": tensors, "meta": Malicious(victim)}
-    if kind == "bare pickle":
-        path.write_bytes(pickle.dumps({"meta": Malicious(victim)}, protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=kind == "zipped")
-    assert refusal(path).startswith("refused: it asks for ")
-    assert "mkdir" in refusal(path)
-    assert not victim.exists()
-    torch.load(path, weights_only=False) if kind != "bare pickle" else pickle.loads(path.read_bytes())
-    assert victim.exists()  # it is malicious
+def zipped(pickled, **members):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        for name, values in members.items():
+            archive.writestr(f"a/data/{name}", values)
+    return content.getvalue()
 
 
-def test_getattr_in_a_pickle_reaches_nothing(tensors, tmp_path):
-    """`getattr` is among what mmengine's logs ask for, so a file may ask for it; it gets nothing."""
-
-    class Reaching:
-        def __reduce__(self):
-            return getattr, (torch.Tensor, "numpy")
-
-    torch.save({"state_dict": tensors | {"x": Reaching()}}, tmp_path / "x.pth")
-    assert "'x' in it is no tensor" in refusal(tmp_path / "x.pth")
-
-
-def test_truncated_and_foreign_files(tensors, tmp_path):
-    whole = tmp_path / "whole.pth"
-    torch.save(tensors, whole)
-    content = whole.read_bytes()
-    path = tmp_path / "x.pth"
-    for part in (content[:-1], content[: len(content) // 2], content[:10], b"", b"<html>not found</html>"):
-        path.write_bytes(part)
-        assert refusal(path).startswith("is no ")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model/data.txt", "no weights")
-    assert refusal(path).startswith("is no ")
+def test_a_pickle_can_call_nothing():
+    calls = [
+        Runs(os.mkdir, "owned"),
+        Runs(os.system, "touch owned"),
+        Runs(eval, "__import__('os').mkdir('owned')"),
+        Runs(__import__, "antigravity"),
+        Runs(open, "owned", "w"),
+        Runs(print, "owned"),
+    ]
+    for call in calls:
+        for protocol in range(5):
+            content = zipped(pickle.dumps({"state_dict": {"x": 1}, "meta": call}, protocol))
+            assert isinstance(read_watched(content)["meta"], Placeholder)
+    assert not Path("owned").exists()
 
 
-def test_the_script_writes_nothing_for_a_file_it_refuses(script, tensors, tmp_path, capsys):
-    torch.save(tensors, tmp_path / "whole.pth")
-    (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-100])
-    torch.save({"state_dict": tensors, "meta": Malicious(tmp_path / "owned")}, tmp_path / "malicious.pth")
-    files = sorted(tmp_path.iterdir())
-    config = f"--config={ROOT / 'configs' / 'gfl_r50_fpn_1x_coco.py'}"
-    for name, words in (
-        ("half.pth", "is no readable PyTorch file"),
-        ("malicious.pth", "refused: it asks for posix.mkdir"),
-        ("whole.pth", "313 entries do not fit config gfl_r50_fpn_1x_coco"),
+HOSTILE = {
+    "sets attributes of a function": b"\x80\x02ctorch._utils\n_rebuild_tensor\n}X\x01\x00\x00\x00aK\x01sb.",
+    "sets attributes of a class": b"\x80\x02ccollections\nOrderedDict\n(N}X\x01\x00\x00\x00aK\x01stb.",
+    "calls a text": b"\x80\x02X\x01\x00\x00\x00a)R.",
+    "a memo of any size": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "a bytearray of any size": b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",
+    "a text of any size": b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"a.",
+    "a registered extension": b"\x80\x02\x82\x01.",
+    "no end": b"\x80\x02" + b"(" * 100_000,
+    "deep": b"\x80\x02" + b"]" * 3000 + b"a" * 2999 + b".",
+    "itself": b"\x80\x02]q\x00h\x00a.",
+    "laughs": b"\x80\x02]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(40)) + b".",
+    "another storage": b"\x80\x02X\x01\x00\x00\x00aQ.",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_do_nothing(name):
+    before = dict(vars(torch_files._tensor))
+    for content in (zipped(HOSTILE[name]), HOSTILE[name]):
+        assert "\n" not in (refusal(lambda content=content: read_watched(content)) or "")
+    assert vars(torch_files._tensor) == before
+
+
+def tensor(shape, strides, offset=0, count=4):
+    """A pickle of one tensor of a storage of four float32."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    number = lambda n: b"\x8a\x08" + struct.pack("<q", n)  # noqa: E731
+    numbers = [b"(" + b"".join(map(number, values)) + b"t" for values in (shape, strides)]
+    start = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(count) + b"tQ" + number(offset)
+    return start + numbers[0] + numbers[1] + b"\x89)tR."
+
+
+def test_tensors_are_parts_of_their_storage():
+    values = np.arange(4, dtype="<f4").tobytes()
+    found = read_watched(zipped(tensor((2, 2), (1, 2)), **{"0": values}))
+    np.testing.assert_array_equal(found, [[0, 2], [1, 3]])
+    for shape, strides, offset, count in (
+        ((5,), (1,), 0, 4),
+        ((2, 2), (2, 2), 0, 4),
+        ((4,), (1,), 1, 4),
+        ((-1,), (1,), 0, 4),
+        ((4,), (-1,), 3, 4),
+        ((2**40,), (0,), 0, 4),
+        ((4,), (1,), 0, 5),
+        ((4,), (1,), 0, -1),
+        ((4,), (1, 1), 0, 4),
+        ((4,), (1,), 0, 2**62),
     ):
-        assert script.main(["to-jax", str(tmp_path / name), config, f"--output={tmp_path / 'run'}"]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: {tmp_path / name}: {words}")
-        assert sorted(tmp_path.iterdir()) == files
+        with pytest.raises(NotReadableError):
+            read_watched(zipped(tensor(shape, strides, offset, count), **{"0": values}))
 
 
-def test_files_of_other_things(tensors, tmp_path):
-    path = tmp_path / "x.pth"
-    for content, words in (
-        (torch.zeros(3), "holds no state dict (Tensor)"),
-        ({}, "holds no state dict"),
-        ({"state_dict": {"x": 3}}, "'x' in it is no tensor"),
-        ({1: torch.zeros(3)}, "1 in it is no tensor"),
-        ({"x": torch.eye(3).to_sparse()}, "x is no plain array (torch.sparse_coo, torch.float32)"),
-        (tensors | {"optimizer": {"lr": 1}}, "'optimizer' in it is no tensor"),
-    ):
-        torch.save(content, path)
-        assert words in refusal(path)
-    torch.save(torch.nn.Linear(2, 2), path)
-    assert "torch.nn.modules.linear.Linear" in refusal(path)
+def test_a_compressed_member_is_refused():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", pickle.dumps([0] * 10**6, 2))
+    with pytest.raises(NotReadableError, match="is compressed"):
+        read_watched(content.getvalue())
+
+
+def test_what_is_written_has_a_name_for_each_kind_of_values():
+    arrays = {name: np.zeros(2, name) for name in ("float64", "float16", "int32", "uint8", "bool")}
+    found = read_watched(write_torch_file(arrays))["state_dict"]
+    assert {name: array.dtype.name for name, array in found.items()} == {name: name for name in arrays}
