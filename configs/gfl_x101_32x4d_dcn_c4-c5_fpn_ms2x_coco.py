@@ -1,4 +1,4 @@
-r"""GFL, ResNeXt-101-32x4d with deformable convolutions in C4 and C5, as in mmdetection.
+r"""GFL, ResNeXt-101-32x4d, deformable convolutions in C4 and C5: 48.1 AP (mmdetection, val2017).
 
     python main.py train --config=configs/gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco.py \
         --workdir=runs/gfl_x101_32x4d_dcn_c4-c5 --config.init_from=resnext101.pth

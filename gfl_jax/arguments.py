@@ -12,6 +12,7 @@ from gfl_jax.command_texts import (
     CONFIG_HELP,
     EVALUATE,
     EXPORT,
+    MODELS,
     PREDICT,
     PROCESSES,
     TRAIN,
@@ -101,7 +102,9 @@ def make_parser() -> argparse.ArgumentParser:
     predict = command("predict", PREDICT)
     export = command("export", EXPORT)
     for added in (evaluate, predict, export):
-        added.add_argument("--workdir", type=as_path, metavar="DIR", required=True, help="a run of `train`")
+        trained = added.add_mutually_exclusive_group(required=True)
+        trained.add_argument("--workdir", type=as_path, metavar="DIR", help="a run of `train`")
+        trained.add_argument("--model", metavar="NAME", help="published weights, as `models` lists them")
         added.add_argument(
             "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"
         )
@@ -172,6 +175,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     analyze = command("analyze", ANALYZE)
     analyze.add_argument("--workdir", type=as_path, metavar="DIR", help="a run of `train`")
+    analyze.add_argument("--model", metavar="NAME", help="published weights, as `models` lists them")
     analyze.add_argument("more", nargs="*", type=as_path, metavar="DIR", help="more runs, to stand beside it")
     analyze.add_argument(
         "--config", type=file_name, metavar="FILE", help="instead of the work directories' config.json"
@@ -188,6 +192,14 @@ def make_parser() -> argparse.ArgumentParser:
         type=whole_number("--boxes", 0),
         metavar="N",
         help="draw the N-th best detections, from 0 on",
+    )
+
+    commands.add_parser(
+        "models",
+        help="List published weights by name",
+        description=MODELS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
 
     compile_ = command("compile", COMPILE)

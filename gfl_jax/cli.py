@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from etils.epath import Path
 
@@ -23,6 +24,10 @@ from gfl_jax.experiment_check import check_experiment
 from gfl_jax.files import require_writable, require_writable_file, write_file
 from gfl_jax.overrides import parse_overrides
 from gfl_jax.paths import as_path
+from gfl_jax.pretrained.published import require_detector
+
+if TYPE_CHECKING:
+    from gfl_jax.trained import Trained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,9 +67,11 @@ def _processes(args: argparse.Namespace, stop_together: bool) -> contextlib.Abst
 
 
 def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    """The config of --config, or that of the work directory, with the overrides."""
-    if args.config:
-        config = load_config(args.config)
+    """The config of --config, or that of the model or of the work directory, with the overrides."""
+    if getattr(args, "model", None):
+        require_detector(args.model)
+    if args.config or getattr(args, "model", None):
+        config = load_config(args.config or args.model)
     else:
         path = args.workdir / "config.json"
         if not path.is_file():
@@ -75,6 +82,22 @@ def _config(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
     config = parse_overrides(config, overrides)
     check_experiment(config)
     return config
+
+
+def _trained(args: argparse.Namespace, config: Config) -> "Trained":
+    """The detector of --model or --workdir."""
+    from gfl_jax.trained import load_published, load_run
+
+    if args.model and args.checkpoint:
+        raise UserError(f"--checkpoint={args.checkpoint}: is of a --workdir; leave it out with --model")
+    if args.model:
+        return load_published(args.model, config)
+    return load_run(args.workdir, config, args.checkpoint)
+
+
+def _place(args: argparse.Namespace) -> Path:
+    """Where outputs go if nothing is said: the work directory, or a folder of the model's name."""
+    return args.workdir or Path("runs") / args.model
 
 
 def _train(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -112,16 +135,15 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from gfl_jax.mesh import make_mesh, put_everywhere
     from gfl_jax.models.detector import build_detector
     from gfl_jax.output_names import require_free
-    from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    output = args.output or args.workdir / "evaluate" / (
+    output = args.output or _place(args) / "evaluate" / (
         config.dataset.eval_split if config.dataset.tfds_dir else ""
     )
     if is_first():
         require_writable(output)
-    checkpoint = args.checkpoint or args.workdir
-    source = open_evaluation(config, checkpoint)
+    trained = _trained(args, config)
+    source = open_evaluation(config, trained.classes, trained.name)
     tell_shapes(source, config, training=False)
     written = [output / "results.json", output / "metrics.json"]
     written += snapshot_paths(output, "", source, args.pictures)
@@ -129,7 +151,7 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     inputs = [as_path(images) / name for name in source.file_names] if images else []
     require_free(written, inputs, may_replace=looks_like_results(written[0]))
     mesh = make_mesh()
-    variables = put_everywhere(load_variables(args.checkpoint or args.workdir), mesh)
+    variables = put_everywhere(trained.variables, mesh)
     model = build_detector(config.detector, config.precision)
     detect = make_detect_in_views(model, config.normalization, config.inference, mesh)
 
@@ -156,16 +178,14 @@ def _evaluate_here(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 
 def _predict(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from gfl_jax.data.categories import read_categories
     from gfl_jax.predict_inputs import predict_inputs
-    from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    checkpoint = args.checkpoint or args.workdir
-    variables, categories = load_variables(checkpoint), read_categories(checkpoint)
-    output = args.output or args.workdir / "predict"
+    output = args.output or _place(args) / "predict"
+    trained = _trained(args, config)
+    classes = trained.named_classes()
     require_writable(output)
-    return predict_inputs(config, variables, categories, args.inputs, output, args.min_score)
+    return predict_inputs(config, trained.variables, classes, args.inputs, output, args.min_score)
 
 
 def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -201,39 +221,52 @@ def _compare(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _analyze(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from gfl_jax.analysis.analyze import Run, analyze
-    from gfl_jax.training.checkpoint import load_variables
+    from gfl_jax.analysis.analyze import analyze
+    from gfl_jax.trained import Trained, load_published, load_run
 
     workdirs = [args.workdir, *args.more] if args.workdir else args.more
-    if not workdirs and not args.config:
-        raise UserError("analyze: give the --workdir of a run, or a --config to look at its labels alone")
+    if not workdirs and not args.config and not args.model:
+        raise UserError(
+            "analyze: give the --workdir of a run, or a --config to look at its labels alone, or a --model"
+        )
     configs = [_config(argparse.Namespace(config=args.config, workdir=w), overrides) for w in workdirs]
-    configs = configs or [_config(args, overrides)]
-    output = args.output or (workdirs[0] if workdirs else Path("runs", configs[0].name)) / "analyze"
+    if args.model or not configs:
+        configs.insert(0, _config(args, overrides))
+    name = args.model or configs[0].name
+    output = args.output or (workdirs[0] if workdirs else Path("runs", name)) / "analyze"
     require_writable(output)
-    runs: list[Run] = []
-    for workdir, config in zip(workdirs, configs, strict=False):
-        if runs:  # all of them on the same pictures
-            config = dataclasses.replace(config, dataset=runs[0].config.dataset)
+    # All of them are shown the same images.
+    configs = [dataclasses.replace(config, dataset=configs[0].dataset) for config in configs]
+    runs: list[Trained] = []
+    if args.model:
+        runs.append(load_published(args.model, configs[0]))
+    for workdir, config in zip(workdirs, configs[len(runs) :], strict=False):
         taken = workdir.name in (run.name for run in runs)
         name = f"{workdir.name}_{len(runs) + 1}" if taken else workdir.name
-        runs.append(Run(name, config, load_variables(workdir), workdir))
-    if not runs:
-        runs = [Run(configs[0].name, configs[0], variables=None)]
+        runs.append(load_run(workdir, config)._replace(name=name))
+    runs = runs or [Trained(name, configs[0], variables=None, classes=None)]
     analyze(runs, output, args.only, args.boxes)
     return 0
 
 
+def _models(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from rich.console import Console
+
+    from gfl_jax.pretrained.published import models_table
+
+    Console().print(models_table())
+    return 0
+
+
 def _export(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from gfl_jax.data.categories import read_categories
     from gfl_jax.export import export_detector, loader_code
-    from gfl_jax.training.checkpoint import load_variables
 
     config = _config(args, overrides)
-    checkpoint = args.checkpoint or args.workdir
-    variables, categories = load_variables(checkpoint), read_categories(checkpoint)
+    trained = _trained(args, config)
     canvas = (args.height, args.width)
-    export_detector(config, variables, categories, args.output, canvas, args.platforms, args.batch)
+    export_detector(
+        config, trained.variables, trained.named_classes(), args.output, canvas, args.platforms, args.batch
+    )
     print(f"the detector: {args.output}\nits classes and sizes: {args.output}.json\n")
     print(f"to run it with jax and flatbuffers alone:\n\n{loader_code(str(args.output))}")
     return 0
@@ -302,6 +335,7 @@ _COMMANDS = {
     "export": _export,
     "compare": _compare,
     "analyze": _analyze,
+    "models": _models,
     "compile": _compile,
     "verify": _verify,
 }

@@ -15,24 +15,34 @@ its line and status 2."""
 TRAIN = """\
 Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
 Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all processes of the run at
-the same step (then always with 143); the same command goes on, to the same bits. An evaluation of a
-single process stops after its batch, and begins again at the next start.
+the same step (then always with 143); the same command goes on, to the same bits. An evaluation stops
+after its batch, and begins again at the next start.
 
   python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \\
       --config.init_from=resnet50.pth
 
-The work directory may be in a bucket (gs://BUCKET/...), as data, weights and outputs may be.
-It gets config.json, categories.json (the classes), data.npz (what the data were),
-lease.json (which run writes here), checkpoints/ (the last ones), best/ (the best by AP), metrics.jsonl,
-tensorboard/ and pictures/. A run goes
-on with the same data wherever they lie and in whatever order they are listed; other data are refused with
-what differs. Data, boxes, classes and settings are checked before the first step, and a checkpoint is
-saved before each evaluation.
+The work directory may be in a bucket (gs://BUCKET/...), as data, weights and outputs may be. It gets
+config.json, categories.json (the classes), data.npz (what the data were), lease.json (which run writes
+here), checkpoints/ (the last ones), best/ (the best by AP), metrics.jsonl, tensorboard/ and pictures/. A
+run goes on with the same data wherever they lie and in whatever order they are listed; other data are
+refused with what differs. Data, boxes, classes and settings are checked before the first step, and a
+checkpoint is saved before each evaluation.
 
 The log says which share of the time the device was idle for want of a batch ("input 3%"), and
 metrics.jsonl and TensorBoard how the time since the row before divides: time/input, time/step,
 time/checkpoint, time/evaluation. --profile=20:25 writes a trace of the steps 20 to 24 into
 profile/, for TensorBoard (with the package xprof) and for ui.perfetto.dev."""
+
+MODELS = """\
+Lists published weights: detectors of COCO for --model of `predict`, `evaluate`, `export` and `analyze`,
+and, as backbones trained on ImageNet too, for --config.init_from of `train`.
+
+  python main.py models
+  python main.py predict --model=gfl_r50_fpn_1x_coco street.jpg
+  python main.py train --config=gfl_r50_fpn_1x_coco --workdir=runs/gfl_r50 --config.init_from=resnet50
+
+They are fetched once, checked, and kept in $GFL_JAX_CACHE (else in ~/.cache/gfl_jax), and can be used
+without a network from then on."""
 
 EVALUATE = """\
 Computes the COCO metrics of a trained detector on its evaluation split.

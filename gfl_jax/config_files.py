@@ -28,12 +28,14 @@ from gfl_jax.files import identity, read_file
 from gfl_jax.overrides import differences, flat_fields, override, parse_value
 from gfl_jax.paths import require_local
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
 
 def load_config(name: str | Path) -> Config:
     """Runs `get_config()` of a Python file.
 
     Args:
-      name: FILE, or FILE:ARGUMENT=VALUE,ARGUMENT=VALUE.
+      name: FILE, or FILE:ARGUMENT=VALUE,ARGUMENT=VALUE; or the name of a file in `configs/`.
 
     Raises:
       UserError: there is no such file, it cannot be run, it is not a config, or it takes no such argument.
@@ -64,6 +66,8 @@ def load_module(name: str | Path) -> ModuleType:
     """
     require_local(name, "Python files")
     path = Path(name)
+    if identity(path) is None and path.name == str(name) and not path.suffix:
+        path = CONFIGS / f"{name}.py"  # one of ours by its name
     if identity(path) is None or not path.is_file():
         raise UserError(f"--config={path}: there is no such file; see configs/ for the ones there are")
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import rich
@@ -17,31 +16,26 @@ from gfl_jax.analysis.labels import label_rows, label_tables, plot_labels
 from gfl_jax.analysis.measure import make_label_measure, make_measure
 from gfl_jax.analysis.tables import Table, for_console, write_csv
 from gfl_jax.axes.box_representation import bins
-from gfl_jax.config import Config
+from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError, in_words
 from gfl_jax.evaluation.evaluate import open_evaluation
 from gfl_jax.mesh import make_mesh, put_everywhere
 from gfl_jax.models.detector import build_detector
+from gfl_jax.trained import Trained
 
 ANALYSES = ("correlation", "labels", "distributions")
 
 
-class Run(NamedTuple):
-    """A detector to look at."""
-
-    name: str
-    config: Config
-    variables: Any  # of the network; None: only the centerness labels can be looked at
-    checkpoint: Path | None = None  # it names the classes of the detector
-
-
 def analyze(
-    runs: Sequence[Run], output: Path, only: Sequence[str] | None = None, boxes: Sequence[int] | None = None
+    runs: Sequence[Trained],
+    output: Path,
+    only: Sequence[str] | None = None,
+    boxes: Sequence[int] | None = None,
 ) -> list[Path]:
     """Evaluates each detector on its evaluation split, prints the tables, draws and writes.
 
     Args:
-      runs: detectors of different names.
+      runs: detectors of different names; where one has no variables, its labels alone are looked at.
       output: gets the PNG and CSV files.
       only: which of ANALYSES are asked for; None: all that can be made, with a line for the others.
       boxes: draw the distributions of these detections, numbered from 0 by score over the split;
@@ -101,7 +95,7 @@ class _Failures:
             raise self._errors[0]
 
 
-def _possible(runs: Sequence[Run], num_general: int, only: Sequence[str] | None) -> set[str]:
+def _possible(runs: Sequence[Trained], num_general: int, only: Sequence[str] | None) -> set[str]:
     """The analyses to make; says why others are left out, as an error if one was asked for."""
     reasons = {}
     if any(run.variables is None for run in runs):
@@ -120,8 +114,13 @@ def _possible(runs: Sequence[Run], num_general: int, only: Sequence[str] | None)
     return set(only or ANALYSES) - set(reasons)
 
 
-def _collect(run: Run) -> Collected:
-    config, mesh, source = run.config, make_mesh(), open_evaluation(run.config, run.checkpoint)
+def _data_of(run: Trained) -> Source:
+    owner = None if run.variables is None else run.name
+    return open_evaluation(run.config, run.classes, owner)
+
+
+def _collect(run: Trained) -> Collected:
+    config, mesh, source = run.config, make_mesh(), _data_of(run)
     if run.variables is None:
         return collect(make_label_measure(config.detector), None, source, config, mesh)
     model = build_detector(config.detector, config.precision)
@@ -129,7 +128,9 @@ def _collect(run: Run) -> Collected:
     return collect(measure, put_everywhere(run.variables, mesh), source, config, mesh)
 
 
-def _distributions(run: Run, collected: Collected, output: Path, boxes: Sequence[int] | None) -> list[Path]:
+def _distributions(
+    run: Trained, collected: Collected, output: Path, boxes: Sequence[int] | None
+) -> list[Path]:
     found, values = collected.found, np.asarray(bins(run.config.detector.box))
     assert found is not None
     check_indices(boxes or (), len(found.scores))
@@ -141,7 +142,7 @@ def _distributions(run: Run, collected: Collected, output: Path, boxes: Sequence
     table = distribution_table(run.name, found, groups)
 
     def draw(path: Path) -> None:
-        example = open_evaluation(run.config, run.checkpoint).example
+        example = _data_of(run).example
         plot_distributions(found, groups, values, example, path, f"{run.name}: distributions of the sides")
 
     return _write(path, [table], probability_table(found, groups, values), draw)

@@ -1,5 +1,6 @@
-"""Single image files as a data set without annotations."""
+"""Single images, as files or arrays, as a data set without annotations."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,9 +9,12 @@ from jaxtyping import UInt8
 
 from gfl_jax.data.annotations import no_annotations
 from gfl_jax.data.categories import Categories
+from gfl_jax.data.headers import read_headers
 from gfl_jax.data.images import decode_image
 from gfl_jax.data.source import Source
+from gfl_jax.errors import UserError
 from gfl_jax.files import read_file
+from gfl_jax.paths import as_path
 
 
 def image_files_source(
@@ -40,3 +44,40 @@ class _Files:
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
         return decode_image(read_file(self.paths[i]), str(self.paths[i]))
+
+
+# The path of a file, or uint8 RGB (height, width, 3).
+ImageLike = str | os.PathLike[str] | np.ndarray
+
+
+def images_source(images: Sequence[ImageLike], categories: Categories) -> Source:
+    """A source of images that a program has: arrays, or the paths of files.
+
+    Raises:
+      UserError: an array is no RGB image, or a file cannot be read.
+    """
+    files = [as_path(image) for image in images if not isinstance(image, np.ndarray)]
+    of_files = iter(read_headers(files).displayed.tolist() if files else [])
+    sizes = [_size_of(i, x) if isinstance(x, np.ndarray) else next(of_files) for i, x in enumerate(images)]
+    names = tuple(f"image {i}" if isinstance(x, np.ndarray) else str(x) for i, x in enumerate(images))
+    table = no_annotations(np.array(sizes), range(1, len(images) + 1), names)
+    return Source("images", categories.names, categories.ids, table, _Images(tuple(images)))
+
+
+class _Images:
+    """Gives images by their position in a list."""
+
+    def __init__(self, images: tuple[ImageLike, ...]) -> None:
+        self.images = images
+
+    def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
+        image = self.images[i]
+        return image if isinstance(image, np.ndarray) else decode_image(read_file(as_path(image)), str(image))
+
+
+def _size_of(i: int, image: np.ndarray) -> tuple[int, int]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(
+            f"image {i}: is an array {image.shape} of {image.dtype}; give RGB as uint8 (height, width, 3)"
+        )
+    return image.shape[0], image.shape[1]

@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils.epath import Path
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax.config import Config
-from gfl_jax.data.categories import has_categories, listed, read_categories
+from gfl_jax.data.categories import Categories, listed
 from gfl_jax.data.coco_file import parse_coco
 from gfl_jax.data.ground_truth import coco_ground_truth
 from gfl_jax.data.loader import eval_batches, make_source
@@ -32,31 +31,31 @@ _LOGGER = logging.getLogger(__name__)
 Detect = Callable[[Any, Sequence[Batch]], Detections]
 
 
-def open_evaluation(config: Config, checkpoint: Path | None) -> Source:
+def open_evaluation(config: Config, classes: Categories | None, owner: str | None) -> Source:
     """The evaluation data of a config in the labels of a trained detector; a line tells other classes.
 
     Args:
       config: its dataset is used.
-      checkpoint: a checkpoint or a work directory, which names the classes of the detector; None: there
-        is no detector.
+      classes: of the detector; None: nothing names them.
+      owner: whose classes they are, for messages; None: there is no detector.
 
     Raises:
       UserError: the data are missing or broken, or have no class of the detector.
     """
     source = make_source(config, "eval")
-    if checkpoint is None or not has_categories(checkpoint):
+    if classes is None:
         if len(source.categories) != config.detector.num_classes:
             raise UserError(
                 f"config.detector.num_classes={config.detector.num_classes}: {source.name} has "
                 f"{len(source.categories)} categories; name data of the detector's classes"
             )
-        if checkpoint is not None:
+        if owner is not None:
             _LOGGER.warning(
                 "%s: names no classes (it has no categories.json); those of %s are taken, in their order",
-                *(checkpoint, source.name),
+                *(owner, source.name),
             )
         return source
-    matched = match_classes(source, read_categories(checkpoint), f"the classes of {checkpoint}")
+    matched = match_classes(source, classes, f"the classes of {owner}")
     if matched.missing:
         _LOGGER.info(
             "%s: lacks the classes %s of the detector, whose detections are left out",

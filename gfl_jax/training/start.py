@@ -17,6 +17,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes, read_matched
 from gfl_jax.interop.state_dicts import is_state_dict_file
 from gfl_jax.paths import as_path
+from gfl_jax.pretrained.published import local_weights
 from gfl_jax.training.checkpoint import load_variables
 from gfl_jax.training.optimizer import trainable_mask
 from gfl_jax.training.run_data import has_begun
@@ -45,11 +46,11 @@ def check_start(config: Config, workdir: Path) -> None:
             f"config.init_from='': {frozen} would keep random values; give ImageNet weights or a detector "
             f"(--config.init_from=resnet50.pth), {train_all}"
         )
-    shapes = detector_shapes(config.detector)
-    if is_state_dict_file(config.init_from):
-        given = read_matched(config.init_from, shapes, config.detector).arrays
+    shapes, file = detector_shapes(config.detector), local_weights(config.init_from)
+    if is_state_dict_file(file):
+        given = read_matched(file, shapes, config.detector).arrays
     else:
-        given = flatten_dict(load_variables(config.init_from), sep="/")
+        given = flatten_dict(load_variables(file), sep="/")
     missing = sorted(frozen_paths(shapes, backbone) - _fitting(flatten_dict(shapes, sep="/"), given).keys())
     if missing:
         raise UserError(
@@ -81,7 +82,7 @@ def start_from_file(
 
     Args:
       state: to start with, where nothing fits.
-      name: of the file or folder.
+      name: of the file or folder, or of published weights.
       detector: to train.
       classes: of the detector. Those of a checkpoint of ours are matched with them by name; a file of
         PyTorch's names no classes, so its classifier is taken as it is if it has as many.
@@ -89,14 +90,15 @@ def start_from_file(
     Raises:
       UserError: it cannot be read, or nothing in it fits.
     """
-    if not is_state_dict_file(name):
-        variables = load_variables(name)
+    file = local_weights(name)
+    if not is_state_dict_file(file):
+        variables = load_variables(file)
         if classes is not None and has_categories(as_path(name)):
             variables = match_classifier(
                 state.variables, variables, classes, read_categories(as_path(name)), name
             )
         return start_from(state, variables, name)
-    matched = read_matched(name, state.variables, detector)
+    matched = read_matched(file, state.variables, detector)
     left_over = [entry.name for entry in matched.left_over]
     return start_from(state, unflatten_dict(matched.arrays, sep="/"), name, left_over)
 

@@ -141,5 +141,5 @@ def test_a_second_work_directory_that_is_not_there(capsys, workdir, tmp_path):
 
 def test_dirac_boxes_have_no_distributions(tmp_path):
     with pytest.raises(UserError, match=r"--only=distributions: config\.detector\.box\.kind='dirac' has no"):
-        module.analyze([module.Run("dirac", DIRAC, {})], tmp_path, ["distributions"])
+        module.analyze([module.Trained("dirac", DIRAC, {}, None)], tmp_path, ["distributions"])
     assert list(tmp_path.iterdir()) == []

@@ -70,7 +70,7 @@ def test_evaluation_matches_by_name_and_tells_what_does_not_match(tmp_path, capl
     config = Config(name="t", dataset=Dataset(eval_json=str(path), eval_images=str(tmp_path)))
     write_categories(tmp_path, OWN)
     with caplog.at_level(logging.INFO, "gfl_jax"):
-        source = open_evaluation(config, tmp_path)
+        source = open_evaluation(config, read_categories(tmp_path), str(tmp_path))
     results = perfect(source)
     # The detector finds squares and discs everywhere; what the data have no class for does not count.
     results += to_coco_results(np.array([[30, 20, 35, 25]]), [0.1], [0], 7, source.category_ids)
@@ -86,7 +86,7 @@ def test_classes_of_a_tfds_data_set_are_matched_by_name_too(prepared_coco, tmp_p
     names = COCO_CATEGORY_NAMES[::-1] if turned else COCO_CATEGORY_NAMES
     write_categories(tmp_path, Categories(tuple(names), tuple(range(80))))
     config = Config(name="t", dataset=Dataset(tfds_dir=str(prepared_coco)))
-    source = open_evaluation(config, tmp_path)
+    source = open_evaluation(config, read_categories(tmp_path), str(tmp_path))
     assert source.categories == tuple(names)
     results = []
     for i, image_id in enumerate(source.image_ids):

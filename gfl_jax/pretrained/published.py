@@ -1,0 +1,138 @@
+"""Published weights by name: detectors of mmdetection on COCO, and backbones trained on ImageNet.
+
+None of them is ours. The AP is what their authors measured on val2017; the sha256 is that of the file.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+
+from gfl_jax.errors import UserError
+from gfl_jax.pretrained.download import cache_folder, fetch
+
+_MMDETECTION = "https://download.openmmlab.com/mmdetection/v2.0"
+_OPENMMLAB = "https://openmmlab.oss-cn-hangzhou.aliyuncs.com/mmdetection/v2.0"
+_TORCHVISION = "https://download.pytorch.org/models"
+_MMPRETRAIN = "https://download.openmmlab.com/pretrain/third_party"
+
+
+class Published(NamedTuple):
+    """A file of weights."""
+
+    url: str
+    million: float  # parameters
+    average_precision: float | None = None  # of a detector, on val2017; None: a backbone
+    licence: str = "Apache-2.0"
+
+    @property
+    def sha256(self) -> str:
+        """What it begins with: the last word of the file's name, as its publishers have it."""
+        return self.url.rpartition("-")[2].removesuffix(".pth")
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether it can be used without a network."""
+        return (cache_folder() / "weights" / self.url.rpartition("/")[2]).is_file()
+
+
+def _gfl(folder: str, file: str) -> str:
+    return f"{_MMDETECTION}/gfl/{folder}/{folder}_{file}.pth"
+
+
+# The names of detectors are those of their files in configs/.
+DETECTORS = {
+    "gfl_r50_fpn_1x_coco": Published(_gfl("gfl_r50_fpn_1x_coco", "20200629_121244-25944287"), 32.4, 40.2),
+    "gfl_r50_fpn_ms2x_coco": Published(
+        _gfl("gfl_r50_fpn_mstrain_2x_coco", "20200629_213802-37bb1edc"), 32.4, 42.9
+    ),
+    "gfl_r101_fpn_ms2x_coco": Published(
+        _gfl("gfl_r101_fpn_mstrain_2x_coco", "20200629_200126-dd12f847"), 51.4, 44.7
+    ),
+    "gfl_r101_dcn_c3-c5_fpn_ms2x_coco": Published(
+        _gfl("gfl_r101_fpn_dconv_c3-c5_mstrain_2x_coco", "20200630_102002-134b07df"), 52.7, 47.1
+    ),
+    "gfl_x101_32x4d_fpn_ms2x_coco": Published(
+        _gfl("gfl_x101_32x4d_fpn_mstrain_2x_coco", "20200630_102002-50c1ffdb"), 51.1, 45.9
+    ),
+    "gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco": Published(
+        _gfl("gfl_x101_32x4d_fpn_dconv_c4-c5_mstrain_2x_coco", "20200630_102002-14a2bf25"), 53.5, 48.1
+    ),
+    "atss_r50_fpn_1x_coco": Published(
+        f"{_MMDETECTION}/atss/atss_r50_fpn_1x_coco/atss_r50_fpn_1x_coco_20200209-985f7bd0.pth", 32.3, 39.4
+    ),
+    "atss_r101_fpn_1x_coco": Published(
+        f"{_MMDETECTION}/atss/atss_r101_fpn_1x_coco/atss_r101_fpn_1x_20200825-dfcadd6f.pth", 51.3, 41.5
+    ),
+    "fcos_r50_fpn_1x_coco": Published(
+        f"{_OPENMMLAB}/fcos/fcos_r50_caffe_fpn_gn-head_1x_coco/"
+        "fcos_r50_caffe_fpn_gn-head_1x_coco-821213aa.pth",
+        *(32.3, 36.6),
+    ),
+    "fcos_r50_fpn_tricks_1x_coco": Published(
+        f"{_OPENMMLAB}/fcos/fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco/"
+        "fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco-0a0d75a8.pth",
+        *(32.3, 38.7),
+    ),
+}
+BACKBONES = {
+    "resnet50": Published(f"{_TORCHVISION}/resnet50-0676ba61.pth", 25.6, licence="BSD-3-Clause"),
+    "resnet101": Published(f"{_TORCHVISION}/resnet101-63fe2227.pth", 44.5, licence="BSD-3-Clause"),
+    "resnext101_32x8d": Published(
+        f"{_TORCHVISION}/resnext101_32x8d-8ba56ff5.pth", 88.8, licence="BSD-3-Clause"
+    ),
+    "resnext101_32x4d": Published(f"{_MMPRETRAIN}/resnext101_32x4d-a5af3160.pth", 44.2),
+    "resnet50_caffe": Published(f"{_MMPRETRAIN}/resnet50_caffe-788b5fa3.pth", 25.6),
+    "resnet50_msra": Published(f"{_MMPRETRAIN}/resnet50_msra-5891d200.pth", 25.6),
+}
+PUBLISHED = DETECTORS | BACKBONES
+
+
+def require_detector(name: str) -> None:
+    """Checks a name of `--model`.
+
+    Raises:
+      UserError: no published detector is called so.
+    """
+    if name not in DETECTORS:
+        what = "is a backbone alone, for --config.init_from" if name in BACKBONES else "is no model"
+        raise UserError(f"--model={name}: {what}; `main.py models` lists the detectors")
+
+
+def models_table() -> Table:
+    """All published weights, and which of them are here already."""
+    table = Table("name", "AP", "parameters", "file", "source", "licence", "cached")
+    for name, published in PUBLISHED.items():
+        average_precision = published.average_precision
+        table.add_row(
+            name,
+            "" if average_precision is None else f"{average_precision:.1f}",
+            f"{published.million:.1f} M",
+            f"{published.million * 4:.0f} MB",
+            published.url.split("/")[2],
+            published.licence,
+            "yes" if published.is_cached else "no",
+        )
+    table.caption = "AP of COCO val2017 as published; without one: backbones, trained on ImageNet"
+    return table
+
+
+def local_weights(name: str) -> str:
+    """The file of published weights where `name` names some, and nothing here has that name; else `name`.
+
+    Raises:
+      UserError: the file cannot be fetched.
+    """
+    return str(fetch_published(name)) if name in PUBLISHED and not Path(name).exists() else name
+
+
+def fetch_published(name: str) -> Path:
+    """The file of published weights, from the cache folder or the network.
+
+    Raises:
+      UserError: there is no such name, or the file cannot be fetched.
+    """
+    if name not in PUBLISHED:
+        raise UserError(f"{name}: there is no such model; `main.py models` lists those there are")
+    published = PUBLISHED[name]
+    return fetch(published.url, published.sha256)

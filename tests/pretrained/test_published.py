@@ -1,0 +1,118 @@
+"""Published weights by name: each fits its config, and commands take them from a filled cache."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from gfl_jax import cli, config
+from gfl_jax.cli import main
+from gfl_jax.config_files import CONFIGS, load_config
+from gfl_jax.interop.foreign import detector_shapes
+from gfl_jax.interop.foreign_names import mmdetection_name
+from gfl_jax.interop.torch_files import write_torch_file
+from gfl_jax.interop.torch_names import match_entries, whole_state_dict
+from gfl_jax.pretrained.published import DETECTORS, PUBLISHED
+
+REFERENCE = Path(__file__).parents[1] / "data" / "reference"
+STRUCTURES = {  # names and shapes of entries, as mmdetection has them
+    "gfl_r50_fpn_1x_coco": "gfl",
+    "gfl_r50_fpn_ms2x_coco": "gfl",
+    "gfl_r101_dcn_c3-c5_fpn_ms2x_coco": "gfl_r101_dcn",
+    "gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco": "gfl_x101_dcn",
+    "atss_r50_fpn_1x_coco": "atss",
+    "fcos_r50_fpn_1x_coco": "fcos",
+    "fcos_r50_fpn_tricks_1x_coco": "fcos_tricks",
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_each_detector_has_a_config_that_says_its_ap_and_takes_every_entry(name):
+    detector = load_config(name).detector
+    shapes = detector_shapes(detector)
+    count = sum(np.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
+    assert DETECTORS[name].million == pytest.approx(count / 1e6, abs=0.05)
+    told = (CONFIGS / f"{name}.py").read_text()
+    assert f"{DETECTORS[name].average_precision} AP" in told
+    if name in STRUCTURES:
+        entries = json.loads((REFERENCE / f"{STRUCTURES[name]}_structure.json").read_text())["shapes"]
+        named = {mmdetection_name(key): shape for key, shape in entries.items()}
+        state_dict = {key: np.broadcast_to(np.float32(1), shape) for key, shape in named.items()}
+    else:
+        arrays = jax.tree.map(lambda x: np.broadcast_to(np.float32(1), x.shape), shapes)
+        state_dict = {key: np.asarray(x) for key, x in whole_state_dict(arrays, detector).items()}
+    matched = match_entries(state_dict, shapes, detector)
+    assert matched.differences == []
+    assert len(matched.arrays) == len(jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_address_ends_with_the_beginning_of_a_sha256(name):
+    assert PUBLISHED[name].url.startswith("https://")
+    assert re.fullmatch("[0-9a-f]{8}", PUBLISHED[name].sha256)
+
+
+def test_the_list(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("GFL_JAX_CACHE", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / PUBLISHED["resnet50"].url.rpartition("/")[2]).touch()
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in PUBLISHED:
+        (line,) = [line for line in lines if f" {name} " in line]
+        assert ("yes" in line) == (name == "resnet50")
+
+
+@pytest.fixture
+def small_model(small_detector, tmp_path, monkeypatch):
+    """A cache that is filled with a small detector under a published name, and no network."""
+    monkeypatch.setenv("GFL_JAX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "weights").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    draw = lambda x: np.abs(rng.normal(size=x.shape)).astype(np.float32)  # noqa: E731
+    state_dict = whole_state_dict(jax.tree.map(draw, detector_shapes(small_detector)), small_detector)
+    name = "gfl_r50_fpn_1x_coco"
+    file = tmp_path / "cache" / "weights" / DETECTORS[name].url.rpartition("/")[2]
+    file.write_bytes(write_torch_file({key: np.asarray(x) for key, x in state_dict.items()}))
+    return name
+
+
+def test_predict_by_name(small_model, small_detector, tmp_path, monkeypatch, capsys):
+    experiment = config.Config(
+        name="small",
+        detector=small_detector,
+        resize=config.Resize(short_side=None),
+        loader=config.Loader(buckets=((64, 96),)),
+        inference=config.Inference(score_threshold=0.0),
+    )
+    monkeypatch.setattr(cli, "load_config", lambda name: experiment)
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", f"--model={small_model}", "a.png"]) == 0
+    found = json.loads((tmp_path / "runs" / small_model / "predict" / "results.json").read_text())
+    assert {entry["category_id"] for entry in found} <= {1, 2, 3}  # of COCO's, of which it has the first
+    assert (tmp_path / "runs" / small_model / "predict" / "a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model=resnet50"], "--model=resnet50: is a backbone alone, for --config.init_from"),
+        (["--model=yolo"], "--model=yolo: is no model; `main.py models` lists the detectors"),
+        (["--model=gfl_r50_fpn_1x_coco", "--checkpoint=a"], "--checkpoint=a: is of a --workdir"),
+    ],
+)
+def test_names_that_are_none(arguments, message, small_model, capsys):
+    assert main(["predict", *arguments, "a.png"]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_config_that_does_not_fit_the_weights(small_model, tmp_path, capsys):
+    assert main(["predict", f"--model={small_model}", "a.png"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "entries do not fit config gfl_r50_fpn_1x_coco" in line

@@ -1,0 +1,118 @@
+"""The Python API, as a program uses it that has nothing else of this package."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gfl_jax
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def detector(trained):
+    return gfl_jax.load(trained)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Arrays of two sizes, and the same as files."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("images")
+    arrays = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((60, 90), (64, 96), (50, 50))]
+    files = [folder / f"{i}.png" for i in range(3)]
+    for array, file in zip(arrays, files, strict=True):
+        Image.fromarray(array).save(file)
+    return arrays, files
+
+
+def same(found, other):
+    for a, b in zip(found, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_path_an_array_and_a_list_of_both_give_the_same(detector, images):
+    arrays, files = images
+    one = detector(arrays[0])
+    assert one.boxes.shape == (len(one.scores), 4)
+    assert len(one.scores) > 0
+    assert (np.diff(one.scores) <= 0).all()
+    assert one.names == tuple(detector.classes[label] for label in one.labels)
+    same(one[:3], detector(files[0])[:3])
+    same(one[:3], detector(str(files[0]))[:3])
+    found = detector([arrays[0], files[1], arrays[2]])
+    assert [len(x.scores) > 0 for x in found] == [True] * 3
+    for a, b in zip(found, [detector(x) for x in arrays], strict=True):
+        np.testing.assert_allclose(a.scores, b.scores, rtol=1e-4)
+    assert detector([]) == []
+
+
+def test_it_draws(detector, images):
+    arrays, files = images
+    found = detector(files[1])
+    drawn = detector.draw(files[1], found, min_score=0.0)
+    assert isinstance(drawn, Image.Image)
+    nothing = detector.draw(arrays[1], found, min_score=1.1)
+    assert drawn.size == nothing.size
+    assert drawn.tobytes() != nothing.tobytes()
+
+
+def test_several_threads_may_call_it(detector, images):
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(detector, images[0] * 2))
+    for a, b in zip(found[:3], found[3:], strict=True):
+        same(a[:3], b[:3])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((5, 5), np.uint8), r"image 0: is an array \(5, 5\) of uint8; give RGB"),
+        (np.zeros((5, 5, 3)), r"image 0: is an array \(5, 5, 3\) of float64; give RGB"),
+        (np.zeros((0, 5, 3), np.uint8), "image 0: is an array"),
+        ("there_is_none.jpg", "there_is_none.jpg: cannot be read"),
+    ],
+)
+def test_what_is_no_image(detector, image, message):
+    with pytest.raises(gfl_jax.UserError, match=message):
+        detector(image)
+
+
+def test_an_image_that_is_cut_off_is_named(detector, images, tmp_path):
+    content = images[1][0].read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(gfl_jax.UserError, match=r"cut\.png: is cut off"):
+        detector([images[1][0], tmp_path / "cut.png"])
+
+
+def test_what_is_no_detector(tmp_path):
+    with pytest.raises(gfl_jax.UserError, match="is neither a work directory of `train` nor published"):
+        gfl_jax.load(tmp_path)
+    with pytest.raises(gfl_jax.UserError, match="is neither"):
+        gfl_jax.load("yolo")
+
+
+NAMES = [
+    *("Config", "Detector", "Found", "UserError", "assign_atss", "assign_fcos", "boxes_to_distances"),
+    *("build_detector", "centerness", "detection_losses", "distances_to_boxes"),
+    *("distribution_focal_loss", "focal_loss", "giou", "giou_loss", "iou", "iou_loss", "load", "nms"),
+    *("quality_focal_loss", "train", "variance_vote"),
+]
+
+
+def test_public_names_stay():
+    """A name that goes, or moves, breaks other people's programs."""
+    assert dir(gfl_jax) == NAMES
+    for name in NAMES:
+        assert getattr(gfl_jax, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        gfl_jax.Trainer  # noqa: B018
+
+
+def test_importing_it_imports_no_jax():
+    code = "import gfl_jax, sys; gfl_jax.UserError; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
