@@ -1,7 +1,6 @@
 """ATSS with centerness, ResNet-101 FPN, 12 epochs on COCO: 41.5 AP (mmdetection, val2017).
 
-python main.py train --config=configs/atss_r101_fpn_1x_coco.py --workdir=runs/atss_r101 \
-    --config.init_from=resnet101
+python main.py train --config=configs/atss_r101_fpn_1x_coco.py --workdir=runs/atss_r101
 """
 
 from configs import atss_r50_fpn_1x_coco as base
@@ -12,5 +11,9 @@ from gfl_jax.overrides import override
 def get_config() -> Config:
     return override(
         base.get_config(),
-        {"name": "atss_r101_fpn_1x_coco", "detector.backbone.stage_sizes": (3, 4, 23, 3)},
+        {
+            "name": "atss_r101_fpn_1x_coco",
+            "init_from": "resnet101",
+            "detector.backbone.stage_sizes": (3, 4, 23, 3),
+        },
     )

@@ -1,7 +1,6 @@
 """ATSS with centerness, ResNet-50 FPN, 12 epochs on COCO: 39.4 AP (mmdetection, val2017).
 
-python main.py train --config=configs/atss_r50_fpn_1x_coco.py --workdir=runs/atss_r50 \
-    --config.init_from=resnet50.pth
+python main.py train --config=configs/atss_r50_fpn_1x_coco.py --workdir=runs/atss_r50
 """
 
 from configs import gfl_r50_fpn_1x_coco as base

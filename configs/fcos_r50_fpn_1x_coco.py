@@ -1,7 +1,6 @@
 """FCOS with centerness, ResNet-50 (caffe) FPN, 12 epochs on COCO: 36.6 AP (mmdetection, val2017).
 
-python main.py train --config=configs/fcos_r50_fpn_1x_coco.py --workdir=runs/fcos_r50 \
-    --config.init_from=resnet50.pth
+python main.py train --config=configs/fcos_r50_fpn_1x_coco.py --workdir=runs/fcos_r50
 """
 
 from configs import gfl_r50_fpn_1x_coco as base
@@ -14,6 +13,7 @@ def get_config() -> Config:
         base.get_config(),
         {
             "name": "fcos_r50_fpn_1x_coco",
+            "init_from": "resnet50_caffe",
             "detector.assigner.kind": "fcos",
             "detector.quality": "centerness",
             "detector.classification.kind": "focal",

@@ -2,8 +2,7 @@
 
 Center sampling, distances in strides, centerness on the box tower, GIoU loss.
 
-python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=runs/fcos_r50_tricks \
-    --config.init_from=resnet50.pth
+python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=runs/fcos_r50_tricks
 """
 
 from configs import fcos_r50_fpn_1x_coco as base
@@ -16,6 +15,7 @@ def get_config() -> Config:
         base.get_config(),
         {
             "name": "fcos_r50_fpn_tricks_1x_coco",
+            "init_from": "resnet50_msra",
             "detector.assigner.center_radius": 1.5,
             "detector.box.activation": "relu",
             "detector.box.unit": "stride",

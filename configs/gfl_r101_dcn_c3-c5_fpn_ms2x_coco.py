@@ -1,7 +1,7 @@
 r"""GFL, ResNet-101 with deformable convolutions in C3 to C5, multi-scale 2x: 47.1 AP (mmdetection, val2017).
 
     python main.py train --config=configs/gfl_r101_dcn_c3-c5_fpn_ms2x_coco.py \
-        --workdir=runs/gfl_r101_dcn_c3-c5 --config.init_from=resnet101.pth
+        --workdir=runs/gfl_r101_dcn_c3-c5
 """
 
 from configs import gfl_r101_fpn_ms2x_coco as base

@@ -1,7 +1,6 @@
 """GFL, ResNet-101 FPN, 24 epochs on COCO with multi-scale training: the paper's 44.7 AP (val2017).
 
-python main.py train --config=configs/gfl_r101_fpn_ms2x_coco.py --workdir=runs/gfl_r101_ms2x \
-    --config.init_from=resnet101.pth
+python main.py train --config=configs/gfl_r101_fpn_ms2x_coco.py --workdir=runs/gfl_r101_ms2x
 """
 
 from configs import gfl_r50_fpn_ms2x_coco as base
@@ -12,5 +11,9 @@ from gfl_jax.overrides import override
 def get_config() -> Config:
     return override(
         base.get_config(),
-        {"name": "gfl_r101_fpn_ms2x_coco", "detector.backbone.stage_sizes": (3, 4, 23, 3)},
+        {
+            "name": "gfl_r101_fpn_ms2x_coco",
+            "init_from": "resnet101",
+            "detector.backbone.stage_sizes": (3, 4, 23, 3),
+        },
     )

@@ -1,7 +1,6 @@
 """GFL, ResNet-50 FPN, 24 epochs on COCO with multi-scale training: the paper's 42.9 AP (val2017).
 
-    python main.py train --config=configs/gfl_r50_fpn_ms2x_coco.py --workdir=runs/gfl_r50_ms2x \
-        --config.init_from=resnet50.pth
+    python main.py train --config=configs/gfl_r50_fpn_ms2x_coco.py --workdir=runs/gfl_r50_ms2x
 
 The short side is drawn from 480 to 800, as in mmdetection. Cost: twice that of the 1x schedule.
 """

@@ -1,7 +1,7 @@
 r"""GFL, ResNeXt-101-32x4d, deformable convolutions in C4 and C5: 48.1 AP (mmdetection, val2017).
 
     python main.py train --config=configs/gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco.py \
-        --workdir=runs/gfl_x101_32x4d_dcn_c4-c5 --config.init_from=resnext101.pth
+        --workdir=runs/gfl_x101_32x4d_dcn_c4-c5
 """
 
 from configs import gfl_x101_32x4d_fpn_ms2x_coco as base

@@ -1,7 +1,7 @@
 r"""GFL, ResNeXt-101-32x4d with modulated deformable convolutions in C3 to C5: the paper's 48.2 AP.
 
     python main.py train --config=configs/gfl_x101_32x4d_dcnv2_c3-c5_fpn_ms2x_coco.py \
-        --workdir=runs/gfl_x101_32x4d_dcnv2_c3-c5 --config.init_from=resnext101.pth
+        --workdir=runs/gfl_x101_32x4d_dcnv2_c3-c5
 """
 
 from configs import gfl_x101_32x4d_fpn_ms2x_coco as base

@@ -24,12 +24,14 @@ DEFORMABLE: dict[str, Any] = {
     "detector.backbone.deform_stages": (2, 3, 4),
     "detector.backbone.deform_version": 2,
 }
+R101: dict[str, Any] = {"init_from": "resnet101", "detector.backbone.stage_sizes": (3, 4, 23, 3)}
 BACKBONES: dict[str, dict[str, Any]] = {
     "r50": {},
-    "r101": {"detector.backbone.stage_sizes": (3, 4, 23, 3)},
-    "r101_dcn": {"detector.backbone.stage_sizes": (3, 4, 23, 3), **DEFORMABLE},
+    "r101": R101,
+    "r101_dcn": R101 | DEFORMABLE,
 } | {
     f"x101_32x{width}d": {
+        "init_from": f"resnext101_32x{width}d",
         "detector.backbone.stage_sizes": (3, 4, 23, 3),
         "detector.backbone.groups": 32,
         "detector.backbone.group_width": width,

@@ -18,8 +18,7 @@ Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all
 the same step (then always with 143); the same command goes on, to the same bits. An evaluation stops
 after its batch, and begins again at the next start.
 
-  python main.py train --config=configs/gfl_r50_fpn_1x_coco.py --workdir=runs/gfl_r50 \\
-      --config.init_from=resnet50.pth
+  python main.py train --config=gfl_r50_fpn_1x_coco --workdir=runs/gfl_r50
 
 The work directory may be in a bucket (gs://BUCKET/...), as data, weights and outputs may be. It gets
 config.json, categories.json (the classes), data.npz (what the data were), lease.json (which run writes
@@ -39,7 +38,7 @@ and, as backbones trained on ImageNet too, for --config.init_from of `train`.
 
   python main.py models
   python main.py predict --model=gfl_r50_fpn_1x_coco street.jpg
-  python main.py train --config=gfl_r50_fpn_1x_coco --workdir=runs/gfl_r50 --config.init_from=resnet50
+  python main.py train --config=my_config.py --workdir=runs/mine --config.init_from=gfl_r50_fpn_1x_coco
 
 They are fetched once, checked, and kept in $GFL_JAX_CACHE (else in ~/.cache/gfl_jax), and can be used
 without a network from then on."""

@@ -285,7 +285,7 @@ class Config:
     # Of the network's arithmetic; parameters and losses are in float32. fp32 and bf16 are other words.
     # float64, for comparisons, needs the environment variable JAX_ENABLE_X64=1, and then holds for all.
     precision: Literal["float32", "bfloat16", "float64", "fp32", "bf16"] = "float32"
-    init_from: str = ""  # what to start from: a checkpoint, or a .safetensors or .pth file of PyTorch
+    init_from: str = ""  # what to start from: a checkpoint, a file of weights, or a name of `models`
     detector: Detector = Detector()
     normalization: Normalization = Normalization()
     resize: Resize = Resize()

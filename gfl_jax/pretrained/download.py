@@ -18,7 +18,7 @@ from gfl_jax.files import retrying, writing
 from gfl_jax.progress import byte_progress
 
 TIMEOUT = 30.0  # seconds without a byte
-PAUSES = (1, 2, 4, 8, 16)  # seconds before each further attempt that follows one without a byte
+PAUSES = (1, 2, 4)  # seconds before each further attempt that follows one without a byte
 _BLOCK = 1 << 18
 
 

@@ -237,6 +237,8 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
         max_to_keep=keep,
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=before_renaming),
+        # Or one manager, which saves in the background, would meet the other one at its barriers.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
     )
     return ocp.CheckpointManager(absolute(folder), options=options, item_handlers=_handlers())
 

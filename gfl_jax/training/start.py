@@ -44,7 +44,7 @@ def check_start(config: Config, workdir: Path) -> None:
     if not config.init_from:
         raise UserError(
             f"config.init_from='': {frozen} would keep random values; give ImageNet weights or a detector "
-            f"(--config.init_from=resnet50.pth), {train_all}"
+            f"(--config.init_from=resnet50), {train_all}"
         )
     shapes, file = detector_shapes(config.detector), local_weights(config.init_from)
     if is_state_dict_file(file):

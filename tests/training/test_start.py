@@ -131,7 +131,7 @@ def remedied(config, message):
 
 
 def test_a_coco_config_without_weights_is_refused_before_any_work(tmp_path):
-    config = load_config(COCO)
+    config = dataclasses.replace(load_config(COCO), init_from="")
     message = complaint(train, config, tmp_path / "run")
     assert message.startswith("config.init_from='': frozen_stages=1 and norm=frozen")
     assert "--config.init_from=" in message
