@@ -114,7 +114,11 @@ def _sha256(stream: BufferedRandom) -> str:
 
 
 def _cannot(url: str, file: Path, error: Exception) -> UserError:
-    told = "the connection was cut" if isinstance(error, http.client.IncompleteRead) else str(error)
+    told = str(error)
+    if isinstance(error, http.client.IncompleteRead):
+        told = "the connection was cut"
+    elif not isinstance(error, urllib.error.HTTPError):
+        told = str(getattr(error, "reason", error))
     return UserError(
         f"{url}: cannot be fetched ({told or type(error).__name__}); try again, or fetch it elsewhere and "
         f"put it at {file}"
