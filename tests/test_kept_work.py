@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gfl_jax.analysis import analyze as analysis
-from gfl_jax.analysis.analyze import Run, analyze
+from gfl_jax.analysis.analyze import analyze
 from gfl_jax.cli import main
 from gfl_jax.comparison import runs
 from gfl_jax.comparison.rows import Row
@@ -18,6 +18,7 @@ from gfl_jax.compilation import report as compilation
 from gfl_jax.config import Backbone, Config, Detector
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation import evaluate, snapshots
+from gfl_jax.trained import Trained
 
 RESULTS = [{"image_id": 1, "category_id": 1, "bbox": [1.0, 1.0, 9.0, 9.0], "score": 0.5}]
 METRICS = {"AP": 0.5, "AP50": 0.5, "AP75": 0.5}
@@ -122,7 +123,7 @@ def test_an_analysis_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(analysis, name, lambda *_, t=table: [t] if t.title == "label_tables" else t)
     monkeypatch.setattr(analysis, "plot_correlation", fail)
     monkeypatch.setattr(analysis, "plot_labels", lambda _, path: path.write_text("drawn"))
-    found = [Run(name, Config(name=name), variables={}) for name in ("good", "bad")]
+    found = [Trained(name, Config(name=name), variables={}, classes=None) for name in ("good", "bad")]
     with pytest.raises(UserError, match="it failed"):
         analyze(found, tmp_path, only=["correlation", "labels"])
     names = {path.name for path in tmp_path.iterdir()}
