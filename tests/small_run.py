@@ -12,17 +12,22 @@ from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import create_state
 
 
-@pytest.fixture(scope="session")
-def trained(small_detector, tmp_path_factory) -> Path:
-    """A work directory with a checkpoint of an untrained detector, whose every box counts."""
-    workdir = tmp_path_factory.mktemp("runs") / "small"
-    experiment = config.Config(
+def small_experiment(small_detector: config.Detector) -> config.Config:
+    """A config of it, whose every box counts."""
+    return config.Config(
         name="small",
         detector=small_detector,
         resize=config.Resize(short_side=None),
         loader=config.Loader(buckets=((64, 96),)),
         inference=config.Inference(score_threshold=0.0),
     )
+
+
+@pytest.fixture(scope="session")
+def trained(small_detector, tmp_path_factory) -> Path:
+    """A work directory with a checkpoint of an untrained detector, whose every box counts."""
+    workdir = tmp_path_factory.mktemp("runs") / "small"
+    experiment = small_experiment(small_detector)
     model = build_detector(small_detector)
     state = create_state(model, make_optimizer(experiment.optimizer, lambda step: 0.1), seed=0)
     claim_workdir(workdir, experiment)

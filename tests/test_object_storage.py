@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 from free_port import free_port
 from jax.sharding import SingleDeviceSharding
+from killed_run import KILLS_ITSELF
 
 from gfl_jax import paths
 from gfl_jax.cli import main
@@ -31,22 +32,9 @@ sys.path.insert(1, str(ROOT / "tests" / "training"))
 
 from tiny_training import CONFIG, assert_same_run, change, write_dataset  # noqa: E402
 
-# The process kills itself before a batch, of those that an evaluation takes too.
-CONFIG_FILE = """
-import os, signal
+CONFIG_FILE = f"""{KILLS_ITSELF}
 from pathlib import Path
 from gfl_jax.config_files import config_from_json
-from gfl_jax.data.loader import Batches
-
-original, taken = Batches.__next__, []
-
-def killing_next(batches):
-    taken.append(1)
-    if len(taken) == int(os.environ.get("KILL_BEFORE_BATCH", "0")):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(batches)
-
-Batches.__next__ = killing_next
 
 def get_config():
     return config_from_json(Path(__file__).with_suffix(".json"))

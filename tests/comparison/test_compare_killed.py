@@ -7,29 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from killed_run import KILLS_ITSELF
+
 from gfl_jax.training.log import TIME_COLUMNS
 from gfl_jax.training.metrics_file import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-# Where it is asked to, the process kills itself before a batch: the first run takes 100 and an evaluation.
 TABLE = """
-import os, signal
-
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import *
-from gfl_jax.data.loader import Batches
 
-original, taken = Batches.__next__, []
-
-
-def killing_next(batches):
-    taken.append(1)
-    if len(taken) == int(os.environ.get("KILL_BEFORE_BATCH", "0")):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(batches)
-
-
-Batches.__next__ = killing_next
 TITLE = "A small table"
 ROWS = (Row("beta 2", "ATSS", {"beta": 2.0}),)
 
@@ -83,8 +70,9 @@ def numbers(workdir):
 
 def test_killed_in_its_second_run_it_ends_with_the_same_table(tmp_path):
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "table_small.py").write_text(TABLE)
+    (tmp_path / "configs" / "table_small.py").write_text(KILLS_ITSELF + TABLE)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
+    # 100 batches are of the first run, and some of its evaluation.
     assert run(tmp_path, killed, kill_before_batch=120) == -signal.SIGKILL, output(tmp_path)
     assert 10 < read_rows(killed / "2.0_seed_1" / "metrics.jsonl")[-1]["step"] < 20
     assert (killed / "2.0_seed_0" / "result.json").is_file()

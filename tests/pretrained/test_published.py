@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from small_run import small_experiment
 
-from gfl_jax import cli, config
+from gfl_jax import cli
 from gfl_jax.cli import main
 from gfl_jax.config_files import CONFIGS, load_config
 from gfl_jax.interop.foreign import detector_shapes
@@ -83,13 +84,7 @@ def small_model(small_detector, tmp_path, monkeypatch):
 
 
 def test_predict_by_name(small_model, small_detector, tmp_path, monkeypatch, capsys):
-    experiment = config.Config(
-        name="small",
-        detector=small_detector,
-        resize=config.Resize(short_side=None),
-        loader=config.Loader(buckets=((64, 96),)),
-        inference=config.Inference(score_threshold=0.0),
-    )
+    experiment = small_experiment(small_detector)
     monkeypatch.setattr(cli, "load_config", lambda name: experiment)
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
