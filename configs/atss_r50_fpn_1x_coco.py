@@ -5,7 +5,7 @@ python main.py train --config=configs/atss_r50_fpn_1x_coco.py --workdir=runs/ats
 
 from configs import gfl_r50_fpn_1x_coco as base
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

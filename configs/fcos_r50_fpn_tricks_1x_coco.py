@@ -7,7 +7,7 @@ python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=r
 
 from configs import fcos_r50_fpn_1x_coco as base
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from configs import gfl_digits, gfl_r50_fpn_1x_coco, gfl_trees
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config(dataset: Literal["coco", "trees", "digits"] = "coco") -> Config:

@@ -14,7 +14,7 @@ scenes were evaluated once, at the end.
 
 from configs import gfl_trees
 from gfl_jax.config import Config, Inference
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

@@ -6,7 +6,7 @@ r"""GFL, ResNet-101 with deformable convolutions in C3 to C5, multi-scale 2x: 47
 
 from configs import gfl_r101_fpn_ms2x_coco as base
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

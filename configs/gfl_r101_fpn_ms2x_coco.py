@@ -5,7 +5,7 @@ python main.py train --config=configs/gfl_r101_fpn_ms2x_coco.py --workdir=runs/g
 
 from configs import gfl_r50_fpn_ms2x_coco as base
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

@@ -9,7 +9,7 @@ instead of 12. Evaluation stays at 800. Cost: a quarter more pixels than there.
 
 from configs import gfl_r50_fpn_ms2x_coco as base
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

@@ -6,7 +6,7 @@ r"""GFL, ResNeXt-101-32x4d with modulated deformable convolutions in C3 to C5: t
 
 from configs import gfl_x101_32x4d_fpn_ms2x_coco as base
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

@@ -6,7 +6,7 @@ r"""GFL, ResNeXt-101-32x4d FPN, multi-scale 2x: 45.9 AP (mmdetection, val2017).
 
 from configs import gfl_r101_fpn_ms2x_coco as base
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 
 def get_config() -> Config:

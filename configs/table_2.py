@@ -12,7 +12,7 @@ from typing import Any, Literal
 from configs import atss_r50_fpn_1x_coco, gfl_r50_fpn_1x_coco, gfl_r50_fpn_ms2x_coco
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 TITLE = "Table II: large backbones"
 ROWS = (

@@ -11,7 +11,7 @@ from typing import Literal
 from configs import table_1
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 TITLE = "QFL's beta"
 ROWS = tuple(Row(f"beta {beta}", "ATSS", {"beta": beta}) for beta in (0, 1, 2, 2.5, 4))

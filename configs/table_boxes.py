@@ -11,7 +11,7 @@ from typing import Any, Literal
 from configs import gfl
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 TITLE = "What a box side is (GFL otherwise)"
 BOXES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,7 +12,7 @@ from typing import Literal
 from configs import gfl
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 TITLE = "DFL's bins"
 N_AND_DELTA = ((12, 1), (14, 1), (16, 1), (18, 1), (32, 0.5), (8, 2), (4, 4))

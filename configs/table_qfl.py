@@ -13,7 +13,7 @@ from typing import Any, Literal
 from configs import gfl, table_1
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
 
 TITLE = "QFL on other dense detectors"
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {

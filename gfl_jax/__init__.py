@@ -7,32 +7,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gfl_jax.api import Detector, Found, load, train
     from gfl_jax.boxes import boxes_to_distances, centerness, distances_to_boxes, giou, iou
     from gfl_jax.config import Config
     from gfl_jax.detection_loss import detection_losses
+    from gfl_jax.detector import Detector, Found, load, train
     from gfl_jax.errors import UserError
     from gfl_jax.inference.nms import nms
     from gfl_jax.inference.voting import variance_vote
-    from gfl_jax.losses.box import giou_loss, iou_loss
     from gfl_jax.losses.distribution import distribution_focal_loss
     from gfl_jax.losses.focal import focal_loss, quality_focal_loss
-    from gfl_jax.models.detector import build_detector
+    from gfl_jax.losses.overlap import giou_loss, iou_loss
+    from gfl_jax.models.network import build_detector
     from gfl_jax.targets.atss import assign_atss
     from gfl_jax.targets.fcos import assign_fcos
 
 _PLACES = {
-    "api": ("Detector", "Found", "load", "train"),
+    "detector": ("Detector", "Found", "load", "train"),
     "boxes": ("boxes_to_distances", "centerness", "distances_to_boxes", "giou", "iou"),
     "config": ("Config",),
     "detection_loss": ("detection_losses",),
     "errors": ("UserError",),
     "inference.nms": ("nms",),
     "inference.voting": ("variance_vote",),
-    "losses.box": ("giou_loss", "iou_loss"),
+    "losses.overlap": ("giou_loss", "iou_loss"),
     "losses.distribution": ("distribution_focal_loss",),
     "losses.focal": ("focal_loss", "quality_focal_loss"),
-    "models.detector": ("build_detector",),
+    "models.network": ("build_detector",),
     "targets.atss": ("assign_atss",),
     "targets.fcos": ("assign_fcos",),
 }

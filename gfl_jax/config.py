@@ -10,7 +10,7 @@ from gfl_jax.axes.assigner import Assigner
 from gfl_jax.axes.box_representation import BoxRepresentation
 from gfl_jax.axes.classification import ClassificationLoss
 from gfl_jax.axes.quality import Quality
-from gfl_jax.fields import Count, Natural, NotNegative, Positive, Range, Share, check_fields
+from gfl_jax.configuration.fields import Count, Natural, NotNegative, Positive, Range, Share, check_fields
 
 Channels = Annotated[int, Range(least=1, most=2**16)]
 BatchSize = Annotated[int, Range(least=1, most=2**16)]

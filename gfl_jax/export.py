@@ -19,13 +19,13 @@ from jaxtyping import Array, Int, UInt8
 
 from gfl_jax.config import Config
 from gfl_jax.data.buckets import by_area
-from gfl_jax.data.categories import Categories
 from gfl_jax.data.plan import named_buckets
 from gfl_jax.errors import UserError
 from gfl_jax.files import require_writable_file, write_files
 from gfl_jax.inference.detect import make_detect
-from gfl_jax.models.detector import build_detector
-from gfl_jax.structures import SIZE_DIVISOR, Batch
+from gfl_jax.models.network import build_detector
+from gfl_jax.structures import SIZE_DIVISOR, Images
+from gfl_jax.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -50,9 +50,7 @@ def loader_code(file: str) -> str:
 
 
 def export_detector(
-    config: Config,
-    variables: Any,
-    categories: Categories,
+    detector: Trained,
     output: Path,
     canvas: tuple[int | None, int | None] = (None, None),
     platforms: Sequence[str] = PLATFORMS,
@@ -66,9 +64,7 @@ def export_detector(
     Pictures are resized before. Test scales and flips are not in it.
 
     Args:
-      config: the experiment.
-      variables: of the network.
-      categories: of the detector.
+      detector: with names of its classes.
       output: the file.
       canvas: (height, width) that pictures are put on; None: that of the largest bucket.
       platforms: where it shall run, of PLATFORMS.
@@ -77,6 +73,7 @@ def export_detector(
     Raises:
       UserError: there is no such platform, the canvas or the batch is impossible, or the file cannot be.
     """
+    config, categories = detector.config, detector.named_classes()
     height, width = canvas
     if height is None or width is None:
         largest = by_area(named_buckets(config, "--height and --width"))[-1]
@@ -85,7 +82,7 @@ def export_detector(
     beside = output.with_name(f"{output.name}.json")
     for file in (output, beside):
         require_writable_file(file)
-    detect = exportable(config, variables)
+    detect = exportable(config, detector.variables)
     count = jax.export.symbolic_shape("batch")[0] if batch is None else batch
     shapes = (
         jax.ShapeDtypeStruct((count, height, width, 3), np.uint8),
@@ -113,16 +110,8 @@ def exportable(config: Config, variables: Any) -> Any:
         images: UInt8[Array, "batch height width 3"], image_sizes: Int[Array, "batch 2"]
     ) -> dict[str, Array]:
         count = images.shape[0]
-        batch = Batch(
-            images=images,
-            image_sizes=image_sizes,
-            scale_factors=jnp.ones((count, 2)),
-            indices=jnp.zeros(count, jnp.int32),
-            boxes=jnp.zeros((count, 0, 4)),
-            labels=jnp.zeros((count, 0), jnp.int32),
-            box_mask=jnp.zeros((count, 0), bool),
-        )
-        found = detect(variables, batch)
+        indices = jnp.zeros(count, jnp.int32)
+        found = detect(variables, Images(images, image_sizes, jnp.ones((count, 2)), indices))
         return {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
 
     return run

@@ -13,13 +13,19 @@ SIZE_DIVISOR = 32  # heights and widths of network inputs are multiples of this
 
 
 @flax.struct.dataclass
-class Batch:
-    """Pictures of one shape with their boxes; numpy on the host, jax on the device."""
+class Images:
+    """Images of one shape: all that inference needs; numpy on the host, jax on the device."""
 
     images: UInt8[Array, "batch height width 3"]  # RGB, zeros beyond the image size
     image_sizes: Int[Array, "batch 2"]  # (height, width) of the resized picture
     scale_factors: Float[Array, "batch 2"]  # (x, y): resized over original
     indices: Int[Array, "batch"]  # position in the source; -1 for a filler picture
+
+
+@flax.struct.dataclass
+class Batch(Images):
+    """Images of one shape with their true boxes."""
+
     boxes: Float[Array, "batch boxes 4"]  # pixels of the resized picture
     labels: Int[Array, "batch boxes"]
     box_mask: Bool[Array, "batch boxes"]  # False for padding

@@ -4,12 +4,16 @@ from typing import Any, NamedTuple
 
 from etils.epath import Path
 from flax.traverse_util import unflatten_dict
+from jax.sharding import Mesh
 
 from gfl_jax.config import Config
 from gfl_jax.data.categories import Categories, has_categories, read_categories
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 from gfl_jax.errors import UserError
+from gfl_jax.inference.test_time_augmentation import DetectInViews, make_detect_in_views
 from gfl_jax.interop.foreign import detector_shapes, read_matched
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import put_everywhere
 from gfl_jax.pretrained.published import fetch_published
 from gfl_jax.training.checkpoint import load_variables
 
@@ -23,6 +27,12 @@ class Trained(NamedTuple):
     config: Config
     variables: Any  # of the network: {"params": ..., "batch_stats": ...}; None: it is not trained
     classes: Categories | None  # None: nothing names them
+
+    def on(self, mesh: Mesh) -> tuple[Any, DetectInViews]:
+        """Its variables, whole on each device of a mesh, and the compiled function that takes them."""
+        model = build_detector(self.config.detector, self.config.precision)
+        detect = make_detect_in_views(model, self.config.normalization, self.config.inference, mesh)
+        return put_everywhere(self.variables, mesh), detect
 
     def named_classes(self) -> Categories:
         """Its classes.

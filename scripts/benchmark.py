@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
 from gfl_jax.config import Config  # noqa: E402
-from gfl_jax.config_files import load_config  # noqa: E402
+from gfl_jax.configuration.config_files import load_config  # noqa: E402
 from gfl_jax.data.buckets import parse_canvas  # noqa: E402
 from gfl_jax.errors import UserError, exit_status  # noqa: E402
 

@@ -21,9 +21,10 @@ import numpy as np  # noqa: E402
 from flax.traverse_util import flatten_dict, unflatten_dict  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from gfl_jax.arguments import config_overrides, file_name  # noqa: E402
+from gfl_jax.command_line.arguments import config_overrides, file_name  # noqa: E402
 from gfl_jax.config import Config  # noqa: E402
-from gfl_jax.config_files import config_from_json, load_config  # noqa: E402
+from gfl_jax.configuration.config_files import config_from_json, load_config  # noqa: E402
+from gfl_jax.configuration.overrides import parse_overrides  # noqa: E402
 from gfl_jax.data.categories import Categories, write_categories  # noqa: E402
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES  # noqa: E402
 from gfl_jax.errors import UserError, exit_status  # noqa: E402
@@ -36,7 +37,6 @@ from gfl_jax.interop.foreign import (  # noqa: E402
 )
 from gfl_jax.interop.state_dicts import check_suffix, write_state_dict  # noqa: E402
 from gfl_jax.interop.torch_names import whole_state_dict  # noqa: E402
-from gfl_jax.overrides import parse_overrides  # noqa: E402
 from gfl_jax.paths import as_path  # noqa: E402
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in  # noqa: E402
 from gfl_jax.training.state import TrainState  # noqa: E402

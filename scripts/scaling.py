@@ -26,10 +26,10 @@ from gfl_jax.compilation.scaling import (  # noqa: E402
     least_efficiency,
     step_time,
 )
+from gfl_jax.drawing.figure import COLORS, new_figure, save_figure, tidy  # noqa: E402
 from gfl_jax.errors import UserError, exit_status  # noqa: E402
 from gfl_jax.files import read_file, require_writable_file, write_file  # noqa: E402
 from gfl_jax.paths import local_path  # noqa: E402
-from gfl_jax.pictures.figure import COLORS, new_figure, save_figure, tidy  # noqa: E402
 
 DOCS = ROOT / "docs"
 CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)

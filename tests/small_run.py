@@ -6,7 +6,7 @@ import pytest
 
 from gfl_jax import config
 from gfl_jax.data.categories import Categories, write_categories
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import create_state

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gfl_jax import config
-from gfl_jax.config_files import load_config
+from gfl_jax.configuration.config_files import load_config
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 

@@ -9,7 +9,7 @@ import pytest
 
 from gfl_jax.axes.assigner import assign_targets, assigner_locations
 from gfl_jax.axes.box_representation import num_parameters
-from gfl_jax.config_files import load_config, load_module
+from gfl_jax.configuration.config_files import load_config, load_module
 from gfl_jax.detection_loss import detection_losses
 from gfl_jax.structures import Batch, HeadOutputs
 

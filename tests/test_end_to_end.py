@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from gfl_jax.cli import main
+from gfl_jax.command_line.main import main
 from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.evaluation.coco_metrics import evaluate_coco
 from gfl_jax.evaluation.results import to_coco_results

@@ -12,14 +12,14 @@ import jax.export
 import numpy as np
 import pytest
 
-from gfl_jax.cli import main
-from gfl_jax.config_files import config_from_json
+from gfl_jax.command_line.main import main
+from gfl_jax.configuration.config_files import config_from_json
 from gfl_jax.data.categories import Categories, read_categories, write_categories
 from gfl_jax.data.headers import try_headers
 from gfl_jax.data.image_files import image_files_source
 from gfl_jax.export import loader_code
-from gfl_jax.predict import make_predict
-from gfl_jax.training.checkpoint import load_variables
+from gfl_jax.prediction.predict import make_predict
+from gfl_jax.trained import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 60, 90
@@ -59,7 +59,7 @@ def predicted(exported, trained):
     config = config_from_json(trained / "config.json")
     path = exported / "image.png"
     source = image_files_source([path], [try_headers([path])[0].displayed], [1], read_categories(trained))
-    return next(make_predict(config, load_variables(trained))(source, {}))
+    return next(make_predict(load_run(trained, config))(source, {}))
 
 
 def test_it_finds_what_predict_finds(exported, predicted):

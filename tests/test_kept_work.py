@@ -10,7 +10,7 @@ from PIL import Image
 
 from gfl_jax.analysis import analyze as analysis
 from gfl_jax.analysis.analyze import analyze
-from gfl_jax.cli import main
+from gfl_jax.command_line.main import main
 from gfl_jax.comparison import runs
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import compare_rows, read_result

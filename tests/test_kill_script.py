@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gfl_jax.config_files import to_json
+from gfl_jax.configuration.config_files import to_json
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
 from gfl_jax.training.metrics_file import MetricsFile
@@ -25,7 +25,7 @@ from tiny_training import CONFIG, change, write_dataset  # noqa: E402
 CONFIG_FILE = """
 import time
 from pathlib import Path
-from gfl_jax.config_files import config_from_json
+from gfl_jax.configuration.config_files import config_from_json
 from gfl_jax.data.loader import Batches
 
 from gfl_jax.training import checkpoint

@@ -293,7 +293,7 @@ def test_tpu_vm_setup_copies_the_repository(stand_in, launch, records, tmp_path)
     (copy, _), (ssh, _) = records("gcloud")
     assert copy[3:4] + copy[5:] == ["scp", "gfl-jax:", "--worker=all", "--zone=us-west4-a"]
     listed = subprocess.check_output(["tar", "-tzf", str(tmp_path / "copied.tar.gz")], text=True).splitlines()
-    assert {"main.py", "requirements.txt", "gfl_jax/cli.py"} <= set(listed)
+    assert {"main.py", "requirements.txt", "gfl_jax/command_line/main.py"} <= set(listed)
     command = next(word for word in ssh if word.startswith("--command=")).removeprefix("--command=")
     assert command.index("mount_the_share") < command.index("tar -xzf")
     assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from gfl_jax import config
+from gfl_jax.configuration.experiment_check import check_experiment
+from gfl_jax.configuration.fields import Range, field_types
+from gfl_jax.configuration.overrides import override
 from gfl_jax.data.plan import evaluation_plan, shapes_in_words, train_plan
 from gfl_jax.detection_loss import detection_losses
 from gfl_jax.errors import UserError
-from gfl_jax.experiment_check import check_experiment
-from gfl_jax.fields import Range, field_types
 from gfl_jax.inference.detect import detections_from_outputs
-from gfl_jax.models.detector import build_detector
-from gfl_jax.overrides import override
+from gfl_jax.models.network import build_detector
 from gfl_jax.training.optimizer import make_optimizer, make_schedule
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))

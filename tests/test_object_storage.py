@@ -17,8 +17,8 @@ from jax.sharding import SingleDeviceSharding
 from killed_run import KILLS_ITSELF
 
 from gfl_jax import paths
-from gfl_jax.cli import main
-from gfl_jax.config_files import to_json
+from gfl_jax.command_line.main import main
+from gfl_jax.configuration.config_files import to_json
 from gfl_jax.errors import UserError, in_words
 from gfl_jax.files import require_writable, writing
 from gfl_jax.paths import as_path
@@ -34,7 +34,7 @@ from tiny_training import CONFIG, assert_same_run, change, write_dataset  # noqa
 
 CONFIG_FILE = f"""{KILLS_ITSELF}
 from pathlib import Path
-from gfl_jax.config_files import config_from_json
+from gfl_jax.configuration.config_files import config_from_json
 
 def get_config():
     return config_from_json(Path(__file__).with_suffix(".json"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gfl_jax import cli, files
+from gfl_jax import files
+from gfl_jax.command_line import main as cli
 from gfl_jax.errors import UserError, exit_status
 from gfl_jax.files import require_writable, require_writable_file, write_file, write_files
 

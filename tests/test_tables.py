@@ -15,14 +15,14 @@ import pytest
 from gfl_jax import config
 from gfl_jax.comparison import rows
 from gfl_jax.comparison.rows import load_table, select_rows
-from gfl_jax.config_files import load_config, load_module
+from gfl_jax.configuration.config_files import load_config, load_module
 from gfl_jax.data.loader import make_source, train_batches
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.coco_metrics import evaluate_coco
 from gfl_jax.evaluation.results import to_coco_results
 from gfl_jax.inference.detect import make_detect
-from gfl_jax.mesh import make_mesh, put_batch, put_everywhere
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import make_mesh, put_batch, put_everywhere
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import TrainState, state_shapes
 from gfl_jax.training.step import make_train_step

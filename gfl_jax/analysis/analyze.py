@@ -14,13 +14,13 @@ from gfl_jax.analysis.distribution_plot import plot_distributions
 from gfl_jax.analysis.distributions import check_indices, choose, distribution_table, probability_table
 from gfl_jax.analysis.labels import label_rows, label_tables, plot_labels
 from gfl_jax.analysis.measure import make_label_measure, make_measure
-from gfl_jax.analysis.tables import Table, for_console, write_csv
+from gfl_jax.analysis.text_tables import Table, for_console, write_csv
 from gfl_jax.axes.box_representation import bins
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError, in_words
 from gfl_jax.evaluation.evaluate import open_evaluation
-from gfl_jax.mesh import make_mesh, put_everywhere
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import make_mesh, put_everywhere
 from gfl_jax.trained import Trained
 
 ANALYSES = ("correlation", "labels", "distributions")

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from gfl_jax.analysis.collect import Collected
-from gfl_jax.analysis.tables import Table
-from gfl_jax.pictures.figure import BLUE, VERMILION, new_figure, save_figure, tidy
-from gfl_jax.plain import shortened
+from gfl_jax.analysis.text_tables import Table
+from gfl_jax.console.plain import shortened
+from gfl_jax.drawing.figure import BLUE, VERMILION, new_figure, save_figure, tidy
 
 QUOTED = "the rebuttal on COCO val: GFL 0.78, ATSS 0.72"
 PREDICTED_BY = {

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from gfl_jax.analysis.collect import Found
 from gfl_jax.analysis.distributions import bin_pixels
+from gfl_jax.console.plain import shortened
 from gfl_jax.data.source import Example
-from gfl_jax.pictures.figure import BLUE, ORANGE, SKY, VERMILION, new_figure, save_figure, tidy
-from gfl_jax.plain import shortened
+from gfl_jax.drawing.figure import BLUE, ORANGE, SKY, VERMILION, new_figure, save_figure, tidy
 
 COLUMNS = 3
 # Inches: the picture's side, the bars beside it and the gap in between, all of it with title and ticks.

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gfl_jax.analysis.collect import Found
-from gfl_jax.analysis.tables import Cell, Table
+from gfl_jax.analysis.text_tables import Cell, Table
 from gfl_jax.errors import UserError
 
 SIDES = ("left", "top", "right", "bottom")

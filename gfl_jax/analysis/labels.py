@@ -14,9 +14,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from gfl_jax.analysis.collect import Collected
-from gfl_jax.analysis.tables import Cell, Table
-from gfl_jax.pictures.figure import BLUE, VERMILION, new_figure, save_figure, tidy
-from gfl_jax.plain import shortened
+from gfl_jax.analysis.text_tables import Cell, Table
+from gfl_jax.console.plain import shortened
+from gfl_jax.drawing.figure import BLUE, VERMILION, new_figure, save_figure, tidy
 
 THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 COLORS = {"IoU": BLUE, "centerness": VERMILION}

@@ -11,9 +11,8 @@ from gfl_jax import config
 from gfl_jax.axes.assigner import Targets, assign_targets, assigner_locations
 from gfl_jax.axes.box_representation import decode_boxes, side_parameters
 from gfl_jax.boxes import boxes_to_distances, centerness, iou
-from gfl_jax.inference.detect import check_voting, detections_from_outputs
-from gfl_jax.models.detector import DetectorNetwork
-from gfl_jax.models.preprocess import normalize_images
+from gfl_jax.inference.detect import check_voting, detections_from_outputs, head_outputs
+from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.structures import Batch, Detections, HeadOutputs
 from gfl_jax.targets.locations import Locations, flatten_levels, grid_sizes_of
 
@@ -54,8 +53,7 @@ def make_measure(
 
     @jax.jit
     def measure(variables: Any, batch: Batch) -> Measures:
-        images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
-        outputs: Any = model.apply(variables, images)
+        outputs = head_outputs(model, variables, batch, normalization)
         locations = assigner_locations(
             grid_sizes_of(outputs.class_logits), detector.strides, detector.assigner
         )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gfl_jax.fields import Positive, Range, Share, check_fields
+from gfl_jax.configuration.fields import Positive, Range, Share, check_fields
 from gfl_jax.structures import Batch
 from gfl_jax.targets.atss import assign_atss
 from gfl_jax.targets.fcos import assign_fcos

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from gfl_jax.boxes import boxes_to_distances, deltas_to_boxes, distances_to_boxes
-from gfl_jax.fields import NotNegative, Positive, Range, check_fields
-from gfl_jax.losses.box import giou_loss, iou_loss
+from gfl_jax.configuration.fields import NotNegative, Positive, Range, check_fields
 from gfl_jax.losses.distribution import distribution_focal_loss, gaussian_negative_log_likelihood
+from gfl_jax.losses.overlap import giou_loss, iou_loss
 from gfl_jax.targets.locations import flatten_levels
 
 

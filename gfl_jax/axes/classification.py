@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gfl_jax.fields import NotNegative, Range, Share, check_fields
+from gfl_jax.configuration.fields import NotNegative, Range, Share, check_fields
 from gfl_jax.losses.focal import focal_loss, l2_loss, quality_focal_loss
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from etils.epath import Path
 
 from gfl_jax.config import Config
-from gfl_jax.config_files import load_config, load_module
+from gfl_jax.configuration.config_files import load_config, load_module
 from gfl_jax.errors import UserError
 
 FOLDER = Path("configs")

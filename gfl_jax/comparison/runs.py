@@ -10,7 +10,7 @@ from etils.epath import Path
 
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
-from gfl_jax.config_files import config_differences, config_from_fields
+from gfl_jax.configuration.config_files import config_differences, config_from_fields
 from gfl_jax.errors import UserError, in_words
 from gfl_jax.files import read_file, write_file
 from gfl_jax.paths import absolute

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import Results
-from gfl_jax.plain import markdown_cell, plain
+from gfl_jax.console.plain import markdown_cell, plain
 
 METRICS = ("AP", "AP50", "AP75")
 

@@ -11,8 +11,8 @@ from gfl_jax.data.buckets import Shape, by_area
 from gfl_jax.data.plan import named_buckets
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.views import view_canvas, views_of
-from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp, with_shardings
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import replicated, split_by_batch, split_over_fsdp, with_shardings
 from gfl_jax.structures import Batch
 from gfl_jax.training.optimizer import (
     make_optimizer,

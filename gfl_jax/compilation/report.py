@@ -18,7 +18,7 @@ from gfl_jax.config import Config
 from gfl_jax.data.buckets import Shape
 from gfl_jax.errors import UserError
 from gfl_jax.files import write_file
-from gfl_jax.mesh import check_accumulate, make_mesh, round_up_batch
+from gfl_jax.parallel.mesh import check_accumulate, make_mesh, round_up_batch
 
 Part = Literal["train", "inference"]
 PARTS: tuple[Part, ...] = ("train", "inference")

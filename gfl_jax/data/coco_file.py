@@ -109,13 +109,6 @@ def load_coco_json(path: str | Path, lists: Sequence[str] = _LISTS) -> dict[str,
     return content
 
 
-def read_categories_of(path: str | Path) -> Categories:
-    """The categories of a COCO file, in the file's order; nothing else of it is checked."""
-    categories = load_coco_json(path, ("categories",))["categories"]
-    _require_objects(str(path), "categories", categories)
-    return _parse_categories(str(path), categories)
-
-
 def _parse_categories(name: str, records: list[Any]) -> Categories:
     if not records:
         raise UserError(f"{name}: its list 'categories' is empty; name the classes there")

@@ -15,10 +15,10 @@ import numpy as np
 from etils.epath import Path
 from jaxtyping import Bool, Int
 
+from gfl_jax.console.progress import progress
 from gfl_jax.data.images import image_header
 from gfl_jax.errors import UserError
 from gfl_jax.files import open_file
-from gfl_jax.progress import progress
 
 Orientation = Literal["auto", "display", "raw"]
 

@@ -127,11 +127,6 @@ def tell_shapes(source: Source, config: Config, training: bool) -> None:
         _LOGGER.info("%s: %s", source.name, shapes)
 
 
-def steps_per_epoch(source: Source, config: Config) -> int:
-    """The number of training steps in which each picture is shown `config.dataset.repeats` times."""
-    return plan.steps_per_epoch(source.sizes, config)
-
-
 def train_batches(
     source: Source, config: Config, start_step: int = 0, process_index: int = 0, process_count: int = 1
 ) -> Batches:
@@ -199,7 +194,7 @@ class _TrainSteps:
     ) -> None:
         self.source, self.config, self.columns = source.for_workers(), config, columns
         self.max_boxes, self.start_step = max_boxes, start_step
-        self.steps_per_epoch = steps_per_epoch(source, config)
+        self.steps_per_epoch = plan.steps_per_epoch(source.sizes, config)
         self._epoch, self._plan = -1, list[plan.PlannedBatch]()
         self._examples: dict[int, Example] = {}
 

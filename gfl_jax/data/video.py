@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from gfl_jax.console.progress import progress
 from gfl_jax.data.annotations import no_annotations
 from gfl_jax.data.categories import Categories
 from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.files import open_file
-from gfl_jax.progress import progress
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg is quiet: what is wrong is said in our errors
 

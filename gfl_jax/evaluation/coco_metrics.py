@@ -18,11 +18,11 @@ from etils.epath import Path
 from jaxtyping import Float
 from rich.table import Table
 
+from gfl_jax.console.plain import plain
 from gfl_jax.data.coco_file import CocoFile
 from gfl_jax.errors import UserError
-from gfl_jax.evaluation.ground_truth import load_ground_truth
+from gfl_jax.evaluation.coco_truth import load_ground_truth
 from gfl_jax.evaluation.results import Result, check_results
-from gfl_jax.plain import plain
 
 Backend = Literal["pycocotools", "faster"]
 

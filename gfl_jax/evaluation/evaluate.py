@@ -11,24 +11,23 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax.config import Config
+from gfl_jax.console.progress import progress
+from gfl_jax.data.as_coco import coco_ground_truth
 from gfl_jax.data.categories import Categories, listed
 from gfl_jax.data.coco_file import parse_coco
-from gfl_jax.data.ground_truth import coco_ground_truth
 from gfl_jax.data.loader import eval_batches, make_source
 from gfl_jax.data.plan import evaluation_plan
 from gfl_jax.data.source import Source, match_classes
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.coco_metrics import Backend, CocoMetrics, evaluate_coco
-from gfl_jax.evaluation.ground_truth import restricted
+from gfl_jax.evaluation.coco_truth import restricted
 from gfl_jax.evaluation.results import Result, to_coco_results
+from gfl_jax.inference.test_time_augmentation import DetectInViews
 from gfl_jax.inference.views import PLAIN, View, views_of
-from gfl_jax.mesh import gather, put_batch, round_up_batch
-from gfl_jax.progress import progress
+from gfl_jax.parallel.mesh import gather, put_batch, round_up_batch
 from gfl_jax.structures import Batch, Detections
 
 _LOGGER = logging.getLogger(__name__)
-
-Detect = Callable[[Any, Sequence[Batch]], Detections]
 
 
 def open_evaluation(config: Config, classes: Categories | None, owner: str | None) -> Source:
@@ -70,7 +69,7 @@ def open_evaluation(config: Config, classes: Categories | None, owner: str | Non
 
 
 def evaluate_source(
-    detect: Detect,
+    detect: DetectInViews,
     variables: Any,
     source: Source,
     config: Config,
@@ -113,7 +112,7 @@ def measure_results(
 
 
 def detect_source(
-    detect: Detect,
+    detect: DetectInViews,
     variables: Any,
     source: Source,
     config: Config,

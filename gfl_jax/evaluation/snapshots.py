@@ -4,9 +4,9 @@ import numpy as np
 from etils.epath import Path
 
 from gfl_jax.data.source import Source
+from gfl_jax.drawing import draw_comparison, save_png
+from gfl_jax.evaluation.output_names import output_names
 from gfl_jax.evaluation.results import Result
-from gfl_jax.output_names import output_names
-from gfl_jax.pictures import draw_comparison, save_png
 
 
 def snapshot_paths(folder: Path, prefix: str, source: Source, count: int) -> list[Path]:

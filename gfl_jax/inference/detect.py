@@ -14,10 +14,10 @@ from gfl_jax.errors import UserError
 from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.nms import nms
 from gfl_jax.inference.voting import variance_vote
-from gfl_jax.mesh import on_own_rows
-from gfl_jax.models.detector import DetectorNetwork
+from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
-from gfl_jax.structures import Batch, Detections, HeadOutputs
+from gfl_jax.parallel.mesh import on_own_rows
+from gfl_jax.structures import Detections, HeadOutputs, Images
 
 
 def make_detect(
@@ -25,8 +25,8 @@ def make_detect(
     normalization: config.Normalization,
     inference: config.Inference,
     mesh: Mesh | None = None,
-) -> Callable[[Any, Batch], Detections]:
-    """A jitted function (variables, batch) -> Detections in pixels of the original pictures.
+) -> Callable[[Any, Images], Detections]:
+    """A jitted function (variables, images) -> Detections in pixels of the original pictures.
 
     It compiles once for each batch shape. `variables` are {"params": ..., "batch_stats": ...}. With a
     `mesh` they are whole on each of its devices, over which the batch is split.
@@ -36,14 +36,22 @@ def make_detect(
     """
     check_voting(model.detector, inference)
 
-    def detect(variables: Any, batch: Batch) -> Detections:
-        images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
-        outputs: Any = model.apply(variables, images)
+    def detect(variables: Any, batch: Images) -> Detections:
+        outputs = head_outputs(model, variables, batch, normalization)
         detections, _ = detections_from_outputs(outputs, batch, model.detector, inference)
         scale = jnp.tile(batch.scale_factors, 2)[:, None]
         return dataclasses.replace(detections, boxes=detections.boxes / scale)
 
     return jax.jit(on_own_rows(detect, mesh))
+
+
+def head_outputs(
+    model: DetectorNetwork, variables: Any, batch: Images, normalization: config.Normalization
+) -> HeadOutputs:
+    """What the network says of uint8 images, as in testing."""
+    images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
+    outputs: Any = model.apply(variables, images)
+    return outputs
 
 
 def check_voting(detector: config.Detector, inference: config.Inference) -> None:
@@ -56,7 +64,7 @@ def check_voting(detector: config.Detector, inference: config.Inference) -> None
 
 
 def detections_from_outputs(
-    outputs: HeadOutputs, batch: Batch, detector: config.Detector, inference: config.Inference
+    outputs: HeadOutputs, batch: Images, detector: config.Detector, inference: config.Inference
 ) -> tuple[Detections, Int[Array, "batch detections"]]:
     """Decodes and suppresses.
 

@@ -15,12 +15,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gfl_jax import config
 from gfl_jax.inference.decode import Candidates, decode
-from gfl_jax.inference.detect import check_voting, make_detect, select
+from gfl_jax.inference.detect import check_voting, head_outputs, make_detect, select
 from gfl_jax.inference.views import PLAIN, views_of
-from gfl_jax.mesh import on_own_rows
-from gfl_jax.models.detector import DetectorNetwork
-from gfl_jax.models.preprocess import normalize_images
-from gfl_jax.structures import Batch, Detections
+from gfl_jax.models.network import DetectorNetwork
+from gfl_jax.parallel.mesh import on_own_rows
+from gfl_jax.structures import Detections, Images
+
+# Of variables and the views of a batch: the detections in pixels of the original images.
+DetectInViews = Callable[[Any, Sequence[Images]], Detections]
 
 
 def make_detect_in_views(
@@ -28,7 +30,7 @@ def make_detect_in_views(
     normalization: config.Normalization,
     inference: config.Inference,
     mesh: Mesh | None = None,
-) -> Callable[[Any, Sequence[Batch]], Detections]:
+) -> DetectInViews:
     """A function (variables, batches) -> Detections in pixels of the original pictures.
 
     The batches show the same pictures, in the views of `views_of(inference)` and in their order.
@@ -44,17 +46,16 @@ def make_detect_in_views(
         return lambda variables, batches: detect(variables, batches[0])
     check_voting(model.detector, inference)
 
-    def find_candidates(whole: tuple[Any, Bool[Array, ""]], batch: Batch) -> Candidates:
+    def find_candidates(whole: tuple[Any, Bool[Array, ""]], batch: Images) -> Candidates:
         variables, flip = whole
-        images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
-        outputs: Any = model.apply(variables, images)
+        outputs = head_outputs(model, variables, batch, normalization)
         found = decode(outputs, batch.image_sizes, model.detector, inference)
         return to_original(found, batch.image_sizes, batch.scale_factors, flip)
 
     candidates_of = jax.jit(on_own_rows(find_candidates, mesh))
     merge = jax.jit(on_own_rows(lambda _, candidates: merge_candidates(candidates, inference), mesh))
 
-    def detect_in_views(variables: Any, batches: Sequence[Batch]) -> Detections:
+    def detect_in_views(variables: Any, batches: Sequence[Images]) -> Detections:
         pairs = zip(views, batches, strict=True)
         return merge(None, [candidates_of((variables, view.flip), batch) for view, batch in pairs])
 

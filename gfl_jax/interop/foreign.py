@@ -10,12 +10,12 @@ from etils.epath import Path
 from rich.table import Table
 
 from gfl_jax.config import Detector
+from gfl_jax.console.plain import plain
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign_names import mmdetection_name
 from gfl_jax.interop.state_dicts import read_state_dict
 from gfl_jax.interop.torch_names import Matched, match_entries
-from gfl_jax.models.detector import build_detector
-from gfl_jax.plain import plain
+from gfl_jax.models.network import build_detector
 
 
 def detector_shapes(detector: Detector) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import cast
 
+from gfl_jax.console.progress import byte_progress
 from gfl_jax.errors import UserError
 from gfl_jax.files import retrying, writing
-from gfl_jax.progress import byte_progress
 
 TIMEOUT = 30.0  # seconds without a byte
 PAUSES = (1, 2, 4)  # seconds before each further attempt that follows one without a byte

@@ -19,12 +19,12 @@ from etils.epath import Path
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
-from gfl_jax.agreement import from_first, is_first
 from gfl_jax.config import Config
-from gfl_jax.config_files import config_differences, config_from_fields, to_json
+from gfl_jax.configuration.config_files import config_differences, config_from_fields, to_json
 from gfl_jax.errors import UserError
 from gfl_jax.files import read_file, write_file, writing
-from gfl_jax.mesh import with_shardings
+from gfl_jax.parallel.agreement import from_first, is_first
+from gfl_jax.parallel.mesh import with_shardings
 from gfl_jax.paths import absolute, as_path
 from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.saving import close, save, steps_in, unfinished_in

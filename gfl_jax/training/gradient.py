@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.detection_loss import Normalizers, detection_losses, loss_normalizers
-from gfl_jax.mesh import split_by_batch, split_over_fsdp
 from gfl_jax.models.conv_gradient import in_a_loop
 from gfl_jax.models.preprocess import normalize_images
+from gfl_jax.parallel.mesh import split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch, HeadOutputs
 
 LossAndRest = tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Any]]

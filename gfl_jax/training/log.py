@@ -11,9 +11,9 @@ from etils.epath import Path
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
-from gfl_jax.agreement import is_first
 from gfl_jax.config import Loader
 from gfl_jax.files import copy_files
+from gfl_jax.parallel.agreement import is_first
 from gfl_jax.paths import is_remote
 from gfl_jax.training.bottleneck import input_share, input_warning
 from gfl_jax.training.metrics_file import MetricsFile, Row

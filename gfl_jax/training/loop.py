@@ -8,16 +8,19 @@ import jax
 from etils.epath import Path
 from jaxtyping import Array, Int
 
-from gfl_jax.agreement import from_first, is_first
 from gfl_jax.config import Config
-from gfl_jax.data.loader import steps_per_epoch, train_batches
+from gfl_jax.configuration.experiment_check import check_experiment
+from gfl_jax.data.loader import train_batches
+from gfl_jax.data.plan import steps_per_epoch
 from gfl_jax.data.source import Source
+from gfl_jax.drawing import plot_losses
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import detect_source, measure_results
 from gfl_jax.evaluation.snapshots import save_snapshots
-from gfl_jax.experiment_check import check_experiment
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
-from gfl_jax.mesh import (
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.agreement import from_first, is_first
+from gfl_jax.parallel.mesh import (
     check_accumulate,
     check_batch_size,
     gather,
@@ -26,9 +29,7 @@ from gfl_jax.mesh import (
     put_everywhere,
     split_over_fsdp,
 )
-from gfl_jax.models.detector import build_detector
 from gfl_jax.paths import as_path
-from gfl_jax.pictures import plot_losses
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.lease import Lease
 from gfl_jax.training.log import RunLog
@@ -84,7 +85,7 @@ def train(
     check_accumulate(config.loader.batch_size, config.optimizer.accumulate, mesh)
     data = open_run_data(config, workdir)
     source, evaluation = data.train, data.evaluation
-    epoch_steps = steps_per_epoch(source, config)
+    epoch_steps = steps_per_epoch(source.sizes, config)
     total_steps = config.schedule.steps or config.schedule.epochs * epoch_steps
 
     model = build_detector(config.detector, config.precision)

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from etils.epath import Path
 
-from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
 from gfl_jax.files import copy_files
+from gfl_jax.parallel.agreement import is_first
 from gfl_jax.paths import is_remote
 
 

@@ -20,9 +20,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils.epath import Path
 
-from gfl_jax.agreement import is_first
 from gfl_jax.errors import UserError
 from gfl_jax.files import PAUSES, is_of_network, storage_error, writing
+from gfl_jax.parallel.agreement import is_first
 from gfl_jax.paths import is_remote
 
 

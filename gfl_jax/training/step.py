@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax import config
-from gfl_jax.mesh import replicated, split_by_batch, split_over_fsdp
+from gfl_jax.parallel.mesh import replicated, split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch
 from gfl_jax.training.gradient import loss_and_gradient
 from gfl_jax.training.optimizer import trainable_mask, trained_only

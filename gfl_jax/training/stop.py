@@ -12,8 +12,8 @@ from typing import TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-from gfl_jax.agreement import from_first, is_first
-from gfl_jax.distributed import stop_asked_for
+from gfl_jax.parallel.agreement import from_first, is_first
+from gfl_jax.parallel.distributed import stop_asked_for
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from gfl_jax.boxes import boxes_to_distances, centerness
 from gfl_jax.detection_loss import detection_losses
 from gfl_jax.inference.detect import detections_from_outputs
 from gfl_jax.interop.torch_names import from_torch, to_torch
-from gfl_jax.models.detector import DetectorNetwork
+from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import SIZE_DIVISOR, Batch
 from gfl_jax.targets.locations import Locations, grid_sizes_of

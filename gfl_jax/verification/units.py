@@ -14,9 +14,9 @@ from gfl_jax import boxes as geometry
 from gfl_jax import config
 from gfl_jax.axes.box_representation import integral
 from gfl_jax.inference.nms import nms
-from gfl_jax.losses.box import giou_loss, iou_loss
 from gfl_jax.losses.distribution import distribution_focal_loss
 from gfl_jax.losses.focal import binary_cross_entropy, focal_loss, quality_focal_loss
+from gfl_jax.losses.overlap import giou_loss, iou_loss
 from gfl_jax.targets.atss import assign_atss
 from gfl_jax.targets.locations import valid_grid_sizes
 from gfl_jax.training.optimizer import make_schedule

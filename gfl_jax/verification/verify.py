@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 
 from gfl_jax.config import Config
-from gfl_jax.config_files import load_config
+from gfl_jax.configuration.config_files import load_config
 from gfl_jax.verification.deformable import verify_deformable
-from gfl_jax.verification.detector import verify_detector
 from gfl_jax.verification.reference import Reference, Row
 from gfl_jax.verification.units import verify_units
+from gfl_jax.verification.whole_detector import verify_detector
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "tests/data/reference/units.npz"

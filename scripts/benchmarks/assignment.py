@@ -10,7 +10,7 @@ from benchmarks.inputs import BOX_SLOTS, random_boxes
 from benchmarks.measure import Case, Row, Say, measure
 from gfl_jax.config import Detector
 from gfl_jax.targets.atss import assign_atss
-from gfl_jax.targets.atss_dense import assign_atss_dense
+from gfl_jax.verification.atss_dense import assign_atss_dense
 
 
 def assignment_rows(detector: Detector, size: tuple[int, int], repeats: int, say: Say) -> list[list[Row]]:

@@ -11,10 +11,10 @@ from benchmarks.inputs import random_batch
 from benchmarks.measure import Case, Row, Say, measure
 from gfl_jax.config import Config
 from gfl_jax.inference.detect import make_detect
-from gfl_jax.mesh import make_mesh, put_batch, put_everywhere
 from gfl_jax.models.conv_gradient import own_kernel_gradient
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 from gfl_jax.models.preprocess import normalize_images
+from gfl_jax.parallel.mesh import make_mesh, put_batch, put_everywhere
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.state import TrainState, create_state
 from gfl_jax.training.step import make_train_step

@@ -11,7 +11,7 @@ from benchmarks.inputs import random_batch
 from benchmarks.measure import Case, Row, Say, measure
 from gfl_jax.config import Config
 from gfl_jax.inference.detect import make_detect
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 from gfl_jax.models.preprocess import normalize_images
 
 MATRIX = 4096  # rows and columns of the product that stands for the machine's peak

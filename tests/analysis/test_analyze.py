@@ -10,10 +10,10 @@ from training.tiny_training import CONFIG, DETECTOR, change, write_dataset
 
 from gfl_jax import config
 from gfl_jax.analysis import analyze as module
-from gfl_jax.cli import main
+from gfl_jax.command_line.main import main
 from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.errors import UserError
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import create_state
@@ -113,7 +113,7 @@ def test_a_box_that_is_not_there(capsys, workdir, collected, tmp_path):
 def test_labels_without_a_checkpoint(capsys, workdir, tmp_path):
     file = tmp_path / "tiny.py"
     file.write_text(
-        "from pathlib import Path\nfrom gfl_jax.config_files import config_from_json\n"
+        "from pathlib import Path\nfrom gfl_jax.configuration.config_files import config_from_json\n"
         f"def get_config():\n    return config_from_json(Path({str(workdir / 'config.json')!r}))\n"
     )
     assert main(["analyze", f"--config={file}", f"--output={tmp_path / 'out'}"]) == 0

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gfl_jax import config
 from gfl_jax.compilation.collectives import Collectives, collectives_of
-from gfl_jax.mesh import make_mesh
+from gfl_jax.parallel.mesh import make_mesh
 
 MESH = make_mesh(config.Mesh(fsdp=2))  # data 4 x fsdp 2
 ROWS = PartitionSpec(("data", "fsdp"))

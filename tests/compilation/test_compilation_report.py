@@ -10,15 +10,15 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gfl_jax import config
-from gfl_jax.cli import main
+from gfl_jax.command_line.main import main
 from gfl_jax.compilation import programs, topology
 from gfl_jax.compilation.measures import TooLarge, compile_and_measure
 from gfl_jax.compilation.report import make_report, to_fields
-from gfl_jax.compilation.tables import verdict
+from gfl_jax.compilation.report_tables import verdict
 from gfl_jax.data.buckets import parse_canvas
 from gfl_jax.errors import UserError
-from gfl_jax.mesh import make_mesh
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import make_mesh
 from gfl_jax.training.optimizer import make_optimizer
 from gfl_jax.training.state import state_shapes
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gfl_jax.data.coco_file import parse_coco, read_coco
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.coco_metrics import evaluate_coco
-from gfl_jax.evaluation.ground_truth import load_ground_truth, restricted
+from gfl_jax.evaluation.coco_truth import load_ground_truth, restricted
 
 WHOLE = {
     "images": [

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from gfl_jax.data.as_coco import coco_ground_truth
 from gfl_jax.data.coco_json import coco_json_source
-from gfl_jax.data.ground_truth import coco_ground_truth
 from gfl_jax.data.images import image_size
 from gfl_jax.errors import UserError
 

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gfl_jax.config import Config, Crops, Dataset, Detector, Loader, Resize
+from gfl_jax.configuration.overrides import override
 from gfl_jax.data import loader
 from gfl_jax.data.coco_json import coco_json_source
-from gfl_jax.data.loader import eval_batches, make_source, steps_per_epoch, train_batches
+from gfl_jax.data.loader import eval_batches, make_source, train_batches
+from gfl_jax.data.plan import steps_per_epoch
 from gfl_jax.errors import UserError
 from gfl_jax.inference.views import View
-from gfl_jax.overrides import override
 
 REPOSITORY = Path(__file__).parents[2]
 BUCKETS = ((64, 96), (96, 64), (96, 96))
@@ -80,7 +81,7 @@ def test_batches_do_not_depend_on_start_or_hosts(source, config, start, hosts, c
 
 
 def test_an_epoch_shows_every_picture(source, config):
-    steps = steps_per_epoch(source, config)
+    steps = steps_per_epoch(source.sizes, config)
     batches = take(train_batches(source, config), 3 * steps)
     for epoch in range(3):
         shown = np.concatenate([b.indices for b in batches[epoch * steps : (epoch + 1) * steps]])
@@ -241,7 +242,7 @@ def test_a_killed_worker_is_reported(source, config):
 SCRIPT = """
     import signal, sys, time
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background do without
-    from gfl_jax.config_files import load_config
+    from gfl_jax.configuration.config_files import load_config
     from gfl_jax.data.loader import make_source, train_batches
 
     if __name__ == "__main__":

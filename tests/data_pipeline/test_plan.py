@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfl_jax.config import Config, Crops, Dataset, Loader, Resize
+from gfl_jax.configuration.overrides import override
 from gfl_jax.data.buckets import choose_buckets, fits, group_by_bucket, outermost, padded_share
 from gfl_jax.data.plan import (
     FILLER,
@@ -19,7 +20,6 @@ from gfl_jax.data.plan import (
 from gfl_jax.data.transforms import resized_sizes
 from gfl_jax.errors import UserError
 from gfl_jax.inference.views import PLAIN, View
-from gfl_jax.overrides import override
 
 BUCKETS = ((80, 112), (112, 80), (80, 144), (144, 80))
 SIZES = st.lists(st.tuples(st.integers(20, 60), st.integers(20, 60)), min_size=1, max_size=40)

@@ -8,9 +8,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from gfl_jax.data import tfds_source as module
+from gfl_jax.data.as_coco import coco_ground_truth
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS
 from gfl_jax.data.coco_json import coco_json_source
-from gfl_jax.data.ground_truth import coco_ground_truth
 from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
 

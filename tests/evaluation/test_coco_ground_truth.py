@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gfl_jax.errors import UserError
-from gfl_jax.evaluation.ground_truth import load_ground_truth
+from gfl_jax.evaluation.coco_truth import load_ground_truth
 
 BOX = {"image_id": 1, "category_id": 5, "bbox": [0, 0, 10, 20]}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import pytest
 
 from gfl_jax import config
 from gfl_jax.inference.detect import make_detect
-from gfl_jax.mesh import make_mesh, put_batch, put_everywhere
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import make_mesh, put_batch, put_everywhere
 from gfl_jax.structures import Batch
 
 INFERENCE = config.Inference(score_threshold=0.0, max_detections=20)

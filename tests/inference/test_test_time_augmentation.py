@@ -15,7 +15,7 @@ from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views, merge_candidates, to_original
 from gfl_jax.inference.views import PLAIN, View, views_of
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 from gfl_jax.structures import HeadOutputs
 
 INFERENCE = config.Inference(score_threshold=0.0, max_detections=20)

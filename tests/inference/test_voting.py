@@ -15,7 +15,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.inference.decode import Candidates
 from gfl_jax.inference.detect import make_detect, select
 from gfl_jax.inference.voting import variance_vote
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 from gfl_jax.structures import Batch
 
 COUNT = 6  # boxes of each example: one shape, one compilation

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gfl_jax import config
-from gfl_jax.cli import main
-from gfl_jax.config_files import config_from_json
+from gfl_jax.command_line.main import main
+from gfl_jax.configuration.config_files import config_from_json
 from gfl_jax.data.categories import read_categories
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.state_dicts import read_state_dict, write_state_dict

@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gfl_jax import config
-from gfl_jax.config_files import load_config
+from gfl_jax.configuration.config_files import load_config
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.torch_names import from_torch, torch_name, whole_state_dict

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gfl_jax import config
-from gfl_jax.models.detector import build_detector
 from gfl_jax.models.head import DenseHead
+from gfl_jax.models.network import build_detector
 
 
 def pictures(height=64, width=96):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gfl_jax import config
-from gfl_jax.config_files import load_config
+from gfl_jax.configuration.config_files import load_config
 from gfl_jax.interop.torch_names import CONSTANTS, to_torch
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 
 # Convolutions and norms of torchvision's networks without their last layer, and channels of C3 to C5.
 TORCHVISION = {

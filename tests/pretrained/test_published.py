@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from small_run import small_experiment
 
-from gfl_jax import cli
-from gfl_jax.cli import main
-from gfl_jax.config_files import CONFIGS, load_config
+from gfl_jax.command_line import main as cli
+from gfl_jax.command_line.main import main
+from gfl_jax.configuration.config_files import CONFIGS, load_config
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.foreign_names import mmdetection_name
 from gfl_jax.interop.torch_files import write_torch_file

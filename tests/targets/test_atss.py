@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gfl_jax.targets.atss import assign_atss
-from gfl_jax.targets.atss_dense import assign_atss_dense
 from gfl_jax.targets.locations import make_locations, valid_grid_sizes
+from gfl_jax.verification.atss_dense import assign_atss_dense
 
 STRIDES = (8, 16, 32, 64, 128)
 CANVASES = ((160, 224), (32, 640))  # in the strip, nine candidates in a row are needed on single-row levels

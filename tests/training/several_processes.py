@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from free_port import free_port
 
-from gfl_jax.config_files import to_json
+from gfl_jax.configuration.config_files import to_json
 
 # Batches note which pictures are in them; at `stop_at` one process is asked to stop.
 SCRIPT = """
 import contextlib, json, os, signal, sys, time
 from pathlib import Path
 import jax
-from gfl_jax.distributed import processes
-from gfl_jax.launch import find_launch
-from gfl_jax.config_files import config_from_json
+from gfl_jax.parallel.distributed import processes
+from gfl_jax.parallel.launch import find_launch
+from gfl_jax.configuration.config_files import config_from_json
 from gfl_jax.training import loop
 
 settings = json.loads(sys.argv[1])

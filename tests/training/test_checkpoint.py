@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gfl_jax import config, files
-from gfl_jax.config_files import config_from_json
+from gfl_jax.configuration.config_files import config_from_json
+from gfl_jax.configuration.overrides import override
 from gfl_jax.errors import UserError
-from gfl_jax.mesh import make_mesh, put_everywhere
-from gfl_jax.overrides import override
+from gfl_jax.parallel.mesh import make_mesh, put_everywhere
 from gfl_jax.training import checksums
 from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variables, steps_in
 from gfl_jax.training.optimizer import make_optimizer

@@ -9,9 +9,9 @@ import pytest
 from tiny_training import CONFIG, DETECTOR, change, make_batch, make_plain_step, read_state, write_dataset
 
 from gfl_jax import config
-from gfl_jax.mesh import make_mesh, put_batch, replicated
-from gfl_jax.models.detector import build_detector
-from gfl_jax.overrides import override
+from gfl_jax.configuration.overrides import override
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import make_mesh, put_batch, replicated
 from gfl_jax.training import loop
 from gfl_jax.training.checkpoint import Checkpoints, load_variables
 from gfl_jax.training.optimizer import make_optimizer

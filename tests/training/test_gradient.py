@@ -10,8 +10,8 @@ import pytest
 from tiny_training import CONFIG, DETECTOR, change, make_batch
 
 from gfl_jax import config
-from gfl_jax.mesh import make_mesh, put_batch
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import make_mesh, put_batch
 from gfl_jax.training.gradient import loss_and_gradient, micro_batches, run_network
 from gfl_jax.training.optimizer import make_optimizer, make_schedule
 from gfl_jax.training.state import TrainState, state_shapes

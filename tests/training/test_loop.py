@@ -13,12 +13,12 @@ import optax
 import pytest
 from tiny_training import DETECTOR, assert_same_run, change, read_metrics, read_state
 
+from gfl_jax.configuration.overrides import override
 from gfl_jax.data.loader import make_source, train_batches
 from gfl_jax.data.plan import evaluation_plan
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation import evaluate
-from gfl_jax.models.detector import build_detector
-from gfl_jax.overrides import override
+from gfl_jax.models.network import build_detector
 from gfl_jax.training import lease, loop
 from gfl_jax.training.checkpoint import load_variables, steps_in
 from gfl_jax.training.loop import NonFiniteLossError, train

@@ -11,9 +11,9 @@ import pytest
 from tiny_training import CONFIG, assert_same_run, change, make_plain_step, write_dataset
 
 from gfl_jax import config
+from gfl_jax.configuration.overrides import override
 from gfl_jax.data.categories import Categories, read_categories
 from gfl_jax.errors import UserError
-from gfl_jax.overrides import override
 from gfl_jax.training import loop
 from gfl_jax.training.loop import train
 from gfl_jax.training.run_data import keep_run_data, open_run_data

@@ -12,12 +12,12 @@ import pytest
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import compare_rows
 from gfl_jax.config import Config
-from gfl_jax.config_files import load_config
+from gfl_jax.configuration.config_files import load_config
+from gfl_jax.configuration.overrides import parse_overrides
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.state_dicts import write_state_dict
 from gfl_jax.interop.torch_names import whole_state_dict
-from gfl_jax.overrides import parse_overrides
 from gfl_jax.training.loop import train
 from gfl_jax.training.start import check_start, start_from_file
 from gfl_jax.training.state import TrainState

@@ -8,10 +8,12 @@ import pytest
 from tiny_training import CONFIG, DETECTOR, change, make_batch
 
 from gfl_jax import config
-from gfl_jax.data.loader import make_source, steps_per_epoch, train_batches
+from gfl_jax.data.loader import make_source, train_batches
+from gfl_jax.data.plan import steps_per_epoch
 from gfl_jax.detection_loss import loss_normalizers
 from gfl_jax.errors import UserError
-from gfl_jax.mesh import (
+from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.mesh import (
     LEAST_SHARDED,
     check_accumulate,
     check_batch_size,
@@ -20,7 +22,6 @@ from gfl_jax.mesh import (
     put_everywhere,
     split_over_fsdp,
 )
-from gfl_jax.models.detector import build_detector
 from gfl_jax.training import step as step_module
 from gfl_jax.training.gradient import run_network
 from gfl_jax.training.optimizer import make_optimizer, make_schedule
@@ -117,7 +118,7 @@ def test_a_mesh_that_does_not_fit_names_ones_that_do():
 
 def test_an_epoch_of_mixed_shapes_compiles_once_per_bucket(tiny_config):
     source = make_source(tiny_config, "train")
-    epoch = steps_per_epoch(source, tiny_config)
+    epoch = steps_per_epoch(source.sizes, tiny_config)
     step, state, mesh = make_step(tiny_config, 8)
     shapes = set()
     with train_batches(source, tiny_config) as batches:

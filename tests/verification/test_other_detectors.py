@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from gfl_jax.config_files import load_config
-from gfl_jax.verification.detector import verify_detector
+from gfl_jax.configuration.config_files import load_config
 from gfl_jax.verification.reference import Reference
 from gfl_jax.verification.verify import DETECTORS, ROOT
+from gfl_jax.verification.whole_detector import verify_detector
 
 CASE = "d_unequal"
 

@@ -12,14 +12,14 @@ from gfl_jax import config
 from gfl_jax.axes.assigner import assigner_locations
 from gfl_jax.boxes import iou
 from gfl_jax.interop.torch_names import to_torch
-from gfl_jax.models.detector import build_detector
+from gfl_jax.models.network import build_detector
 from gfl_jax.targets.locations import make_locations
 from gfl_jax.verification import recompute as recomputed
-from gfl_jax.verification.detector import verify_detector
 from gfl_jax.verification.deterministic import projection
 from gfl_jax.verification.recompute import case_targets, deterministic_variables, make_batch, recompute
 from gfl_jax.verification.reference import Reference
 from gfl_jax.verification.ties import is_a_choice
+from gfl_jax.verification.whole_detector import verify_detector
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gfl_jax.cli import main
+from gfl_jax.command_line.main import main
 from gfl_jax.interop.torch_names import to_torch
-from gfl_jax.verification import detector, verify
+from gfl_jax.verification import verify
+from gfl_jax.verification import whole_detector as detector
 from gfl_jax.verification.reference import Reference
 from gfl_jax.verification.verify import verify_default
 

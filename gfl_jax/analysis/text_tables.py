@@ -1,0 +1,59 @@
+"""A table for people and for programs: on a rich console, and as CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import rich.table
+from etils.epath import Path
+
+from gfl_jax.console.plain import plain
+from gfl_jax.files import write_file
+
+Cell = str | int | float
+
+
+class Table(NamedTuple):
+    """Rows of text and numbers under headings; a number that is not known is NaN."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+    caption: str = ""
+
+
+def for_console(table: Table, digits: int = 2) -> rich.table.Table:
+    """The table as rich prints it, numbers on the right."""
+    shown = rich.table.Table(
+        title=plain(table.title), caption=plain(table.caption) if table.caption else None
+    )
+    for heading, *column in zip(table.headings, *table.rows, strict=True):
+        text = any(isinstance(cell, str) for cell in column)
+        shown.add_column(plain(heading), justify="left" if text else "right")
+    for row in table.rows:
+        shown.add_row(*(plain(_text(cell, digits)) for cell in row))
+    return shown
+
+
+def write_csv(path: Path, table: Table) -> None:
+    """Writes headings and rows, numbers with six digits; what is not known is left empty."""
+    content = io.StringIO(newline="")
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(table.headings)
+    for row in table.rows:
+        writer.writerow([_written(cell) for cell in row])
+    write_file(path, content.getvalue())
+
+
+def _written(cell: Cell) -> Cell:
+    if not isinstance(cell, float):
+        return cell
+    return "" if math.isnan(cell) else f"{cell:.6g}"
+
+
+def _text(cell: Cell, digits: int) -> str:
+    if not isinstance(cell, float):
+        return str(cell)
+    return "-" if math.isnan(cell) else f"{cell:.{digits}f}"

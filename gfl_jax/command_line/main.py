@@ -1,0 +1,75 @@
+"""The command line as a whole: its commands, and the exit status.
+
+Commands import what they need when they run, so that `--help` answers at once.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from gfl_jax.command_line import analyze, compare, compile, evaluate, export, models, predict, train, verify
+from gfl_jax.command_line.arguments import config_overrides
+from gfl_jax.errors import exit_status
+
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "compare": compare,
+    "analyze": analyze,
+    "models": models,
+    "compile": compile,
+    "verify": verify,
+}
+
+CONFIG_HELP = """\
+Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
+--config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py (and gfl_jax/axes/ for the
+four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit status.
+
+    0, 1 (a check or some of a list failed, or nobody reads the output), 2 (bad input), 3 (another process of
+    the run was lost), 130 (Ctrl-C), 143 (SIGTERM, after which a training run has saved its state).
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("gfl_jax").setLevel(logging.INFO)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it logs it raises too
+    logging.captureWarnings(True)
+
+    def command() -> int:
+        parser = make_parser()
+        args, rest = parser.parse_known_args(arguments)
+        return COMMANDS[args.command].run(args, config_overrides(rest, parser))
+
+    try:
+        return exit_status(command)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `command` is the name of the chosen command."""
+    installed = sys.argv[0].endswith("gfl-jax")
+    parser = argparse.ArgumentParser(
+        prog="gfl-jax" if installed else "main.py",
+        description="Generalized Focal Loss detectors in JAX.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        text = f"{module.TEXT}\n\n{CONFIG_HELP}"
+        command = commands.add_parser(
+            name,
+            help=" ".join(module.TEXT.split()).split(". ")[0].rstrip("."),
+            description=text.replace("python main.py", "gfl-jax") if installed else text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_flags(command)
+    return parser

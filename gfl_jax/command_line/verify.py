@@ -1,0 +1,57 @@
+"""Figures of the reference, recomputed."""
+
+import argparse
+
+from gfl_jax.command_line.arguments import file_name
+from gfl_jax.configuration.config_files import load_config
+from gfl_jax.configuration.overrides import parse_overrides
+from gfl_jax.paths import local_path
+
+TEXT = """\
+Recomputes figures of an independent PyTorch implementation (mmdetection) on this machine:
+features, outputs, targets, losses, gradients, detections and a few steps of training.
+Exit status 1 if any deviates by more than its tolerance.
+
+  python main.py verify --dtype=float64
+  python main.py verify --dtype=float64 --detector=all
+  python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
+
+
+def add_flags(command: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    command.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
+    command.add_argument(
+        "--detector",
+        choices=["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "all"],
+        default="gfl",
+        help="whose figures, of those in tests/data (gfl)",
+    )
+    command.add_argument("--reference", type=local_path, metavar="FILE", help="other figures, of --config")
+    command.add_argument("--config", type=file_name, metavar="FILE", help="of the reference's detector")
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Does what the command says; returns the exit status."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gfl_jax.console.plain import plain
+    from gfl_jax.verification.verify import DEFAULT_CONFIG, DETECTORS, verify_default, verify_file
+
+    if args.reference:
+        config = parse_overrides(load_config(args.config or DEFAULT_CONFIG), overrides)
+        rows = verify_file(args.reference, config, args.dtype)
+    else:
+        rows = verify_default(args.dtype, list(DETECTORS) if args.detector == "all" else [args.detector])
+    console = Console()
+    table = Table("part", "largest relative deviation", "tolerance", "verdict")
+    failed = 0
+    with console.status("compiling and computing") as status:
+        for row in rows:
+            status.update(plain(row.part))
+            failed += not row.passed
+            verdict = "passed" if row.passed else "[red]FAILED[/red]"
+            table.add_row(plain(row.part), f"{row.deviation:.1e}", f"{row.tolerance:.0e}", verdict)
+    console.print(table)
+    print(f"{table.row_count - failed} passed, {failed} failed in {args.dtype}")
+    return int(failed > 0)

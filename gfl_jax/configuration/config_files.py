@@ -1,0 +1,159 @@
+"""Files that make configs, or keep them.
+
+A file in `configs/` has one function, `get_config() -> Config`. It builds a `Config` or
+takes another file's and changes fields with `override`, which the command line uses too
+(`--config.optimizer.learning_rate=0.02`), so both are checked in the same way. It may have
+arguments with a default and a type, which are given after a colon:
+`--config=configs/table_1.py:assigner=atss,quality=iou`.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import traceback
+import typing
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+from etils.epath import Path
+
+from gfl_jax.config import Config
+from gfl_jax.configuration.fields import checked
+from gfl_jax.configuration.overrides import differences, flat_fields, override, parse_value
+from gfl_jax.errors import UserError, one_line
+from gfl_jax.files import identity, read_file
+from gfl_jax.paths import require_local
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def load_config(name: str | Path) -> Config:
+    """Runs `get_config()` of a Python file.
+
+    Args:
+      name: FILE, or FILE:ARGUMENT=VALUE,ARGUMENT=VALUE; or the name of a file in `configs/`.
+
+    Raises:
+      UserError: there is no such file, it cannot be run, it is not a config, or it takes no such argument.
+    """
+    path, colon, arguments = str(name).partition(".py:")
+    path = f"{path}.py" if colon else path
+    module = load_module(path)
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"--config={path}: has no function get_config(); give it one that returns a Config")
+    with _errors_in(path):
+        hints = typing.get_type_hints(module.get_config, include_extras=True)
+        parameters = inspect.signature(module.get_config).parameters
+    given = _arguments(parameters, hints, arguments, path)
+    with _errors_in(path):
+        config = module.get_config(**given)
+    if not isinstance(config, Config):
+        raise UserError(
+            f"--config={path}: get_config() returned {type(config).__name__}, not a gfl_jax Config"
+        )
+    return config
+
+
+def load_module(name: str | Path) -> ModuleType:
+    """Runs a Python file of `configs/`.
+
+    Raises:
+      UserError: there is no such file, or it cannot be run.
+    """
+    require_local(name, "Python files")
+    path = Path(name)
+    if identity(path) is None and path.name == str(name) and not path.suffix:
+        path = CONFIGS / f"{name}.py"  # one of ours by its name
+    if identity(path) is None or not path.is_file():
+        raise UserError(f"--config={path}: there is no such file; see configs/ for the ones there are")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: not a Python file; name one like configs/gfl_r50_fpn_1x_coco.py")
+    module = importlib.util.module_from_spec(spec)
+    with _errors_in(str(path)):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _errors_in(path: str) -> Iterator[None]:
+    """Whatever a config file does wrong is told in one line, with the file's line where it happened."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"--config={path}{_line(error, path)}: {error}") from error
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"--config={path}{_line(error, path)}: cannot be run: {one_line(what)}") from error
+
+
+def _line(error: BaseException, path: str) -> str:
+    """The number of the last line of a file that an error went through."""
+    if isinstance(error, SyntaxError):
+        return ""  # its text has it
+    place = os.path.abspath(path)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == place]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _arguments(
+    parameters: Mapping[str, inspect.Parameter], hints: dict[str, Any], text: str, path: str
+) -> dict[str, Any]:
+    """NAME=VALUE,NAME=VALUE as arguments of a function, checked against its annotations."""
+    known = ", ".join(parameters) or "none"
+    arguments = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or name not in parameters:
+            raise UserError(
+                f"--config={path}:{item}: there is no such argument; "
+                f"write NAME=VALUE,NAME=VALUE with these names: {known}"
+            )
+        hint = hints.get(name, str)
+        arguments[name] = checked(parse_value(value, hint), hint, f"--config={path}:{name}")
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and p.kind not in many]
+    missing = [name for name in needed if name not in arguments]
+    if missing:
+        raise UserError(f"--config={path}: needs a value of {missing[0]}; write {path}:{missing[0]}=VALUE")
+    return arguments
+
+
+def to_json(config: Config) -> str:
+    """The config as JSON text, one field a line."""
+    return json.dumps(dataclasses.asdict(config), indent=1)
+
+
+def config_from_json(path: Path) -> Config:
+    """Reads what `to_json` gave.
+
+    Raises:
+      UserError: the file is no JSON, or has fields that a config does not have.
+    """
+    try:
+        return config_from_fields(json.loads(read_file(path)), str(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is no config that can be read ({error}); give --config") from error
+
+
+def config_from_fields(content: Any, prefix: str) -> Config:
+    """The config of nested JSON fields; one that is not there, as in older files, has its default.
+
+    Raises:
+      UserError: there are fields that a config does not have, or wrong values; `prefix` stands before their
+        names.
+      ValueError: it is something else.
+    """
+    if not isinstance(content, dict) or "name" not in content:
+        raise ValueError("it has no 'name'")
+    return override(Config(name=""), flat_fields(content), prefix)
+
+
+def config_differences(config: Config, other: Config) -> list[str]:
+    """The dotted names of the fields in which two configs differ."""
+    return differences(dataclasses.asdict(config), dataclasses.asdict(other))

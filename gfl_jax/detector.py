@@ -1,0 +1,140 @@
+"""The Python API: a trained detector in one line, and training.
+
+    import gfl_jax
+
+    detector = gfl_jax.load("runs/gfl_trees")
+    found = detector("photo.jpg")
+    detector.draw("photo.jpg", found).save("out.png")
+
+`gfl_jax` itself has these names; nothing of jax is imported before one of them is used.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple, overload
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Float, Int
+
+from gfl_jax.config import Config
+from gfl_jax.configuration.config_files import config_from_json, load_config
+from gfl_jax.data.image_files import ImageLike, images_source
+from gfl_jax.drawing import draw_boxes
+from gfl_jax.errors import UserError
+from gfl_jax.paths import as_path
+from gfl_jax.prediction.predict import make_predict
+from gfl_jax.pretrained.published import DETECTORS
+from gfl_jax.trained import Trained, load_published, load_run
+from gfl_jax.training import loop
+
+
+class Found(NamedTuple):
+    """The detections of one image, best first."""
+
+    boxes: Float[np.ndarray, "n 4"]  # (x1, y1, x2, y2) in pixels of the image
+    scores: Float[np.ndarray, " n"]  # between 0 and 1
+    labels: Int[np.ndarray, " n"]  # classes, counted from 0
+    names: tuple[str, ...]  # of the classes, one for each box
+
+
+class Detector:
+    """A trained detector. Call it with an image or a list of images; several threads may do so."""
+
+    def __init__(self, trained: Trained) -> None:
+        self.config = trained.config
+        self.classes = trained.named_classes().names
+        self._categories = trained.named_classes()
+        self._predict = make_predict(trained)
+        self._lock = threading.Lock()  # one call after the other: each uses all devices anyway
+
+    @overload
+    def __call__(self, images: ImageLike) -> Found: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, images: Sequence[ImageLike]) -> list[Found]: ...
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Found | list[Found]:
+        """Detects in images.
+
+        The network is compiled once for each shape of a batch. A list goes through it in batches of
+        `config.loader.eval_batch_size` images.
+
+        Args:
+          images: an image or a list of images, each the path of a file or a uint8 RGB array (height,
+            width, 3).
+
+        Returns:
+          The detections of the image, or a list of them in the order of the images.
+
+        Raises:
+          UserError: an image cannot be read, is no such array, or needs too much memory.
+        """
+        if isinstance(images, (str, os.PathLike, np.ndarray)):
+            return self._detect([images])[0]
+        return self._detect(list(images))
+
+    def draw(self, image: ImageLike, found: Found, min_score: float = 0.3) -> PIL.Image.Image:
+        """The image with its detections.
+
+        Args:
+          image: as the detector takes it.
+          found: its detections.
+          min_score: boxes with less are left out.
+        """
+        pixels = images_source([image], self._categories).read_image(0)
+        drawn = draw_boxes(pixels, found.boxes, found.labels, found.scores, self.classes, min_score)
+        return PIL.Image.fromarray(drawn)
+
+    def _detect(self, images: list[ImageLike]) -> list[Found]:
+        if not images:
+            return []
+        source, too_large = images_source(images, self._categories), dict[int, str]()
+        with self._lock:
+            found = {one.position: one for one in self._predict(source, too_large)}
+        for i in set(range(len(images))) - set(found):
+            if i in too_large:
+                raise UserError(too_large[i])
+            source.read_image(i)  # it raises what has kept it from being seen
+            raise UserError(f"{source.file_names[i]}: could not be read; try it again")
+        return [
+            Found(one.boxes, one.scores, one.labels, tuple(self.classes[label] for label in one.labels))
+            for _, one in sorted(found.items())
+        ]
+
+
+def load(name: str | os.PathLike[str], config: Config | None = None) -> Detector:
+    """A trained detector.
+
+    Args:
+      name: a work directory of `train`, or published weights, as `main.py models` lists them.
+      config: None: that of the run, or of the published weights.
+
+    Raises:
+      UserError: there is no such detector, or its weights cannot be fetched or read.
+    """
+    place = as_path(name)
+    if str(name) in DETECTORS and not place.exists():
+        return Detector(load_published(str(name), config or load_config(str(name))))
+    if config is None and not (place / "config.json").is_file():
+        raise UserError(
+            f"{place}: is neither a work directory of `train` nor published weights; "
+            "`main.py models` lists these"
+        )
+    return Detector(load_run(place, config or config_from_json(place / "config.json")))
+
+
+def train(config: Config | str, workdir: str | os.PathLike[str]) -> dict[str, float]:
+    """Trains a detector, going on where an earlier call with the same work directory has stopped.
+
+    Args:
+      config: the experiment, or the name of a file that makes it, as `--config` takes it.
+      workdir: gets checkpoints, logs and images; `load` takes it.
+
+    Returns:
+      The COCO metrics after the last step; none if the run was stopped by Ctrl-C or SIGTERM, or has no data
+      for evaluation.
+
+    Raises:
+      UserError: something of the config does not fit, or the run cannot go on.
+    """
+    return loop.train(load_config(config) if isinstance(config, str) else config, as_path(workdir))

@@ -1,0 +1,47 @@
+"""The whole network: backbone, feature pyramid, dense head."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gfl_jax import config
+from gfl_jax.configuration.detector_check import check_detector
+from gfl_jax.models.fpn import FeaturePyramid
+from gfl_jax.models.head import DenseHead
+from gfl_jax.models.resnet import ResNet
+from gfl_jax.structures import HeadOutputs
+
+
+class DetectorNetwork(nn.Module):
+    """Normalized pictures to head outputs. Parameters lie under backbone, pyramid and head."""
+
+    detector: config.Detector
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the three parts."""
+        self.backbone = ResNet(self.detector.backbone, self.dtype)
+        self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype)
+        self.head = DenseHead(self.detector, self.dtype)
+
+    def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> HeadOutputs:
+        """Runs the network.
+
+        Args:
+          images: normalized pictures; height and width are multiples of SIZE_DIVISOR.
+          train: whether batch norms use (and update) the statistics of the batch, where the
+            backbone's norm is "batch".
+        """
+        return self.head(self.pyramid(self.backbone(images, train)))
+
+
+def build_detector(detector: config.Detector, precision: str = "float32") -> DetectorNetwork:
+    """The network of a detector config; `precision` is the dtype of its arithmetic.
+
+    Raises:
+      UserError: the parts of the detector do not fit together.
+    """
+    check_detector(detector)
+    return DetectorNetwork(detector, jnp.dtype(precision))
