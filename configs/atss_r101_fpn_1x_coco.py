@@ -3,8 +3,8 @@
 python main.py train --config=configs/atss_r101_fpn_1x_coco.py --workdir=runs/atss_r101
 """
 
-from configs import atss_r50_fpn_1x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import atss_r50_fpn_1x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

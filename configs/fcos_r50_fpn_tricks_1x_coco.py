@@ -5,8 +5,8 @@ Center sampling, distances in strides, centerness on the box tower, GIoU loss.
 python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=runs/fcos_r50_tricks
 """
 
-from configs import fcos_r50_fpn_1x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import fcos_r50_fpn_1x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

@@ -9,8 +9,8 @@ with three seeds each takes about an hour; longer training scores more.
 
 from typing import Literal
 
-from configs import gfl_digits, gfl_r50_fpn_1x_coco, gfl_trees
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_digits, gfl_r50_fpn_1x_coco, gfl_trees
 from gfl_jax.configuration.overrides import override
 
 

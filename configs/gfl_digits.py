@@ -12,8 +12,8 @@ AP was 21.3, with 1200 steps of 8 it is 35.4, and 31.2 at half the learning rate
 scenes were evaluated once, at the end.
 """
 
-from configs import gfl_trees
 from gfl_jax.config import Config, Inference
+from gfl_jax.configs import gfl_trees
 from gfl_jax.configuration.overrides import override
 
 

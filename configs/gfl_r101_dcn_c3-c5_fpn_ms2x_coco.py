@@ -4,8 +4,8 @@ r"""GFL, ResNet-101 with deformable convolutions in C3 to C5, multi-scale 2x: 47
         --workdir=runs/gfl_r101_dcn_c3-c5
 """
 
-from configs import gfl_r101_fpn_ms2x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_r101_fpn_ms2x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

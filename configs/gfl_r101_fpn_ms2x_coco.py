@@ -3,8 +3,8 @@
 python main.py train --config=configs/gfl_r101_fpn_ms2x_coco.py --workdir=runs/gfl_r101_ms2x
 """
 
-from configs import gfl_r50_fpn_ms2x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_r50_fpn_ms2x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

@@ -5,8 +5,8 @@
 The short side is drawn from 480 to 800, as in mmdetection. Cost: twice that of the 1x schedule.
 """
 
-from configs import gfl_r50_fpn_1x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_r50_fpn_1x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

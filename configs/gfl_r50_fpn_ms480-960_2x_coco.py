@@ -7,8 +7,8 @@ A wider range of short sides than the 480 to 800 of gfl_r50_fpn_ms2x_coco, in 16
 instead of 12. Evaluation stays at 800. Cost: a quarter more pixels than there.
 """
 
-from configs import gfl_r50_fpn_ms2x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_r50_fpn_ms2x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

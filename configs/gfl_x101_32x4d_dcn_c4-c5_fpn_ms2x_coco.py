@@ -4,8 +4,8 @@ r"""GFL, ResNeXt-101-32x4d, deformable convolutions in C4 and C5: 48.1 AP (mmdet
         --workdir=runs/gfl_x101_32x4d_dcn_c4-c5
 """
 
-from configs import gfl_x101_32x4d_fpn_ms2x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_x101_32x4d_fpn_ms2x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

@@ -4,8 +4,8 @@ r"""GFL, ResNeXt-101-32x4d with modulated deformable convolutions in C3 to C5: t
         --workdir=runs/gfl_x101_32x4d_dcnv2_c3-c5
 """
 
-from configs import gfl_x101_32x4d_fpn_ms2x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_x101_32x4d_fpn_ms2x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

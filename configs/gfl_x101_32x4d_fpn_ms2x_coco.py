@@ -4,8 +4,8 @@ r"""GFL, ResNeXt-101-32x4d FPN, multi-scale 2x: 45.9 AP (mmdetection, val2017).
         --workdir=runs/gfl_x101_32x4d
 """
 
-from configs import gfl_r101_fpn_ms2x_coco as base
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl_r101_fpn_ms2x_coco as base
 from gfl_jax.configuration.overrides import override
 
 

@@ -10,9 +10,9 @@ score where that is the quality (as in GFL), and all alike otherwise.
 
 from typing import Any, Literal
 
-from configs import atss_r50_fpn_1x_coco, fcos_r50_fpn_tricks_1x_coco, gfl
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.configs import atss_r50_fpn_1x_coco, fcos_r50_fpn_tricks_1x_coco, gfl
 from gfl_jax.configuration.overrides import override
 
 TITLE = "Table I: how localization quality is predicted"

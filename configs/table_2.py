@@ -9,9 +9,9 @@ for ATSS on 32x8d, 10.0 for both on 32x4d. With multi-scale testing it reports 5
 
 from typing import Any, Literal
 
-from configs import atss_r50_fpn_1x_coco, gfl_r50_fpn_1x_coco, gfl_r50_fpn_ms2x_coco
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.configs import atss_r50_fpn_1x_coco, gfl_r50_fpn_1x_coco, gfl_r50_fpn_ms2x_coco
 from gfl_jax.configuration.overrides import override
 
 TITLE = "Table II: large backbones"

@@ -8,9 +8,9 @@ Everything else is the last row of Table I: ATSS, one number for a box side.
 
 from typing import Literal
 
-from configs import table_1
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.configs import table_1
 from gfl_jax.configuration.overrides import override
 
 TITLE = "QFL's beta"

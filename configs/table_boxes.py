@@ -8,9 +8,9 @@ Everything else is GFL: ATSS, quality in the class score, QFL.
 
 from typing import Any, Literal
 
-from configs import gfl
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl
 from gfl_jax.configuration.overrides import override
 
 TITLE = "What a box side is (GFL otherwise)"

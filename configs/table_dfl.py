@@ -9,9 +9,9 @@ largest boxes of the last level are out of reach; the rows with another delta ke
 
 from typing import Literal
 
-from configs import gfl
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl
 from gfl_jax.configuration.overrides import override
 
 TITLE = "DFL's bins"

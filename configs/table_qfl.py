@@ -10,9 +10,9 @@ checked against a reference.
 
 from typing import Any, Literal
 
-from configs import gfl, table_1
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
+from gfl_jax.configs import gfl, table_1
 from gfl_jax.configuration.overrides import override
 
 TITLE = "QFL on other dense detectors"

@@ -152,7 +152,9 @@ class Dataset:
     train_images: str = ""
     eval_json: str = ""  # with tfds_dir: the original JSON, for the official AP
     eval_images: str = ""
-    # Without eval_json and eval_images (with tfds_dir: with an empty eval_split) there is no evaluation.
+    # Without eval_json and eval_images (with tfds_dir: with an empty eval_split) there is no evaluation,
+    # unless this share of the images of train_json is kept from training for it.
+    holdout: Annotated[float, Range(least=0, below=1)] = 0.0
     repeats: Annotated[int, Range(least=1, most=10**5)] = (
         1  # an epoch shows each training image this many times
     )

@@ -19,14 +19,13 @@ import PIL.Image
 from jaxtyping import Float, Int
 
 from gfl_jax.config import Config
-from gfl_jax.configuration.config_files import config_from_json, load_config
+from gfl_jax.configuration.config_files import load_config
 from gfl_jax.data.image_files import ImageLike, images_source
 from gfl_jax.drawing import draw_boxes
 from gfl_jax.errors import UserError
 from gfl_jax.paths import as_path
 from gfl_jax.prediction.predict import make_predict
-from gfl_jax.pretrained.published import DETECTORS
-from gfl_jax.trained import Trained, load_published, load_run
+from gfl_jax.trained import Trained, config_of, is_published, load_published, load_run
 from gfl_jax.training import loop
 
 
@@ -112,15 +111,9 @@ def load(name: str | os.PathLike[str], config: Config | None = None) -> Detector
     Raises:
       UserError: there is no such detector, or its weights cannot be fetched or read.
     """
-    place = as_path(name)
-    if str(name) in DETECTORS and not place.exists():
-        return Detector(load_published(str(name), config or load_config(str(name))))
-    if config is None and not (place / "config.json").is_file():
-        raise UserError(
-            f"{place}: is neither a work directory of `train` nor published weights; "
-            "`main.py models` lists these"
-        )
-    return Detector(load_run(place, config or config_from_json(place / "config.json")))
+    name = os.fspath(name)
+    config = config or config_of(name)
+    return Detector(load_published(name, config) if is_published(name) else load_run(as_path(name), config))
 
 
 def train(config: Config | str, workdir: str | os.PathLike[str]) -> dict[str, float]:

@@ -7,17 +7,16 @@ from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
 from gfl_jax.config import Config
+from gfl_jax.configuration.config_files import config_from_json, load_config
 from gfl_jax.data.categories import Categories, has_categories, read_categories
-from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 from gfl_jax.errors import UserError
 from gfl_jax.inference.test_time_augmentation import DetectInViews, make_detect_in_views
 from gfl_jax.interop.foreign import detector_shapes, read_matched
 from gfl_jax.models.network import build_detector
 from gfl_jax.parallel.mesh import put_everywhere
-from gfl_jax.pretrained.published import fetch_published
+from gfl_jax.paths import as_path
+from gfl_jax.pretrained.published import DETECTORS, fetch_published
 from gfl_jax.training.checkpoint import load_variables
-
-COCO = Categories(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS)
 
 
 class Trained(NamedTuple):
@@ -43,6 +42,31 @@ class Trained(NamedTuple):
         if self.classes is None:
             raise UserError(f"{self.name}: has no categories.json; name a work directory of `train`")
         return self.classes
+
+
+def is_published(name: str) -> bool:
+    """Whether a name is that of a published detector, and not of something here."""
+    return name in DETECTORS and not as_path(name).exists()
+
+
+def config_of(name: str) -> Config:
+    """The config of a trained detector.
+
+    Args:
+      name: of published weights, or of a work directory of `train`.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if is_published(name):
+        return load_config(name)
+    file = as_path(name) / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"{name}: is neither a work directory of `train` nor a published detector; "
+            "`main.py models` lists these"
+        )
+    return config_from_json(file)
 
 
 def load_run(workdir: Path, config: Config, checkpoint: Path | None = None) -> Trained:
@@ -79,4 +103,4 @@ def load_published(name: str, config: Config) -> Trained:
             f"{file}: {len(matched.differences)} entries do not fit config {config.name}, such as "
             f"{matched.differences[0].name}; leave the detector of {name} as it is"
         )
-    return Trained(name, config, unflatten_dict(matched.arrays, sep="/"), COCO)
+    return Trained(name, config, unflatten_dict(matched.arrays, sep="/"), DETECTORS[name].classes)

@@ -90,7 +90,7 @@ def test_an_image_that_is_cut_off_is_named(detector, images, tmp_path):
 
 
 def test_what_is_no_detector(tmp_path):
-    with pytest.raises(gfl_jax.UserError, match="is neither a work directory of `train` nor published"):
+    with pytest.raises(gfl_jax.UserError, match="is neither a work directory of `train` nor a published"):
         gfl_jax.load(tmp_path)
     with pytest.raises(gfl_jax.UserError, match="is neither"):
         gfl_jax.load("yolo")

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 from etils.epath import Path
 
 from gfl_jax.config import Config
-from gfl_jax.configuration.config_files import load_config, load_module
+from gfl_jax.configuration.config_files import CONFIGS, load_config, load_module
 from gfl_jax.errors import UserError
-
-FOLDER = Path("configs")
 
 
 class Row(NamedTuple):
@@ -33,11 +31,16 @@ def load_table(name: str) -> tuple[Path, ModuleType]:
     Raises:
       UserError: there is no such table.
     """
-    file = FOLDER / f"table_{name}.py"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem.removeprefix("table_") for path in FOLDER.glob("table_*.py")))
-        raise UserError(f"--table={name}: there is no {file}; the tables there are: {known or 'none here'}")
-    return file, load_module(file)
+    folders = (Path("configs"), CONFIGS)
+    for folder in folders:
+        file = folder / f"table_{name}.py"
+        if file.is_file():
+            return file, load_module(file)
+    tables = {path.stem.removeprefix("table_") for folder in folders for path in folder.glob("table_*.py")}
+    raise UserError(
+        f"--table={name}: there is no configs/table_{name}.py; the tables there are: "
+        + ", ".join(sorted(tables))
+    )
 
 
 def row_config(file: Path, row: Row, dataset: str) -> Config:

@@ -28,7 +28,8 @@ from gfl_jax.errors import UserError, one_line
 from gfl_jax.files import identity, read_file
 from gfl_jax.paths import require_local
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# A link to `configs/` of the repository; in an installed package the folder itself.
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def load_config(name: str | Path) -> Config:

@@ -68,7 +68,7 @@ def parse_coco(content: Any, name: str, with_files: bool = True) -> CocoFile:
         _require_objects(name, key, records)
     image_ids = _ids(name, "images", images, "id")
     _require_unique(name, "images", "id", image_ids)
-    parsed = _parse_categories(name, categories)
+    parsed = _parse_categories(name, _without_groups(categories, annotations))
     position = {image_id: i for i, image_id in enumerate(image_ids)}
     label = {category_id: i for i, category_id in enumerate(parsed.ids)}
     if with_files:
@@ -107,6 +107,19 @@ def load_coco_json(path: str | Path, lists: Sequence[str] = _LISTS) -> dict[str,
         raise UserError(f"{path}: is nested too deeply for a COCO file; export the file again") from error
     _require_lists(content, str(path), lists)
     return content
+
+
+def _without_groups(categories: list[Any], annotations: list[Any]) -> list[Any]:
+    """The categories without the one that Roboflow adds: the project, of which its classes are a part."""
+    used = [annotation.get("category_id") for annotation in annotations]
+    parents = [category.get("supercategory") for category in categories]
+    return [
+        category
+        for category in categories
+        if category.get("supercategory") != "none"
+        or category.get("name") not in parents
+        or category.get("id") in used
+    ]
 
 
 def _parse_categories(name: str, records: list[Any]) -> Categories:

@@ -28,7 +28,7 @@ from gfl_jax.data.categories import difference_of_classes
 from gfl_jax.data.coco_file import read_coco
 from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.data.crops import most_boxes
-from gfl_jax.data.selection import select_for_training
+from gfl_jax.data.selection import held_out, holds_out, select_for_training
 from gfl_jax.data.source import Example, Source
 from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
@@ -107,6 +107,11 @@ def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
             source = _with_truth_of(source, data.eval_json)
     elif json_file and images and not data.tfds_dir:
         source = coco_json_source(json_file, images, data.orientation)
+        if split == "train" and holds_out(data):
+            source = source.take(np.flatnonzero(~held_out(source.file_names, data.holdout)))
+    elif split == "eval" and holds_out(data):
+        source = coco_json_source(data.train_json, data.train_images, data.orientation)
+        source = source.take(np.flatnonzero(held_out(source.file_names, data.holdout)))
     else:
         raise UserError(
             f"config.dataset: names no data for {split}; set tfds_dir, or {split}_json and {split}_images"
@@ -117,7 +122,7 @@ def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
 def has_eval_data(config: Config) -> bool:
     """Whether `config.dataset` names data for evaluation at all."""
     data = config.dataset
-    return bool(data.eval_split if data.tfds_dir else data.eval_json or data.eval_images)
+    return bool(data.eval_split if data.tfds_dir else data.eval_json or data.eval_images or holds_out(data))
 
 
 def tell_shapes(source: Source, config: Config, training: bool) -> None:

@@ -29,21 +29,21 @@ def cache_folder() -> Path:
     return Path(own).expanduser() if own else Path(caches, "gfl_jax")
 
 
-def fetch(url: str, sha256: str, pauses: Sequence[float] = PAUSES) -> Path:
-    """The file of an address, from the cache folder if it is there, else from the network.
+def fetch(url: str, sha256: str, file: Path, pauses: Sequence[float] = PAUSES) -> Path:
+    """The file of an address, from where it is kept if it is there, else from the network.
 
     What was fetched before the network failed stays there, and the next call goes on from it. Several
     processes may call it at once: one fetches, the others wait.
 
     Args:
-      url: of the file; its name there is its name in the cache folder.
+      url: of the file.
       sha256: what its sha256 begins with, in hexadecimal digits.
+      file: where it is kept.
       pauses: seconds to wait before each further attempt.
 
     Raises:
       UserError: it cannot be fetched, or it is another file.
     """
-    file = cache_folder() / "weights" / url.rpartition("/")[2]
     if file.is_file():
         return file
     part = file.with_name(f"{file.name}.part")

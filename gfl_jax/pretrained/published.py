@@ -1,13 +1,16 @@
-"""Published weights by name: detectors of mmdetection on COCO, and backbones trained on ImageNet.
+"""Published weights by name: detectors, mmdetection's on COCO and a small one of trees, and backbones.
 
-None of them is ours. The AP is what their authors measured on val2017; the sha256 is that of the file.
+The AP of COCO is what their authors measured on val2017; the sha256 is that of the file.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.table import Table
 
+from gfl_jax.data.categories import Categories
+from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 from gfl_jax.errors import UserError
 from gfl_jax.pretrained.download import cache_folder, fetch
 
@@ -17,23 +20,33 @@ _TORCHVISION = "https://download.pytorch.org/models"
 _MMPRETRAIN = "https://download.openmmlab.com/pretrain/third_party"
 
 
+COCO = Categories(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS)
+
+
 class Published(NamedTuple):
     """A file of weights."""
 
-    url: str
+    url: str  # or the name of a file of this package
     million: float  # parameters
-    average_precision: float | None = None  # of a detector, on val2017; None: a backbone
+    average_precision: float | None = None  # of a detector, on val2017 or its own data; None: a backbone
     licence: str = "Apache-2.0"
+    classes: Categories | None = COCO  # of a detector
+
+    @property
+    def file(self) -> Path:
+        """Where it is, or will be once it was fetched."""
+        if "/" not in self.url:
+            return Path(__file__).with_name(self.url)
+        # On the hub of Hugging Face all files of weights have one name, and the model is in the address.
+        hub = re.fullmatch(r"https://huggingface.co/(.*)/resolve/main/model(\.\w+)", self.url)
+        name = hub[1].replace("/", "_") + hub[2] if hub else self.url.rpartition("/")[2]
+        return cache_folder() / "weights" / name
 
     @property
     def sha256(self) -> str:
-        """What it begins with: the last word of the file's name, as its publishers have it."""
-        return self.url.rpartition("-")[2].removesuffix(".pth")
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether it can be used without a network."""
-        return (cache_folder() / "weights" / self.url.rpartition("/")[2]).is_file()
+        """What it begins with: the last word of the file's name; "" where the publishers do not tell."""
+        found = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
+        return found[1] if found else ""
 
 
 def _gfl(folder: str, file: str) -> str:
@@ -42,6 +55,7 @@ def _gfl(folder: str, file: str) -> str:
 
 # The names of detectors are those of their files in configs/.
 DETECTORS = {
+    "gfl_trees": Published("gfl_trees.safetensors", 1.0, 0.0, classes=Categories(("Tree",), (1,))),
     "gfl_r50_fpn_1x_coco": Published(_gfl("gfl_r50_fpn_1x_coco", "20200629_121244-25944287"), 32.4, 40.2),
     "gfl_r50_fpn_ms2x_coco": Published(
         _gfl("gfl_r50_fpn_mstrain_2x_coco", "20200629_213802-37bb1edc"), 32.4, 42.9
@@ -76,6 +90,10 @@ DETECTORS = {
     ),
 }
 BACKBONES = {
+    "timm/resnet50.tv_in1k": Published(
+        "https://huggingface.co/timm/resnet50.tv_in1k/resolve/main/model.safetensors",
+        *(25.6, None, "BSD-3-Clause"),
+    ),
     "resnet50": Published(f"{_TORCHVISION}/resnet50-0676ba61.pth", 25.6, licence="BSD-3-Clause"),
     "resnet101": Published(f"{_TORCHVISION}/resnet101-63fe2227.pth", 44.5, licence="BSD-3-Clause"),
     "resnext101_32x8d": Published(
@@ -109,11 +127,14 @@ def models_table() -> Table:
             "" if average_precision is None else f"{average_precision:.1f}",
             f"{published.million:.1f} M",
             f"{published.million * 4:.0f} MB",
-            published.url.split("/")[2],
+            published.url.split("/")[2] if "/" in published.url else "gfl_jax itself",
             published.licence,
-            "yes" if published.is_cached else "no",
+            "yes" if published.file.is_file() else "no",
         )
-    table.caption = "AP of COCO val2017 as published; without one: backbones, trained on ImageNet"
+    table.caption = (
+        "AP of COCO val2017 as published, of gfl_trees on a held-out photograph; without one: backbones, "
+        "trained on ImageNet"
+    )
     return table
 
 
@@ -126,6 +147,11 @@ def local_weights(name: str) -> str:
     return str(fetch_published(name)) if name in PUBLISHED and not Path(name).exists() else name
 
 
+def published_classes(name: str) -> Categories | None:
+    """The classes of a published detector; None where a name is no such, or of something here."""
+    return DETECTORS[name].classes if name in DETECTORS and not Path(name).exists() else None
+
+
 def fetch_published(name: str) -> Path:
     """The file of published weights, from the cache folder or the network.
 
@@ -135,4 +161,6 @@ def fetch_published(name: str) -> Path:
     if name not in PUBLISHED:
         raise UserError(f"{name}: there is no such model; `main.py models` lists those there are")
     published = PUBLISHED[name]
-    return fetch(published.url, published.sha256)
+    if "/" not in published.url:
+        return published.file
+    return fetch(published.url, published.sha256, published.file)

@@ -17,7 +17,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes, read_matched
 from gfl_jax.interop.state_dicts import is_state_dict_file
 from gfl_jax.paths import as_path
-from gfl_jax.pretrained.published import local_weights
+from gfl_jax.pretrained.published import local_weights, published_classes
 from gfl_jax.training.checkpoint import load_variables
 from gfl_jax.training.optimizer import trainable_mask
 from gfl_jax.training.run_data import has_begun
@@ -84,8 +84,8 @@ def start_from_file(
       state: to start with, where nothing fits.
       name: of the file or folder, or of published weights.
       detector: to train.
-      classes: of the detector. Those of a checkpoint of ours are matched with them by name; a file of
-        PyTorch's names no classes, so its classifier is taken as it is if it has as many.
+      classes: of the detector. Those of a checkpoint of ours and of published detectors are matched with
+        them by name; another file names no classes, so its classifier is taken as it is if it has as many.
 
     Raises:
       UserError: it cannot be read, or nothing in it fits.
@@ -98,9 +98,16 @@ def start_from_file(
                 state.variables, variables, classes, read_categories(as_path(name)), name
             )
         return start_from(state, variables, name)
-    matched = read_matched(file, state.variables, detector)
-    left_over = [entry.name for entry in matched.left_over]
-    return start_from(state, unflatten_dict(matched.arrays, sep="/"), name, left_over)
+    theirs = published_classes(name)
+    if theirs is None or classes is None:
+        matched = read_matched(file, state.variables, detector)
+        variables = unflatten_dict(matched.arrays, sep="/")
+    else:
+        published = dataclasses.replace(detector, num_classes=len(theirs.names))
+        matched = read_matched(file, detector_shapes(published), published)
+        variables = unflatten_dict(matched.arrays, sep="/")
+        variables = match_classifier(state.variables, variables, classes, theirs, name)
+    return start_from(state, variables, name, [entry.name for entry in matched.left_over])
 
 
 def match_classifier(

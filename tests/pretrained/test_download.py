@@ -81,8 +81,12 @@ def server(tmp_path, monkeypatch):
         thread.join()
 
 
+def kept():
+    return cache_folder() / "weights" / f"weights-{HASH}.pth"
+
+
 def get(server, **options):
-    return fetch(server.url, HASH, pauses=(0, 0), **options)
+    return fetch(server.url, HASH, kept(), pauses=(0, 0), **options)
 
 
 def line(server):

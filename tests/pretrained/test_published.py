@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from small_run import small_experiment
 
-from gfl_jax.command_line import main as cli
+from gfl_jax.command_line import setup
 from gfl_jax.command_line.main import main
 from gfl_jax.configuration.config_files import CONFIGS, load_config
 from gfl_jax.interop.foreign import detector_shapes
@@ -53,8 +53,17 @@ def test_each_detector_has_a_config_that_says_its_ap_and_takes_every_entry(name)
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_address_ends_with_the_beginning_of_a_sha256(name):
-    assert PUBLISHED[name].url.startswith("https://")
-    assert re.fullmatch("[0-9a-f]{8}", PUBLISHED[name].sha256)
+    url = PUBLISHED[name].url
+    if "/" in url and not url.startswith("https://huggingface.co/"):
+        assert url.startswith("https://")
+        assert re.fullmatch("[0-9a-f]{8}", PUBLISHED[name].sha256)
+
+
+def test_names_of_kept_files():
+    files = [published.file for published in PUBLISHED.values()]
+    assert len({file.name for file in files}) == len(files)
+    assert PUBLISHED["timm/resnet50.tv_in1k"].file.name == "timm_resnet50.tv_in1k.safetensors"
+    assert DETECTORS["gfl_trees"].file.is_file()
 
 
 def test_the_list(capsys, monkeypatch, tmp_path):
@@ -66,7 +75,7 @@ def test_the_list(capsys, monkeypatch, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     for name in PUBLISHED:
         (line,) = [line for line in lines if f" {name} " in line]
-        assert ("yes" in line) == (name == "resnet50")
+        assert ("yes" in line) == (name in ("resnet50", "gfl_trees"))
 
 
 @pytest.fixture
@@ -85,7 +94,7 @@ def small_model(small_detector, tmp_path, monkeypatch):
 
 def test_predict_by_name(small_model, small_detector, tmp_path, monkeypatch, capsys):
     experiment = small_experiment(small_detector)
-    monkeypatch.setattr(cli, "load_config", lambda name: experiment)
+    monkeypatch.setattr(setup, "load_config", lambda name: experiment)
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     assert main(["predict", f"--model={small_model}", "a.png"]) == 0
