@@ -19,6 +19,7 @@ import numpy as np
 
 from gfl_jax.config import Config, Dataset
 from gfl_jax.configuration.overrides import override
+from gfl_jax.data.categories import listed
 from gfl_jax.data.coco_file import CocoFile
 from gfl_jax.data.layouts import find_layout
 from gfl_jax.trained import config_of
@@ -64,9 +65,8 @@ def get_config(data: str, model: str = "gfl_r50_fpn_1x_coco") -> Config:
         },
     )
     LOGGER.info(
-        "%s: %d images with %d boxes of %d classes (%s)",
-        *(train.json, count, len(train.content.labels), config.detector.num_classes),
-        ", ".join(train.content.categories.names[:10]),
+        "%s: %d images with %d boxes; classes: %s",
+        *(train.json, count, len(train.content.labels), listed(train.content.categories.names)),
     )
     if evaluation:
         LOGGER.info("%s: %d images for evaluation", evaluation.json, len(evaluation.content.image_ids))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gfl_jax.boxes import boxes_to_distances, centerness, distances_to_boxes, giou, iou
     from gfl_jax.config import Config
+    from gfl_jax.configuration.config_files import load_config
+    from gfl_jax.configuration.overrides import override
     from gfl_jax.detection_loss import detection_losses
     from gfl_jax.detector import Detector, Found, load, train
     from gfl_jax.errors import UserError
@@ -25,6 +27,8 @@ _PLACES = {
     "detector": ("Detector", "Found", "load", "train"),
     "boxes": ("boxes_to_distances", "centerness", "distances_to_boxes", "giou", "iou"),
     "config": ("Config",),
+    "configuration.config_files": ("load_config",),
+    "configuration.overrides": ("override",),
     "detection_loss": ("detection_losses",),
     "errors": ("UserError",),
     "inference.nms": ("nms",),
@@ -40,8 +44,8 @@ _PLACES = {
 __all__ = [
     "Config", "Detector", "Found", "UserError", "assign_atss", "assign_fcos", "boxes_to_distances",
     "build_detector", "centerness", "detection_losses", "distances_to_boxes", "distribution_focal_loss",
-    "focal_loss", "giou", "giou_loss", "iou", "iou_loss", "load", "nms", "quality_focal_loss", "train",
-    "variance_vote",
+    "focal_loss", "giou", "giou_loss", "iou", "iou_loss", "load", "load_config", "nms", "override",
+    "quality_focal_loss", "train", "variance_vote",
 ]  # fmt: skip
 
 

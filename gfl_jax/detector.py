@@ -20,11 +20,14 @@ from jaxtyping import Float, Int
 
 from gfl_jax.config import Config
 from gfl_jax.configuration.config_files import load_config
+from gfl_jax.data.categories import Categories
 from gfl_jax.data.image_files import ImageLike, images_source
 from gfl_jax.drawing import draw_boxes
 from gfl_jax.errors import UserError
+from gfl_jax.export import export_detector
 from gfl_jax.paths import as_path
-from gfl_jax.prediction.predict import make_predict
+from gfl_jax.prediction.predict import Predict, make_predict
+from gfl_jax.prediction.predict_exported import read_exported
 from gfl_jax.trained import Trained, config_of, is_published, load_published, load_run
 from gfl_jax.training import loop
 
@@ -41,11 +44,10 @@ class Found(NamedTuple):
 class Detector:
     """A trained detector. Call it with an image or a list of images; several threads may do so."""
 
-    def __init__(self, trained: Trained) -> None:
-        self.config = trained.config
-        self.classes = trained.named_classes().names
-        self._categories = trained.named_classes()
-        self._predict = make_predict(trained)
+    def __init__(self, predict: Predict, classes: Categories, trained: Trained | None = None) -> None:
+        self.classes = classes.names
+        self.trained = trained  # its config and variables; None: of an exported file
+        self._categories, self._predict = classes, predict
         self._lock = threading.Lock()  # one call after the other: each uses all devices anyway
 
     @overload
@@ -84,6 +86,20 @@ class Detector:
         drawn = draw_boxes(pixels, found.boxes, found.labels, found.scores, self.classes, min_score)
         return PIL.Image.fromarray(drawn)
 
+    def export(self, output: str | os.PathLike[str], canvas: tuple[int, int] | None = None) -> None:
+        """Writes the detector as one file that runs with jax alone; `load` takes it too.
+
+        Args:
+          output: the file; FILE.json beside it gets the names of the classes and the resize.
+          canvas: (height, width) that images are put on; None: that of the config's largest bucket.
+
+        Raises:
+          UserError: the canvas is impossible, or the file cannot be written.
+        """
+        if self.trained is None:
+            raise UserError(f"{output}: the detector is an exported file already; copy that")
+        export_detector(self.trained, as_path(output), canvas or (None, None))
+
     def _detect(self, images: list[ImageLike]) -> list[Found]:
         if not images:
             return []
@@ -105,15 +121,19 @@ def load(name: str | os.PathLike[str], config: Config | None = None) -> Detector
     """A trained detector.
 
     Args:
-      name: a work directory of `train`, or published weights, as `main.py models` lists them.
+      name: a work directory of `train`, published weights, as `main.py models` lists them, or an exported
+        file.
       config: None: that of the run, or of the published weights.
 
     Raises:
       UserError: there is no such detector, or its weights cannot be fetched or read.
     """
     name = os.fspath(name)
+    if as_path(name).is_file():
+        return Detector(*read_exported(as_path(name)))
     config = config or config_of(name)
-    return Detector(load_published(name, config) if is_published(name) else load_run(as_path(name), config))
+    trained = load_published(name, config) if is_published(name) else load_run(as_path(name), config)
+    return Detector(make_predict(trained), trained.named_classes(), trained)
 
 
 def train(config: Config | str, workdir: str | os.PathLike[str]) -> dict[str, float]:

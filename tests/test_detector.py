@@ -89,6 +89,29 @@ def test_an_image_that_is_cut_off_is_named(detector, images, tmp_path):
         detector([images[1][0], tmp_path / "cut.png"])
 
 
+def test_an_exported_file_finds_the_same(detector, images, tmp_path):
+    """On the same canvas: group norms see the padding."""
+    file = tmp_path / "small.jaxexport"
+    detector.export(file, canvas=(64, 96))
+    loaded = gfl_jax.load(file)
+    assert loaded.classes == detector.classes
+    for image in [images[0][1], images[1][0]]:
+        alone, found = loaded(image), detector(image)
+        np.testing.assert_allclose(alone.scores, found.scores, rtol=1e-4)
+        np.testing.assert_allclose(alone.boxes, found.boxes, atol=1e-2)
+        assert alone.names == found.names
+    with pytest.raises(gfl_jax.UserError, match="is larger than the canvas 64x96"):
+        loaded(np.zeros((60, 600, 3), np.uint8))
+    with pytest.raises(gfl_jax.UserError, match="is an exported file already"):
+        loaded.export(tmp_path / "again")
+    file.write_bytes(b"something else")
+    with pytest.raises(gfl_jax.UserError, match="is not what `main"):
+        gfl_jax.load(file)
+    file.with_name("small.jaxexport.json").unlink()
+    with pytest.raises(gfl_jax.UserError, match=r"small.jaxexport.json: there is no such file"):
+        gfl_jax.load(file)
+
+
 def test_what_is_no_detector(tmp_path):
     with pytest.raises(gfl_jax.UserError, match="is neither a work directory of `train` nor a published"):
         gfl_jax.load(tmp_path)
@@ -99,8 +122,8 @@ def test_what_is_no_detector(tmp_path):
 NAMES = [
     *("Config", "Detector", "Found", "UserError", "assign_atss", "assign_fcos", "boxes_to_distances"),
     *("build_detector", "centerness", "detection_losses", "distances_to_boxes"),
-    *("distribution_focal_loss", "focal_loss", "giou", "giou_loss", "iou", "iou_loss", "load", "nms"),
-    *("quality_focal_loss", "train", "variance_vote"),
+    *("distribution_focal_loss", "focal_loss", "giou", "giou_loss", "iou", "iou_loss", "load", "load_config"),
+    *("nms", "override", "quality_focal_loss", "train", "variance_vote"),
 ]
 
 

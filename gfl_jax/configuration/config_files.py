@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import traceback
 import typing
 from collections.abc import Iterator, Mapping
@@ -36,13 +37,15 @@ def load_config(name: str | Path) -> Config:
     """Runs `get_config()` of a Python file.
 
     Args:
-      name: FILE, or FILE:ARGUMENT=VALUE,ARGUMENT=VALUE; or the name of a file in `configs/`.
+      name: FILE, or FILE:ARGUMENT=VALUE,ARGUMENT=VALUE; FILE may be the name of a file in `configs/`.
 
     Raises:
       UserError: there is no such file, it cannot be run, it is not a config, or it takes no such argument.
     """
     path, colon, arguments = str(name).partition(".py:")
     path = f"{path}.py" if colon else path
+    if of_ours := re.fullmatch(r"([\w-]+):(.*)", path, re.DOTALL):
+        path, arguments = of_ours.groups()
     module = load_module(path)
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"--config={path}: has no function get_config(); give it one that returns a Config")
