@@ -8,11 +8,23 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from gfl_jax.command_line import analyze, compare, compile, evaluate, export, models, predict, train, verify
+from gfl_jax.command_line import (
+    analyze,
+    compare,
+    compile,
+    evaluate,
+    export,
+    inspect,
+    models,
+    predict,
+    train,
+    verify,
+)
 from gfl_jax.command_line.arguments import config_overrides
 from gfl_jax.errors import exit_status
 
 COMMANDS = {
+    "inspect": inspect,
     "train": train,
     "evaluate": evaluate,
     "predict": predict,

@@ -1,0 +1,75 @@
+"""What a data set is to a detector, before anything is trained."""
+
+import argparse
+from pathlib import Path
+
+from gfl_jax.command_line.arguments import file_name, whole_number
+from gfl_jax.command_line.setup import config_of
+from gfl_jax.files import require_writable
+from gfl_jax.paths import as_path
+
+TEXT = """\
+Says what a data set is to the detector of a config, before anything is trained.
+
+  python main.py inspect --config=configs/gfl_trees.py
+  python main.py inspect --config=finetune:data=DIR,model=gfl_r50_fpn_1x_coco
+
+Prints the numbers and sizes of images and boxes, the boxes of each class, and which level of the pyramid
+learns from boxes of which size. Boxes that no location learns from are counted and named: too small ones,
+thin ones, those that others hide, and those between the anchors of two levels. A larger config.resize or
+another config.detector.assigner may help.
+
+samples.png shows images as training does, resized, cropped and mirrored, with the boxes in the colors of
+their levels. Sizes and levels are of the first images that a run with this config sees."""
+
+
+def add_flags(command: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    command.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
+    command.add_argument(
+        "--output", type=as_path, metavar="DIR", help="gets samples.png; default: runs/NAME/inspect"
+    )
+    command.add_argument(
+        "--images",
+        type=whole_number("--images", 1),
+        default=200,
+        metavar="N",
+        help="how many images to look at as training shows them (200)",
+    )
+
+
+def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Does what the command says; returns the exit status."""
+    from rich.console import Console
+
+    from gfl_jax.analysis.data_set import (
+        class_table,
+        data_table,
+        draw_samples,
+        forgotten,
+        level_table,
+        shown_in_training,
+    )
+    from gfl_jax.analysis.text_tables import for_console
+    from gfl_jax.data.loader import has_eval_data, make_source, tell_shapes
+    from gfl_jax.drawing import save_png
+
+    config = config_of(args, overrides)
+    output = args.output or as_path(Path("runs", config.name, "inspect"))
+    require_writable(output)
+    sources = {"training": make_source(config, "train")}
+    if has_eval_data(config):
+        sources["evaluation"] = make_source(config, "eval")
+    console = Console()
+    console.print(for_console(data_table(sources)))
+    console.print(for_console(class_table(sources)))
+    for name, source in sources.items():
+        tell_shapes(source, config, training=name == "training")
+    train, strides = sources["training"], config.detector.strides
+    shown = list(shown_in_training(train, config, args.images))
+    console.print(for_console(level_table(shown, strides), digits=1))
+    for line in forgotten(shown, train):
+        print(line)
+    save_png(output / "samples.png", draw_samples(shown[:12], strides))
+    print(f"images as the network sees them: {output}/samples.png")
+    return 0

@@ -1,0 +1,93 @@
+"""What `main.py inspect` says of a data set, compared with boxes whose place is known."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from gfl_jax.analysis.data_set import (
+    NONE,
+    Shown,
+    class_table,
+    data_table,
+    draw_samples,
+    forgotten,
+    level_table,
+    shown_in_training,
+)
+from gfl_jax.command_line.main import main
+from gfl_jax.config import Config, Loader, Resize
+from gfl_jax.data.annotations import build_annotations
+from gfl_jax.data.source import Source
+
+BOXES = np.array([[10, 10, 64, 64], [50, 80, 128, 128], [200, 40, 1, 1]], float)  # x, y, width, height
+STRIDES = (8, 16, 32, 64, 128)
+
+
+def source_of(boxes, labels, size=(256, 256), images=2):
+    annotations = build_annotations(
+        name="test",
+        sizes=np.array([size] * images),
+        image_ids=range(images),
+        file_names=[f"{i}.png" for i in range(images)],
+        image_index=np.zeros(len(boxes), int),
+        boxes_xywh=boxes,
+        labels=np.array(labels),
+        is_crowd=np.zeros(len(boxes), bool),
+        area=np.full(len(boxes), np.nan),
+    )
+    read = lambda i: np.full((*size, 3), 90, np.uint8)  # noqa: E731
+    return Source("test", ("cat", "dog", "cow"), (1, 2, 3), annotations, read)
+
+
+def test_levels_learn_from_boxes_of_the_size_of_their_anchors():
+    source = source_of(BOXES, [0, 1, 1])
+    config = Config("test", resize=Resize(short_side=None), loader=Loader(batch_size=2, workers=0))
+    shown = list(shown_in_training(source, config, 2))
+    assert sorted(one.position for one in shown) == [0, 1]
+    (one,) = [one for one in shown if one.position == 0]
+    order = np.argsort(one.boxes[:, 2] - one.boxes[:, 0])
+    assert one.levels[order].tolist() == [-1, 0, 1]  # anchors have 64 and 128 pixels on the first levels
+    table = level_table(shown, STRIDES)
+    assert [(row[0], row[1]) for row in table.rows] == [
+        *(("8", 1), ("16", 1), ("32", 0), ("64", 0), ("128", 0), ("none", 1))
+    ]
+    (line,) = forgotten(shown, source)
+    assert line == "0.png: 1 of 3 boxes are learned by no location; their sides: 1 / 1 / 1 pixels"
+
+
+def test_tables_of_counts_and_sizes():
+    sources = {"training": source_of(BOXES, [0, 1, 1]), "evaluation": source_of(BOXES[:1], [2], images=1)}
+    rows = {row[0]: row[1:] for row in data_table(sources).rows}
+    assert rows["images"] == (2, 1)
+    assert rows["of them without boxes"] == (1, 0)
+    assert rows["boxes"] == (3, 1)
+    assert rows["side of a box (root of its area), pixels"] == ("1 / 64 / 128", "64 / 64 / 64")
+    assert class_table(sources).rows == [("dog", 2, 0), ("cat", 1, 0), ("cow", 0, 1)]
+    assert class_table(sources, most=1).caption == "and 2 classes more"
+
+
+def test_the_sheet_shows_what_nothing_learns_in_red():
+    image, boxes = np.full((60, 80, 3), 200, np.uint8), np.array([[10.0, 10, 50, 40]])
+    found, lost = Shown(image, 0, boxes, np.array([[2, 1]])), Shown(image, 0, boxes, np.array([[0, 0]]))
+    sheets = [draw_samples([one] * 5, (8, 16)) for one in (found, lost)]
+    reds = [(sheet == NONE).all(axis=2).sum() for sheet in sheets]
+    assert reds[1] > reds[0] + 100
+
+
+def test_the_command(tmp_path, capsys):
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "bush"}]}
+    for i in range(3):
+        Image.fromarray(np.full((96, 128, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
+        content["images"].append({"id": i, "file_name": f"{i}.png", "height": 96, "width": 128})
+        box = {"id": i, "image_id": i, "category_id": 1, "bbox": [30, 30, 40, 40]}
+        content["annotations"].append(box)
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    arguments = ["inspect", f"--config=finetune:data={tmp_path},model=gfl_trees", "--images=4"]
+    assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
+    told = capsys.readouterr().out
+    assert "levels that learn from boxes, in 4 images" in told
+    with Image.open(tmp_path / "out" / "samples.png") as sheet:
+        assert sheet.size[0] > 256
+    assert main([*arguments, "--config.dataset.train_json=nowhere.json"]) == 2
+    assert "nowhere.json: cannot be read" in capsys.readouterr().err
