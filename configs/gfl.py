@@ -23,6 +23,9 @@ def get_config(dataset: Literal["coco", "trees", "digits"] = "coco") -> Config:
         gfl_trees.get_config(),
         {
             "crops.size": 192,
+            "optimizer.ema_decay": None,
+            "inference.test_scales": (1.0,),
+            "inference.test_flip": False,
             "schedule.steps": 500,
             "run.checkpoint_every": 250,
             "run.evaluate_every": 500,

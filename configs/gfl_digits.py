@@ -34,6 +34,7 @@ def get_config() -> Config:
             "loader.eval_batch_size": 16,
             "loader.flip": False,  # a mirrored digit is none
             "schedule.steps": 1200,
+            "optimizer.ema_decay": None,
             "schedule.warmup_steps": 50,
             "inference": Inference(),
             "run.log_every": 50,

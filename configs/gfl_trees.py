@@ -66,9 +66,12 @@ def get_config() -> Config:
             reference_batch_size=None,
             weight_decay=0.05,
             clip_norm=10.0,
+            ema_decay=0.998,
         ),
-        schedule=Schedule(steps=2400, warmup_steps=60, decay="cosine"),
-        inference=Inference(iou_threshold=0.4, max_detections=300),
+        schedule=Schedule(steps=2000, warmup_steps=60, decay="cosine"),
+        inference=Inference(
+            iou_threshold=0.4, max_detections=300, test_scales=(0.7, 0.85, 1.0, 1.2), test_flip=True
+        ),
         # Evaluated once, at the end: nothing is chosen on the held-out photograph.
-        run=Run(log_every=20, checkpoint_every=600, evaluate_every=2400),
+        run=Run(log_every=20, checkpoint_every=500, evaluate_every=2000),
     )

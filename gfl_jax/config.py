@@ -131,9 +131,6 @@ class Crops:
 
     size: Pixels = 256  # side of the square crop, in pixels
     scale: tuple[Scale, Scale] = (0.75, 1.35)  # drawn log-evenly
-    around_boxes: Share = (
-        0.0  # chance of a crop that holds the center of a box, drawn from those of the image
-    )
     quarter_turns: bool = True
     color_jitter: Share = 0.2  # strength of brightness, contrast and saturation changes
     stripes: Share = 0.0  # chance of a crop with flat stripes painted behind the boxes

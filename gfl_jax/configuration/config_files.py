@@ -44,7 +44,7 @@ def load_config(name: str | Path) -> Config:
     """
     path, colon, arguments = str(name).partition(".py:")
     path = f"{path}.py" if colon else path
-    if of_ours := re.fullmatch(r"([\w-]+):(.*)", path, re.DOTALL):
+    if of_ours := re.fullmatch(r"([\w-]+):(?!//)(.*)", path, re.DOTALL):
         path, arguments = of_ours.groups()
     module = load_module(path)
     if not callable(getattr(module, "get_config", None)):

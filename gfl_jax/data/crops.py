@@ -34,12 +34,7 @@ def random_crop(
       inside; the (x, y) factors of the scale.
     """
     low, high = np.log(crops.scale)
-    scale = float(np.exp(rng.uniform(low, high)))
-    point = None
-    if len(boxes) and crops.around_boxes and rng.random() < crops.around_boxes:
-        x1, y1, x2, y2 = boxes[rng.integers(len(boxes))]
-        point = (y1 + y2) / 2, (x1 + x2) / 2
-    view, boxes, factors = _cut(rng, image, boxes, crops.size, scale, point)
+    view, boxes, factors = _cut(rng, image, boxes, crops.size, float(np.exp(rng.uniform(low, high))))
     visible = _clip(boxes, view)
     keep = (_areas(visible) > 0) & (_areas(visible) >= crops.min_visible * _areas(boxes))
     if rng.random() < crops.stripes:
@@ -123,24 +118,13 @@ def _most_in_window(boxes: Boxes, size: Int[np.ndarray, "2"], reach: int, cell: 
 
 
 def _cut(
-    rng: np.random.Generator,
-    image: Image,
-    boxes: Boxes,
-    size: int,
-    scale: float,
-    point: tuple[float, float] | None,
+    rng: np.random.Generator, image: Image, boxes: Boxes, size: int, scale: float
 ) -> tuple[Image, Boxes, Float[np.ndarray, "2"]]:
-    """Cuts out a random window and scales it to at most `size`; boxes move along, unclipped.
-
-    The window holds the (y, x) of `point`, if one is given.
-    """
+    """Cuts out a random window and scales it to at most `size`; boxes move along, unclipped."""
     shape = np.array(image.shape[:2])
     side = max(round(size / scale), 1)  # of the window, if the picture is large enough
     window = np.minimum(side, shape)
-    first, last = np.zeros(2, int), shape - window
-    if point is not None:
-        first, last = np.clip([np.ceil(point - window), np.floor(point)], 0, last).astype(int)
-    y, x = rng.integers(first, last, endpoint=True).tolist()
+    y, x = rng.integers(0, shape - window, endpoint=True).tolist()
     height, width = np.maximum(np.rint(window * size / side), 1).astype(int).tolist()
     part = image[y : y + window[0], x : x + window[1]]
     view = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -7,16 +7,16 @@ import jax
 
 from gfl_jax.config import Config
 from gfl_jax.configuration.config_files import load_config
+from gfl_jax.errors import UserError
 from gfl_jax.verification.deformable import verify_deformable
 from gfl_jax.verification.reference import Reference, Row
 from gfl_jax.verification.units import verify_units
 from gfl_jax.verification.whole_detector import verify_detector
 
-ROOT = Path(__file__).resolve().parents[2]
-UNITS = ROOT / "tests/data/reference/units.npz"
-MORE_UNITS = ROOT / "tests/data/reference/units_extra.npz"
-DEFAULT_CONFIG = ROOT / "configs/gfl_r50_fpn_1x_coco.py"
-DETECTORS = {  # files of figures in tests/data/reference, and whose they are
+FIGURES = Path(__file__).resolve().parents[2] / "tests/data/reference"
+UNITS, MORE_UNITS = FIGURES / "units.npz", FIGURES / "units_extra.npz"
+DEFAULT_CONFIG = "gfl_r50_fpn_1x_coco"
+DETECTORS = {  # files of figures in FIGURES, and whose they are
     "gfl": "gfl_r50_fpn_1x_coco",
     "atss": "atss_r50_fpn_1x_coco",
     "fcos": "fcos_r50_fpn_1x_coco",
@@ -27,12 +27,17 @@ DETECTORS = {  # files of figures in tests/data/reference, and whose they are
 
 def verify_default(precision: str, detectors: Sequence[str] = ("gfl",)) -> Iterator[Row]:
     """The single functions (in float32, like their figures), and whole detectors."""
+    if not FIGURES.is_dir():
+        raise UserError(
+            "verify: the reference figures are not part of the installed package; run it in the repository "
+            "of gfl_jax, or give --reference=FILE.npz"
+        )
     yield from verify_units(Reference(UNITS))
     yield from verify_deformable(Reference(UNITS))
     yield from verify_deformable(Reference(MORE_UNITS))
     for name in detectors:
-        config = load_config(ROOT / f"configs/{DETECTORS[name]}.py")
-        for row in verify_file(ROOT / f"tests/data/reference/{name}.npz", config, precision):
+        config = load_config(DETECTORS[name])
+        for row in verify_file(FIGURES / f"{name}.npz", config, precision):
             yield row._replace(part=f"{name} {row.part}" if len(detectors) > 1 else row.part)
 
 

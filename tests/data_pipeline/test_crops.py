@@ -77,19 +77,6 @@ def test_a_small_picture_is_shown_whole():
     assert keep.all()
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 4))
-def test_crops_around_boxes_hold_the_center_of_one(seed, count):
-    boxes = np.array([[2, 3, 12, 9], [280, 290, 300, 300], [100, 150, 130, 151], [0, 0, 300, 300]])[:count]
-    plain = {"size": 48, "scale": (0.7, 1.6), "quarter_turns": False, "color_jitter": 0.0}
-    crops = Crops(**plain, around_boxes=1.0, min_visible=0.0)
-    image = np.zeros((300, 300, 3), np.uint8)
-    _, _, keep, _ = random_crop(np.random.default_rng(seed), image, boxes.astype(np.float32), crops, False)
-    assert keep.any()
-    none = random_crop(np.random.default_rng(seed), image, np.zeros((0, 4), np.float32), crops, False)
-    assert none[0].shape[0] <= 48
-
-
 def test_scales_are_log_even():
     image = np.zeros((400, 400, 3), np.uint8)
     crops = Crops(size=64, scale=(0.5, 2.0))

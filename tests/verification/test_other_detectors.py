@@ -9,7 +9,7 @@ import pytest
 
 from gfl_jax.configuration.config_files import load_config
 from gfl_jax.verification.reference import Reference
-from gfl_jax.verification.verify import DETECTORS, ROOT
+from gfl_jax.verification.verify import DETECTORS
 from gfl_jax.verification.whole_detector import verify_detector
 
 CASE = "d_unequal"
@@ -21,9 +21,7 @@ def test_every_row_of_a_batch_passes_in_float64(reference_dir, name):
     reference.arrays["cases"] = np.array([CASE])
     del reference.arrays["traj/losses"]
     with jax.enable_x64(True):
-        rows = list(
-            verify_detector(reference, load_config(ROOT / f"configs/{DETECTORS[name]}.py"), "float64")
-        )
+        rows = list(verify_detector(reference, load_config(DETECTORS[name]), "float64"))
     assert [row for row in rows if not row.passed] == []
     parts = {row.part.removeprefix(f"{CASE}: ") for row in rows}
     assert {"targets", "loss_cls", "loss_bbox", "loss_centerness", "quality predictions"} <= parts
