@@ -57,9 +57,9 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
-    from gfl_jax.data.loader import tell_shapes
+    from gfl_jax.data.loader import make_source, tell_shapes
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
-    from gfl_jax.evaluation.evaluate import evaluate_source, open_evaluation
+    from gfl_jax.evaluation.evaluate import evaluate_source, in_labels_of
     from gfl_jax.evaluation.output_names import require_free
     from gfl_jax.evaluation.results import Result, looks_like_results, write_results
     from gfl_jax.evaluation.snapshots import save_snapshots, snapshot_paths
@@ -72,8 +72,9 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     )
     if is_first():
         require_writable(output)
+    source = make_source(config, "eval")  # before the weights, which may have to be fetched
     trained = trained_of(args, config)
-    source = open_evaluation(config, trained.classes, trained.name)
+    source = in_labels_of(source, config, trained.classes, trained.name)
     tell_shapes(source, config, training=False)
     written = [output / "results.json", output / "metrics.json"]
     written += snapshot_paths(output, "", source, args.pictures)

@@ -31,17 +31,26 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def open_evaluation(config: Config, classes: Categories | None, owner: str | None) -> Source:
-    """The evaluation data of a config in the labels of a trained detector; a line tells other classes.
-
-    Args:
-      config: its dataset is used.
-      classes: of the detector; None: nothing names them.
-      owner: whose classes they are, for messages; None: there is no detector.
+    """The evaluation data of a config in the labels of a trained detector (see `in_labels_of`).
 
     Raises:
       UserError: the data are missing or broken, or have no class of the detector.
     """
-    source = make_source(config, "eval")
+    return in_labels_of(make_source(config, "eval"), config, classes, owner)
+
+
+def in_labels_of(source: Source, config: Config, classes: Categories | None, owner: str | None) -> Source:
+    """A source in the labels of a trained detector; a line tells other classes.
+
+    Args:
+      source: the evaluation data.
+      config: of the detector.
+      classes: of the detector; None: nothing names them.
+      owner: whose classes they are, for messages; None: there is no detector.
+
+    Raises:
+      UserError: the source has no class of the detector.
+    """
     if classes is None:
         if len(source.categories) != config.detector.num_classes:
             raise UserError(
