@@ -1,7 +1,9 @@
 """A small COCO tree, with what real ones have: crowds, empty pictures, gray and CMYK files."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,31 @@ from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 SIZES = ((60, 80), (80, 60), (48, 80), (64, 64), (80, 61), (57, 80), (60, 80))
 MODES = ("RGB", "L", "CMYK", "RGB", "RGB", "RGB", "L")
 EMPTY = 3  # the picture without boxes
+
+
+def write_coco(
+    file: Path, images: Path, names: Sequence[str], categories: Sequence[str] = ("cat", "dog"), boxes: int = 1
+) -> dict[str, Any]:
+    """Writes an annotation file and images of 96 x 128 pixels, each with boxes of the first class."""
+    listed = [{"id": i, "name": name} for i, name in enumerate(categories, 1)]
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": listed}
+    for i, name in enumerate(names):
+        path = images / name.replace("\\", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (96, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+        content["images"].append({"id": i, "file_name": name, "height": 96, "width": 128})
+        for _ in range(boxes):
+            box = {
+                "id": len(content["annotations"]),
+                "image_id": i,
+                "category_id": 1,
+                "bbox": [30, 30, 40, 40],
+            }
+            content["annotations"].append(box)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+    return content
 
 
 @pytest.fixture(scope="session")

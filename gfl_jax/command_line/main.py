@@ -75,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
-        text = f"{module.TEXT}\n\n{CONFIG_HELP}"
+        text = module.TEXT if module is models else f"{module.TEXT}\n\n{CONFIG_HELP}"
         command = commands.add_parser(
             name,
             help=" ".join(module.TEXT.split()).split(". ")[0].rstrip("."),

@@ -1,9 +1,8 @@
 """What `main.py inspect` says of a data set, compared with boxes whose place is known."""
 
-import json
-
 import numpy as np
 from PIL import Image
+from small_coco import write_coco
 
 from gfl_jax.analysis.data_set import (
     NONE,
@@ -76,13 +75,7 @@ def test_the_sheet_shows_what_nothing_learns_in_red():
 
 
 def test_the_command(tmp_path, capsys):
-    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "bush"}]}
-    for i in range(3):
-        Image.fromarray(np.full((96, 128, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
-        content["images"].append({"id": i, "file_name": f"{i}.png", "height": 96, "width": 128})
-        box = {"id": i, "image_id": i, "category_id": 1, "bbox": [30, 30, 40, 40]}
-        content["annotations"].append(box)
-    (tmp_path / "result.json").write_text(json.dumps(content))
+    write_coco(tmp_path / "result.json", tmp_path, [f"{i}.png" for i in range(3)], categories=("bush",))
     arguments = ["inspect", f"--config=finetune:data={tmp_path},model=gfl_trees", "--images=4"]
     assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
     told = capsys.readouterr().out

@@ -2,9 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_coco import write_coco
 
 from gfl_jax.config import Config, Dataset
 from gfl_jax.configuration.config_files import CONFIGS, load_config
@@ -13,24 +12,6 @@ from gfl_jax.data.layouts import find_layout
 from gfl_jax.data.loader import make_source
 from gfl_jax.data.selection import held_out
 from gfl_jax.errors import UserError
-
-
-def write(file, images, names, categories=("cat", "dog"), boxes=1):
-    """An annotation file and its images, one box or more in each."""
-    listed = [{"id": i, "name": name} for i, name in enumerate(categories, 1)]
-    content = {"images": [], "annotations": [], "categories": listed}
-    for i, name in enumerate(names):
-        path = images / name.replace("\\", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((40, 60, 3), i, np.uint8)).save(path)
-        content["images"].append({"id": i, "file_name": name, "height": 40, "width": 60})
-        for _ in range(boxes):
-            box = {"id": len(content["annotations"]), "image_id": i, "category_id": 1, "bbox": [5, 5, 20, 10]}
-            content["annotations"].append(box)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content))
-    return content
-
 
 TEN = [f"{i}.png" for i in range(10)]
 LAYOUTS = {  # annotation file and folder of images for training, then for evaluation; names of images
@@ -54,11 +35,13 @@ LAYOUTS = {  # annotation file and folder of images for training, then for evalu
 @pytest.mark.parametrize("tool", LAYOUTS)
 def test_layouts(tool, tmp_path):
     train, train_images, evaluation, eval_images, names = LAYOUTS[tool]
-    write(tmp_path / train, tmp_path / train_images, names)
+    write_coco(tmp_path / train, tmp_path / train_images, names)
     if evaluation:
-        write(tmp_path / evaluation, tmp_path / eval_images, names[:3])
+        write_coco(tmp_path / evaluation, tmp_path / eval_images, names[:3])
     if tool == "coco":
-        write(tmp_path / "annotations" / "person_keypoints_train2017.json", tmp_path / train_images, names)
+        write_coco(
+            tmp_path / "annotations" / "person_keypoints_train2017.json", tmp_path / train_images, names
+        )
         (tmp_path / "annotations" / "captions_val2017.json").write_text('{"images": [], "annotations": []}')
     found = find_layout(tmp_path)
     assert found.train.json == tmp_path / train
@@ -81,10 +64,10 @@ def test_what_is_no_data_set(tmp_path):
     (tmp_path / "data" / "package.json").write_text("{}")
     assert message().startswith(": has no annotations in COCO's format")
     for name in ("valid", "test"):
-        write(tmp_path / "data" / name / "a.json", tmp_path / "data" / name, TEN)
+        write_coco(tmp_path / "data" / name / "a.json", tmp_path / "data" / name, TEN)
     assert message().startswith(": nothing tells which of its annotations are for training")
     for name in ("a_train", "b_train"):
-        write(tmp_path / "data" / f"{name}.json", tmp_path / "data", TEN)
+        write_coco(tmp_path / "data" / f"{name}.json", tmp_path / "data", TEN)
     assert message() == ": has 2 annotation files for train (a_train.json, b_train.json); leave one of them"
     (tmp_path / "data" / "b_train.json").unlink()
     for name in TEN:
@@ -96,7 +79,7 @@ def test_what_is_no_data_set(tmp_path):
 
 
 def test_the_project_that_roboflow_lists_among_its_classes_is_none(tmp_path):
-    content = write(tmp_path / "train.json", tmp_path, TEN)
+    content = write_coco(tmp_path / "train.json", tmp_path, TEN)
     project = {"id": 0, "name": "pets", "supercategory": "none"}
     content["categories"] = [project, *({**c, "supercategory": "pets"} for c in content["categories"])]
     (tmp_path / "train.json").write_text(json.dumps(content))
@@ -109,7 +92,7 @@ def test_the_project_that_roboflow_lists_among_its_classes_is_none(tmp_path):
 
 
 def test_images_that_are_held_out(tmp_path):
-    write(tmp_path / "all.json", tmp_path, TEN)
+    write_coco(tmp_path / "all.json", tmp_path, TEN)
     data = Dataset(train_json=str(tmp_path / "all.json"), train_images=str(tmp_path), holdout=0.2)
     config = Config("test", dataset=data, detector=load_config("gfl_trees").detector)
     with pytest.raises(UserError, match="num_classes=1"):
@@ -128,8 +111,8 @@ def finetune(folder, model="gfl_trees"):
 
 
 def test_the_config_for_ones_own_data(tmp_path, caplog):
-    write(tmp_path / "train" / "a.json", tmp_path / "train", TEN, boxes=130)
-    write(tmp_path / "val" / "a.json", tmp_path / "val", TEN[:3])
+    write_coco(tmp_path / "train" / "a.json", tmp_path / "train", TEN, boxes=130)
+    write_coco(tmp_path / "val" / "a.json", tmp_path / "val", TEN[:3])
     with caplog.at_level("INFO"):
         config = finetune(tmp_path, "gfl_r50_fpn_1x_coco")
     assert config.init_from == "gfl_r50_fpn_1x_coco"
@@ -137,7 +120,10 @@ def test_the_config_for_ones_own_data(tmp_path, caplog):
     assert config.inference.max_detections == 200
     assert (config.schedule.steps, config.loader.batch_size, config.loader.buckets) == (1000, 8, None)
     assert config.optimizer.learning_rate == 0.005
-    assert (config.resize.short_side, config.resize.train_short_sides) == (64, (64, 64))  # twice the images'
+    assert (config.resize.short_side, config.resize.train_short_sides) == (
+        192,
+        (192, 192),
+    )  # twice the images'
     assert config.dataset.eval_json == str(tmp_path / "val" / "a.json")
     told = "\n".join(caplog.messages)
     assert "10 images with 1300 boxes; classes: 'cat', 'dog'" in told
@@ -147,7 +133,7 @@ def test_the_config_for_ones_own_data(tmp_path, caplog):
 
 
 def test_without_images_for_evaluation_a_tenth_is_held_out(tmp_path):
-    write(tmp_path / "result.json", tmp_path, TEN, categories=("cat",))
+    write_coco(tmp_path / "result.json", tmp_path, TEN, categories=("cat",))
     config = finetune(tmp_path)
     train, evaluation = make_source(config, "train"), make_source(config, "eval")
     assert (len(train), len(evaluation)) == (9, 1)
