@@ -58,6 +58,8 @@ def get_config(data: str, model: str = "gfl_r50_fpn_1x_coco") -> Config:
             "schedule.steps": steps,
             "schedule.warmup_steps": min(base.schedule.warmup_steps, steps // 10),
             "inference.max_detections": max(base.inference.max_detections, math.ceil(most_boxes / 100) * 100),
+            "inference.test_scales": (1.0,),
+            "inference.test_flip": False,
             "run.log_every": min(max(steps // 100, 10), 50),
             "run.checkpoint_every": math.ceil(steps / 5),
             "run.evaluate_every": math.ceil(steps / 5),

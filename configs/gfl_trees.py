@@ -70,7 +70,7 @@ def get_config() -> Config:
         ),
         schedule=Schedule(steps=2000, warmup_steps=60, decay="cosine"),
         inference=Inference(
-            iou_threshold=0.4, max_detections=300, test_scales=(0.7, 0.85, 1.0, 1.2), test_flip=True
+            iou_threshold=0.4, max_detections=500, test_scales=(0.7, 0.85, 1.0, 1.2), test_flip=True
         ),
         # Evaluated once, at the end: nothing is chosen on the held-out photograph.
         run=Run(log_every=20, checkpoint_every=500, evaluate_every=2000),
