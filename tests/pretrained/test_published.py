@@ -1,10 +1,12 @@
 """Published weights by name: each fits its config, and commands take them from a filled cache."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,11 +15,15 @@ from small_run import small_experiment
 from gfl_jax.command_line import setup
 from gfl_jax.command_line.main import main
 from gfl_jax.configuration.config_files import CONFIGS, load_config
+from gfl_jax.data.categories import Categories
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.foreign_names import mmdetection_name
 from gfl_jax.interop.torch_files import write_torch_file
 from gfl_jax.interop.torch_names import match_entries, whole_state_dict
 from gfl_jax.pretrained.published import DETECTORS, PUBLISHED
+from gfl_jax.trained import load_published
+from gfl_jax.training.start import start_from_file
+from gfl_jax.training.state import TrainState
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 STRUCTURES = {  # names and shapes of entries, as mmdetection has them
@@ -90,6 +96,20 @@ def small_model(small_detector, tmp_path, monkeypatch):
     file = tmp_path / "cache" / "weights" / DETECTORS[name].url.rpartition("/")[2]
     file.write_bytes(write_torch_file({key: np.asarray(x) for key, x in state_dict.items()}))
     return name
+
+
+def test_classes_are_matched_by_name_in_training_further():
+    """A file names no classes, but those of published detectors are known."""
+    published = load_published("gfl_trees", load_config("gfl_trees"))
+    detector = dataclasses.replace(published.config.detector, num_classes=2)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), detector_shapes(detector))
+    state = TrainState(step=jnp.zeros((), jnp.int32), opt_state=(), **zeros)
+    started = start_from_file(state, "gfl_trees", detector, Categories(("bush", "Tree"), (1, 2)))
+    kernel = np.asarray(started.params["head"]["class_logits"]["kernel"])
+    np.testing.assert_array_equal(
+        kernel[..., 1:], published.variables["params"]["head"]["class_logits"]["kernel"]
+    )
+    assert (kernel[..., 0] == 0).all()
 
 
 def test_predict_by_name(small_model, small_detector, tmp_path, monkeypatch, capsys):
