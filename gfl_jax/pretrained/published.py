@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from gfl_jax.data.categories import Categories
 from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
@@ -55,7 +55,7 @@ def _gfl(folder: str, file: str) -> str:
 
 # The names of detectors are those of their files in configs/.
 DETECTORS = {
-    "gfl_trees": Published("gfl_trees.safetensors", 1.0, 0.0, classes=Categories(("Tree",), (1,))),
+    "gfl_trees": Published("gfl_trees.safetensors", 1.3, 14.0, classes=Categories(("Tree",), (1,))),
     "gfl_r50_fpn_1x_coco": Published(_gfl("gfl_r50_fpn_1x_coco", "20200629_121244-25944287"), 32.4, 40.2),
     "gfl_r50_fpn_ms2x_coco": Published(
         _gfl("gfl_r50_fpn_mstrain_2x_coco", "20200629_213802-37bb1edc"), 32.4, 42.9
@@ -119,7 +119,8 @@ def require_detector(name: str) -> None:
 
 def models_table() -> Table:
     """All published weights, and which of them are here already."""
-    table = Table("name", "AP", "parameters", "file", "source", "licence", "cached")
+    longest = max(map(len, PUBLISHED))
+    table = Table(Column("name", min_width=longest), "AP", "parameters", "file", "source", "licence", "cached")
     for name, published in PUBLISHED.items():
         average_precision = published.average_precision
         table.add_row(
