@@ -8,7 +8,7 @@ TESTS := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loa
 .PHONY: help install torch demo test test-torch coverage lint clean
 
 help:
-	@echo "make demo      fetch the aerial trees, train GFL on them, evaluate, draw (about 10 minutes on 2 cores)"
+	@echo "make demo      fetch aerial trees, draw what a trained GFL finds, train another (about 10 minutes on 2 cores)"
 	@echo "make test      run the whole test suite (about 9 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"

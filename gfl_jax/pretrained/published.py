@@ -120,7 +120,9 @@ def require_detector(name: str) -> None:
 def models_table() -> Table:
     """All published weights, and which of them are here already."""
     longest = max(map(len, PUBLISHED))
-    table = Table(Column("name", min_width=longest), "AP", "parameters", "file", "source", "licence", "cached")
+    table = Table(
+        Column("name", min_width=longest), "AP", "parameters", "file", "source", "licence", "cached"
+    )
     for name, published in PUBLISHED.items():
         average_precision = published.average_precision
         table.add_row(

@@ -80,7 +80,7 @@ def test_the_list(capsys, monkeypatch, tmp_path):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in PUBLISHED:
-        (line,) = [line for line in lines if f" {name} " in line]
+        (line,) = [line for line in lines if f"│ {name} " in line]
         assert ("yes" in line) == (name in ("resnet50", "gfl_trees"))
 
 
