@@ -5,6 +5,7 @@ again, it goes on where it was stopped.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from gfl_jax.files import read_file, require_writable  # noqa: E402
 FIRST = Path("runs/gfl_trees_model")  # of the detector that comes with the package
 WORKDIR = Path("runs/gfl_trees")
 CONFIG = "configs/gfl_trees.py"
+# On CPUs two devices of a core each train 1.4 times as fast as one of two cores. They divide the batch.
+DEVICES = next(count for count in (8, 4, 2, 1) if count <= (os.cpu_count() or 1))
+FLAGS = f"--xla_force_host_platform_device_count={DEVICES}"
 SPLITS = {"validation": "another photograph of the same region, held out", "far": "another forest, far away"}
 
 
@@ -42,9 +46,11 @@ def run_all() -> int:
             for split in SPLITS
         ),
     ]
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()}
+    print(f"\n$ export XLA_FLAGS={shlex.quote(environment['XLA_FLAGS'])}")
     for command in commands:
         print("\n$ python " + shlex.join(command), flush=True)
-        status = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
+        status = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode
         if status:
             return status
     print(f"\nGFL on aerial photographs of trees, {(time.monotonic() - start) / 60:.1f} minutes in all")
