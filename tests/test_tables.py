@@ -200,7 +200,9 @@ def test_a_table_is_found_by_its_name_and_its_rows_by_theirs(monkeypatch):
         load_table("iii")
 
 
-def test_where_there_are_no_tables_the_message_says_so(monkeypatch, tmp_path):
+def test_tables_are_found_from_any_folder_those_of_ones_own_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"the tables there are: none here$"):
-        load_table("1")
+    assert load_table("1")[0].is_absolute()
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "table_1.py").write_text("TITLE = 'mine'")
+    assert load_table("1")[1].TITLE == "mine"
