@@ -22,7 +22,7 @@ from gfl_jax.configuration.overrides import override
 from gfl_jax.data.categories import listed
 from gfl_jax.data.coco_file import CocoFile
 from gfl_jax.data.layouts import find_layout
-from gfl_jax.trained import config_of
+from gfl_jax.trained import trained_config
 
 EPOCHS = 12
 LEAST_SHOWN = 8000  # images
@@ -32,7 +32,7 @@ LOGGER = logging.getLogger("gfl_jax.finetune")
 
 
 def get_config(data: str, model: str = "gfl_r50_fpn_1x_coco") -> Config:
-    base, (train, evaluation) = config_of(model), find_layout(data)
+    base, (train, evaluation) = trained_config(model), find_layout(data)
     truths = [train.content] + ([evaluation.content] if evaluation else [])
     count, batch = len(train.content.image_ids), min(base.loader.batch_size, BATCH)
     steps = math.ceil(max(EPOCHS * count, LEAST_SHOWN) / batch)

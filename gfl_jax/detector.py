@@ -28,7 +28,7 @@ from gfl_jax.export import export_detector
 from gfl_jax.paths import as_path
 from gfl_jax.prediction.predict import Predict, make_predict
 from gfl_jax.prediction.predict_exported import read_exported
-from gfl_jax.trained import Trained, config_of, is_published, load_published, load_run
+from gfl_jax.trained import Trained, load_trained, trained_config
 from gfl_jax.training import loop
 
 
@@ -131,8 +131,7 @@ def load(name: str | os.PathLike[str], config: Config | None = None) -> Detector
     name = os.fspath(name)
     if as_path(name).is_file():
         return Detector(*read_exported(as_path(name)))
-    config = config or config_of(name)
-    trained = load_published(name, config) if is_published(name) else load_run(as_path(name), config)
+    trained = load_trained(name, config or trained_config(name))
     return Detector(make_predict(trained), trained.named_classes(), trained)
 
 

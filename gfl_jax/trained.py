@@ -15,7 +15,7 @@ from gfl_jax.interop.foreign import detector_shapes, read_matched
 from gfl_jax.models.network import build_detector
 from gfl_jax.parallel.mesh import put_everywhere
 from gfl_jax.paths import as_path
-from gfl_jax.pretrained.published import DETECTORS, fetch_published
+from gfl_jax.pretrained.published import DETECTORS, fetch_published, published_classes
 from gfl_jax.training.checkpoint import load_variables
 
 
@@ -44,12 +44,7 @@ class Trained(NamedTuple):
         return self.classes
 
 
-def is_published(name: str) -> bool:
-    """Whether a name is that of a published detector, and not of something here."""
-    return name in DETECTORS and not as_path(name).exists()
-
-
-def config_of(name: str) -> Config:
+def trained_config(name: str) -> Config:
     """The config of a trained detector.
 
     Args:
@@ -58,7 +53,7 @@ def config_of(name: str) -> Config:
     Raises:
       UserError: it is neither.
     """
-    if is_published(name):
+    if published_classes(name):
         return load_config(name)
     file = as_path(name) / "config.json"
     if not file.is_file():
@@ -104,3 +99,12 @@ def load_published(name: str, config: Config) -> Trained:
             f"{matched.differences[0].name}; leave the detector of {name} as it is"
         )
     return Trained(name, config, unflatten_dict(matched.arrays, sep="/"), DETECTORS[name].classes)
+
+
+def load_trained(name: str, config: Config) -> Trained:
+    """The detector of a name that `trained_config` takes.
+
+    Raises:
+      UserError: see `load_published` and `load_run`.
+    """
+    return load_published(name, config) if published_classes(name) else load_run(as_path(name), config)

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from gfl_jax import config
 from gfl_jax.analysis.text_tables import Cell, Table
-from gfl_jax.axes.assigner import assign_targets, assigner_locations
+from gfl_jax.axes.assigner import assign_targets, canvas_locations
 from gfl_jax.data.loader import train_batches
 from gfl_jax.data.source import Source
 from gfl_jax.drawing.canvas import Image, enlarged, header, paint_boxes, style_of
@@ -53,14 +54,12 @@ def shown_in_training(source: Source, experiment: config.Config, count: int) -> 
 
 def _positives(batch: Batch, detector: config.Detector) -> Int[jax.Array, "batch boxes levels"]:
     """How many locations of each level learn from each box."""
-    height, width = batch.images.shape[1:3]
-    grid_sizes = tuple((-(-height // stride), -(-width // stride)) for stride in detector.strides)
-    locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
+    locations = canvas_locations(batch.images.shape[1:3], detector.strides, detector.assigner)
     targets = assign_targets(batch, locations, detector.strides, detector.assigner)
-    levels = jax.numpy.asarray(np.searchsorted(np.array(detector.strides), locations.strides))
+    levels = jnp.asarray(np.searchsorted(np.array(detector.strides), locations.strides))
 
     def of_image(box_index: Int[jax.Array, " locations"]) -> Int[jax.Array, "boxes levels"]:
-        counts = jax.numpy.zeros((batch.boxes.shape[1] + 1, len(detector.strides)), int)
+        counts = jnp.zeros((batch.boxes.shape[1] + 1, len(detector.strides)), int)
         return counts.at[box_index, levels].add(1)[:-1]  # index -1, the last one, is no box
 
     return jax.vmap(of_image)(targets.box_index)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gfl_jax import config
-from gfl_jax.axes.assigner import Targets, assign_targets, assigner_locations
+from gfl_jax.axes.assigner import Targets, assign_targets, assigner_locations, canvas_locations
 from gfl_jax.axes.box_representation import decode_boxes, side_parameters
 from gfl_jax.boxes import boxes_to_distances, centerness, iou
 from gfl_jax.inference.detect import check_voting, detections_from_outputs, head_outputs
@@ -73,9 +73,7 @@ def make_label_measure(detector: config.Detector) -> Measure:
 
     @jax.jit
     def measure(_: Any, batch: Batch) -> Measures:
-        height, width = batch.images.shape[1:3]
-        grid_sizes = tuple((-(-height // stride), -(-width // stride)) for stride in detector.strides)
-        locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
+        locations = canvas_locations(batch.images.shape[1:3], detector.strides, detector.assigner)
         targets = assign_targets(batch, locations, detector.strides, detector.assigner)
         return Measures(targets.box_index, {"centerness": _centerness(targets, locations)}, None, None)
 

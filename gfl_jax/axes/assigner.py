@@ -65,6 +65,12 @@ def assigner_locations(grid_sizes: GridSizes, strides: Sequence[int], assigner: 
     return make_locations(grid_sizes, strides, location_offset(assigner), shapes)
 
 
+def canvas_locations(canvas: Sequence[int], strides: Sequence[int], assigner: Assigner) -> Locations:
+    """The locations of a canvas (height, width), as a network with these strides has them."""
+    grid_sizes = tuple((-(-canvas[0] // stride), -(-canvas[1] // stride)) for stride in strides)
+    return assigner_locations(grid_sizes, strides, assigner)
+
+
 def location_offset(assigner: Assigner) -> float:
     """Strides from the upper left corner of a cell to its location, along both axes."""
     return 0.5 if assigner.kind == "fcos" or assigner.cell_centers else 0.0

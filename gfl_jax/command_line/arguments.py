@@ -74,6 +74,13 @@ def add_trained(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_output(command: argparse.ArgumentParser) -> None:
+    """The folder of what a command makes of a trained detector."""
+    command.add_argument(
+        "--output", type=as_path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
+    )
+
+
 PROCESSES = """\
 A run on several hosts is this command on each of them. Under Slurm (srun), Open MPI and on TPUs of GKE the
 processes find one another. Elsewhere, as in other Jobs of Kubernetes, each gets the first three of these,

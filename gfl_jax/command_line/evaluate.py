@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from gfl_jax.command_line.arguments import add_launch, add_trained, whole_number
+from gfl_jax.command_line.arguments import add_launch, add_output, add_trained, whole_number
 from gfl_jax.command_line.setup import config_of, place_of, processes, trained_of
 from gfl_jax.files import require_writable, write_file
 from gfl_jax.paths import as_path
@@ -28,9 +28,7 @@ give results.json for the server, and no metrics."""
 def add_flags(command: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     add_trained(command)
-    command.add_argument(
-        "--output", type=as_path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
-    )
+    add_output(command)
     command.add_argument(
         "--backend",
         choices=["pycocotools", "faster"],

@@ -2,10 +2,9 @@
 
 import argparse
 
-from gfl_jax.command_line.arguments import add_trained, share
+from gfl_jax.command_line.arguments import add_output, add_trained, share
 from gfl_jax.command_line.setup import config_of, place_of, trained_of
 from gfl_jax.files import require_writable
-from gfl_jax.paths import as_path
 
 TEXT = """\
 Detects in images and videos: draws the boxes and writes them as a COCO results JSON.
@@ -30,9 +29,7 @@ if no input could be used."""
 def add_flags(command: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     add_trained(command)
-    command.add_argument(
-        "--output", type=as_path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
-    )
+    add_output(command)
     command.add_argument(
         "inputs",
         nargs="+",
@@ -55,6 +52,5 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = config_of(args, overrides)
     output = args.output or place_of(args) / "predict"
     trained = trained_of(args, config)
-    trained.named_classes()
     require_writable(output)
     return predict_inputs(trained, args.inputs, output, args.min_score)

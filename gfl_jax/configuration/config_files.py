@@ -42,10 +42,8 @@ def load_config(name: str | Path) -> Config:
     Raises:
       UserError: there is no such file, it cannot be run, it is not a config, or it takes no such argument.
     """
-    path, colon, arguments = str(name).partition(".py:")
-    path = f"{path}.py" if colon else path
-    if of_ours := re.fullmatch(r"([\w-]+):(?!//)(.*)", path, re.DOTALL):
-        path, arguments = of_ours.groups()
+    with_arguments = re.fullmatch(r"(.*?\.py|[\w-]+):(?!//)(.*)", str(name), re.DOTALL)
+    path, arguments = with_arguments.groups() if with_arguments else (str(name), "")
     module = load_module(path)
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"--config={path}: has no function get_config(); give it one that returns a Config")

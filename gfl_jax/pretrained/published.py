@@ -19,7 +19,6 @@ _OPENMMLAB = "https://openmmlab.oss-cn-hangzhou.aliyuncs.com/mmdetection/v2.0"
 _TORCHVISION = "https://download.pytorch.org/models"
 _MMPRETRAIN = "https://download.openmmlab.com/pretrain/third_party"
 
-
 COCO = Categories(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS)
 
 
@@ -141,18 +140,23 @@ def models_table() -> Table:
     return table
 
 
+def is_published(name: str) -> bool:
+    """Whether a name is that of published weights, and not of something here."""
+    return name in PUBLISHED and not Path(name).exists()
+
+
 def local_weights(name: str) -> str:
     """The file of published weights where `name` names some, and nothing here has that name; else `name`.
 
     Raises:
       UserError: the file cannot be fetched.
     """
-    return str(fetch_published(name)) if name in PUBLISHED and not Path(name).exists() else name
+    return str(fetch_published(name)) if is_published(name) else name
 
 
 def published_classes(name: str) -> Categories | None:
-    """The classes of a published detector; None where a name is no such, or of something here."""
-    return DETECTORS[name].classes if name in DETECTORS and not Path(name).exists() else None
+    """The classes of a published detector; None where a name is no such."""
+    return DETECTORS[name].classes if name in DETECTORS and is_published(name) else None
 
 
 def fetch_published(name: str) -> Path:
