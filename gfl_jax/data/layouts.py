@@ -59,11 +59,9 @@ def find_layout(folder: str | Path) -> Layout:
     if "train" not in by_split and len(whole) == 1:
         by_split["train"] = whole
     train = _the_one(place, "train", by_split.get("train", []))
-    evaluation = by_split.get("eval") or by_split.get("test")
-    return Layout(
-        _part(train, place, "train"),
-        None if not evaluation else _part(_the_one(place, "eval", evaluation), place, "eval"),
-    )
+    other = next((split for split in ("eval", "test") if split in by_split), None)
+    evaluation = None if other is None else _part(_the_one(place, other, by_split[other]), place, other)
+    return Layout(_part(train, place, "train"), evaluation)
 
 
 def _json_files(folder: Path, depth: int) -> Iterator[Path]:

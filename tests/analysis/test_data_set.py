@@ -52,7 +52,7 @@ def test_levels_learn_from_boxes_of_the_size_of_their_anchors():
         *(("8", 1), ("16", 1), ("32", 0), ("64", 0), ("128", 0), ("none", 1))
     ]
     (line,) = forgotten(shown, source)
-    assert line == "0.png: 1 of 3 boxes are learned by no location; their sides: 1 / 1 / 1 pixels"
+    assert line == "0.png: no location learns from 1 of 3 boxes; their sides: 1 / 1 / 1 pixels"
 
 
 def test_tables_of_counts_and_sizes():

@@ -27,6 +27,10 @@ LAYOUTS = {  # annotation file and folder of images for training, then for evalu
         *("annotations/instances_train2017.json", "train2017"),
         *("annotations/instances_val2017.json", "val2017", TEN),
     ),
+    "cvat_test": (
+        *("annotations/instances_train.json", "images/train"),
+        *("annotations/instances_test.json", "images/test", TEN),
+    ),
     "beside": ("train.json", "train", "val.json", "val", TEN),
     "inside": ("train/annotations.json", "train/images", "test/annotations.json", "test/images", TEN),
 }
