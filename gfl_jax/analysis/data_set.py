@@ -139,8 +139,8 @@ def forgotten(shown: Sequence[Shown], source: Source, most: int = 5) -> list[str
         if count and len(lines) < most:
             side = np.sqrt(np.prod(one.boxes[:, 2:] - one.boxes[:, :2], axis=1))[one.levels == -1]
             lines.append(
-                f"{source.file_names[one.position]}: no location learns from {count} of {len(one.boxes)} boxes; "
-                f"their sides: {_range(side)} pixels"
+                f"{source.file_names[one.position]}: no location learns from {count} of {len(one.boxes)} "
+                f"boxes; their sides: {_range(side)} pixels"
             )
     return lines
 

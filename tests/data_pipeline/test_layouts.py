@@ -82,6 +82,17 @@ def test_what_is_no_data_set(tmp_path):
     )
 
 
+def test_a_file_without_images_is_told(tmp_path):
+    write_coco(tmp_path / "train.json", tmp_path, TEN[:1])
+    content = json.loads((tmp_path / "train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps(content | {"images": [], "annotations": []}))
+    with pytest.raises(UserError, match="has no annotations in COCO's format"):
+        find_layout(tmp_path)
+    (tmp_path / "train.json").write_text(json.dumps(content | {"images": []}))
+    with pytest.raises(UserError, match="is not among the images"):
+        find_layout(tmp_path)
+
+
 def test_the_project_that_roboflow_lists_among_its_classes_is_none(tmp_path):
     content = write_coco(tmp_path / "train.json", tmp_path, TEN)
     project = {"id": 0, "name": "pets", "supercategory": "none"}
