@@ -67,7 +67,8 @@ def _losses_and_normalizers(
     grid_sizes = grid_sizes_of(outputs.class_logits)
     locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
     if targets is None:
-        targets = assign_targets(batch, locations, detector.strides, detector.assigner)
+        with jax.named_scope("targets"):
+            targets = assign_targets(batch, locations, detector.strides, detector.assigner)
     positive = targets.positive
     class_logits = flatten_levels(outputs.class_logits, detector.num_classes)
     dtype = class_logits.dtype

@@ -142,5 +142,5 @@ def test_each_program_of_a_report_is_kept_at_once(monkeypatch):
     kept = []
     target = types.SimpleNamespace(devices=jax.devices()[:1], capacity=None)
     with pytest.raises(UserError, match="it failed"):
-        compilation.make_report(Config(name="x"), target, pictures_per_chip=1, keep=kept.append)
+        compilation.make_report(Config(name="x"), target, images_per_chip=1, keep=kept.append)
     assert [report.parts for report in kept] == [["train"]]

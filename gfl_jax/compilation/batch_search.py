@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-MOST = 1024  # pictures on a chip; nobody wants more
+MOST = 1024  # images on a chip; nobody wants more
 
 
 def largest_fitting(fits: Callable[[int], bool], start: int = 1, most: int = MOST) -> int:

@@ -1,6 +1,4 @@
-"""What a compiled program sends between chips, read from its text.
-
-XLA prints a program as computations of one instruction a line, such as
+"""What a compiled program sends between chips, read from its text:
 
     %all-reduce.1 = (f32[256]{0}, f32[64,3]{1,0}) all-reduce(%a, %b), replica_groups=[1,8]<=[8], ...
 
@@ -13,11 +11,12 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from gfl_jax.compilation.program_text import computations_of
+
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 _INSTRUCTION = re.compile(rf"%?([\w.-]+) = (\(.*?\)|\S+) ({'|'.join(KINDS)})(-start|-done)?\(%?([\w.-]*)")
 _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,]*)\]")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations|called_computations)=\{?([^}=]*)")
 
 
 class Collectives(NamedTuple):
@@ -37,12 +36,10 @@ def collectives_of(text: str) -> list[Collectives]:
     Args:
       text: of the optimized program, as `compiled.as_text()` gives it.
     """
-    computations = _computations(text)
-    loops = _within_loops(computations)
     found: dict[str, list[_Collective]] = {kind: [] for kind in KINDS}
-    for name, lines in computations.items():
+    for computation in computations_of(text).values():
         groups = dict[str, int]()  # an asynchronous instruction's group stands where it starts
-        for line in lines:
+        for line in computation.lines:
             match = _INSTRUCTION.search(line)
             if match is None:
                 continue
@@ -53,7 +50,7 @@ def collectives_of(text: str) -> list[Collectives]:
                 continue
             whole = group if kind == "reduce-scatter" else 1
             sizes = Counter({dtype: size * whole for dtype, size in _bytes(result).items()})
-            found[kind].append(_Collective(sizes, name in loops, group))
+            found[kind].append(_Collective(sizes, computation.in_loop, group))
     return [_summary(kind, each) for kind, each in found.items() if each]
 
 
@@ -69,45 +66,6 @@ def _summary(kind: str, found: list[_Collective]) -> Collectives:
     return Collectives(
         kind, len(found), sizes.total(), dict(sizes), in_loops, max(each.group for each in found)
     )
-
-
-def _computations(text: str) -> dict[str, list[str]]:
-    """The lines of each computation, by its name."""
-    computations: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.splitlines():
-        if header := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            lines = computations.setdefault(header[1], [])
-        elif line.startswith("  "):
-            lines.append(line)
-    return computations
-
-
-def _within_loops(computations: dict[str, list[str]]) -> set[str]:
-    """The computations that some loop runs, also through others."""
-    calls = {
-        name: {
-            called.strip().lstrip("%")
-            for line in lines
-            for names in _CALLED.findall(line)
-            for called in names.split(",")
-        }
-        for name, lines in computations.items()
-    }
-    waiting = [
-        called.lstrip("%")
-        for lines in computations.values()
-        for line in lines
-        if " while(" in line
-        for called in re.findall(r"(?:body|condition)=([%\w.-]+)", line)
-    ]
-    within: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in computations and name not in within:
-            within.add(name)
-            waiting += calls[name]
-    return within
 
 
 def _bytes(types: str) -> Counter[str]:

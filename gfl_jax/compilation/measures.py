@@ -1,11 +1,11 @@
 """What the compiler says of a program: its memory, its work, and what it sends."""
 
-import re
 from typing import NamedTuple
 
 import jax
 
 from gfl_jax.compilation.collectives import Collectives, collectives_of
+from gfl_jax.compilation.cycles import Cycles, cycles_of
 
 # How XLA's backends say that a program needs more memory than there is.
 _TOO_LARGE = "RESOURCE_EXHAUSTED"
@@ -33,8 +33,7 @@ class Measures(NamedTuple):
     flops: float
     bytes_accessed: float  # read and written by all instructions, as XLA counts them
     collectives: list[Collectives]
-    # The TPU compiler's own guess, of the instructions outside loops; an undocumented remark in its text.
-    estimated_cycles: int | None
+    cycles: Cycles | None  # the TPU compiler's own guess; other compilers make none
 
 
 class TooLarge(NamedTuple):
@@ -62,11 +61,5 @@ def compile_and_measure(lowered: jax.stages.Lowered) -> Measures | TooLarge:
         aliased=stats.alias_size_in_bytes,
         code=stats.generated_code_size_in_bytes,
     )
-    collectives = collectives_of(text)
-    return Measures(memory, cost["flops"], cost["bytes accessed"], collectives, _estimated_cycles(text))
-
-
-def _estimated_cycles(text: str) -> int | None:
-    entry = text[max(text.find("\nENTRY "), 0) :]
-    cycles = re.findall(r'"estimated_cycles":"(\d+)"', entry)
-    return sum(map(int, cycles)) if cycles else None
+    flops, accessed = cost["flops"], cost["bytes accessed"]
+    return Measures(memory, flops, accessed, collectives_of(text), cycles_of(text))

@@ -1,4 +1,4 @@
-"""The programs of training and inference, lowered from shapes alone: no weight and no picture is made."""
+"""The programs of training and inference, lowered from shapes alone: no weight and no image is made."""
 
 from typing import Any
 
@@ -24,36 +24,36 @@ from gfl_jax.training.optimizer import (
 from gfl_jax.training.state import state_shapes
 from gfl_jax.training.step import make_train_step
 
-# Rows for boxes in a batch: COCO's pictures have up to 93. They cost next to nothing.
+# Rows for boxes in a batch: COCO's images have up to 93. They cost next to nothing.
 BOXES = 96
 # Of the run: a number in the program, which is the same for any other.
 _STEPS = 90_000
 
 
-def lower_training(config: Config, mesh: Mesh, canvas: Shape, pictures: int) -> jax.stages.Lowered:
-    """The train step for batches of `pictures` in all, on canvases of (height, width)."""
+def lower_training(config: Config, mesh: Mesh, canvas: Shape, images: int) -> jax.stages.Lowered:
+    """The train step for batches of `images` in all, on canvases of (height, width)."""
     model = build_detector(config.detector, config.precision)
-    schedule = make_schedule(config.schedule, scaled_learning_rate(config.optimizer, pictures), _STEPS)
+    schedule = make_schedule(config.schedule, scaled_learning_rate(config.optimizer, images), _STEPS)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     shapes = state_shapes(model, optimizer, ema=config.optimizer.ema_decay is not None)
     state = with_shardings(shapes, split_over_fsdp(shapes, mesh))
     step: Any = make_train_step(model, optimizer, schedule, config, mesh)  # jitted
-    return step.lower(state, abstract_batch(mesh, canvas, pictures))
+    return step.lower(state, abstract_batch(mesh, canvas, images))
 
 
-def lower_inference(config: Config, mesh: Mesh, canvas: Shape, pictures: int) -> jax.stages.Lowered:
-    """Pictures to detections, in a single view, for batches of `pictures` in all."""
+def lower_inference(config: Config, mesh: Mesh, canvas: Shape, images: int) -> jax.stages.Lowered:
+    """Images to detections, in a single view, for batches of `images` in all."""
     model = build_detector(config.detector, config.precision)
     variables = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
     detect: Any = make_detect(model, config.normalization, config.inference, mesh)  # jitted
-    return detect.lower(with_shardings(variables, replicated(mesh)), abstract_batch(mesh, canvas, pictures))
+    return detect.lower(with_shardings(variables, replicated(mesh)), abstract_batch(mesh, canvas, images))
 
 
-def abstract_batch(mesh: Mesh, canvas: Shape, pictures: int) -> Batch:
+def abstract_batch(mesh: Mesh, canvas: Shape, images: int) -> Batch:
     """The shapes of a global batch, split over the devices."""
 
     def array(*shape: int, dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((pictures, *shape), dtype, sharding=split_by_batch(mesh))
+        return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=split_by_batch(mesh))
 
     return Batch(
         images=array(*canvas, 3, dtype=jnp.uint8),

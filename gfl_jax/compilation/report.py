@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from gfl_jax.compilation import programs
 from gfl_jax.compilation.batch_search import MOST, largest_fitting
+from gfl_jax.compilation.chips import Chip
 from gfl_jax.compilation.measures import Measures, TooLarge, compile_and_measure
 from gfl_jax.compilation.topology import Target
 from gfl_jax.config import Config
@@ -31,14 +32,27 @@ class PartReport:
     part: Part
     canvas: Shape  # (height, width) of the batches that it was compiled for
     compilations: int  # a run makes, one for each shape of a batch
-    pictures_per_chip: int
+    images_per_chip: int
     result: Measures | TooLarge
     compile_seconds: float
 
     @property
+    def cycles_per_image(self) -> float | None:
+        """By the compiler's guess; None where it makes none, or the program does not fit."""
+        if isinstance(self.result, TooLarge) or self.result.cycles is None:
+            return None
+        return self.result.cycles.total / self.images_per_chip
+
+    def share_of_peak(self, chip: Chip) -> float | None:
+        """The FLOPs in these cycles, to those that the chip's matrix units could do in them."""
+        if isinstance(self.result, TooLarge) or self.result.cycles is None:
+            return None
+        return self.result.flops / (self.result.cycles.total / chip.clock * chip.flops)
+
+    @property
     def batch(self) -> str:
         """What it was compiled for, in words."""
-        return in_words(self.pictures_per_chip, self.canvas)
+        return in_words(self.images_per_chip, self.canvas)
 
     def fits(self, capacity: float | None) -> bool:
         """Whether it fits into a chip's memory; what that is may be unknown, then the compiler decides."""
@@ -68,9 +82,10 @@ def make_report(
     config: Config,
     target: Target,
     parts: Sequence[Part] = PARTS,
-    pictures_per_chip: int | None = None,
+    images_per_chip: int | None = None,
     canvas: Shape | None = None,
     find_batch: bool = False,
+    sweep: Sequence[int] = (),
     say: Callable[[str], None] = lambda _: None,
     keep: Callable[[Report], None] = lambda _: None,
 ) -> Report:
@@ -80,10 +95,11 @@ def make_report(
       config: the experiment.
       target: the chips.
       parts: which of the two.
-      pictures_per_chip: default: the share of a chip in the config's batch sizes.
+      images_per_chip: default: the share of a chip in the config's batch sizes.
       canvas: (height, width) to compile for; default: the largest that the config's buckets bring.
-      find_batch: whether the largest batch that fits is searched, from `pictures_per_chip` or 1 on, and
-        reported instead.
+      find_batch: whether batches are searched for the quickest that fits, from `images_per_chip` or 1 on, and
+        that one is reported instead.
+      sweep: images per chip, each of which is compiled and reported instead of one batch.
       say: is told what is being done.
       keep: gets the report of the programs so far after each of them.
 
@@ -93,24 +109,31 @@ def make_report(
     mesh = make_mesh(config.mesh, target.devices)
     canvases = {part: _canvases(config, part, canvas) for part in parts}  # an error before minutes of work
 
-    def compile_one(part: Part) -> PartReport:
-        if not find_batch:
-            share = pictures_per_chip or _share_of_a_chip(config, part, mesh)
-            return _compile_part(config, part, mesh, canvases[part], canvas, share, say)
-        # Each micro-batch has as many pictures of each chip as all others.
+    def compile_batch(part: Part, images: int) -> PartReport:
+        return _compile_part(config, part, mesh, canvases[part], canvas, images, say)
+
+    def search(part: Part) -> PartReport:
+        # Each micro-batch has as many images of each chip as all others.
         unit = config.optimizer.accumulate if part == "train" else 1
         tried: dict[int, PartReport] = {}
 
         def fits(units: int) -> bool:
-            tried[units] = found = _compile_part(
-                config, part, mesh, canvases[part], canvas, units * unit, say
-            )
+            tried[units] = found = compile_batch(part, units * unit)
             good = found.fits(target.capacity)
             say(f"{part}: {found.batch}: {'fits' if good else 'does not fit'}")
             return good
 
-        start = min(max((pictures_per_chip or 1) // unit, 1), MOST)
-        return tried[largest_fitting(fits, start) or 1]
+        start = min(max((images_per_chip or 1) // unit, 1), MOST)
+        largest = tried[largest_fitting(fits, start) or 1]
+        fitting = [found for found in tried.values() if found.fits(target.capacity)]
+        return quickest(fitting) or largest
+
+    def reports_of(part: Part) -> Iterator[PartReport]:
+        if find_batch:
+            yield search(part)
+        else:
+            for images in sweep or [images_per_chip or _share_of_a_chip(config, part, mesh)]:
+                yield compile_batch(part, images)
 
     report = Report(
         config=config.name,
@@ -121,9 +144,16 @@ def make_report(
         parts=[],
     )
     for part in parts:
-        report = dataclasses.replace(report, parts=[*report.parts, compile_one(part)])
-        keep(report)
+        for found in reports_of(part):
+            report = dataclasses.replace(report, parts=[*report.parts, found])
+            keep(report)
     return report
+
+
+def quickest(reports: Iterable[PartReport]) -> PartReport | None:
+    """The one with the fewest cycles an image; None where the compiler guesses none."""
+    guessed = [(found.cycles_per_image, found) for found in reports if found.cycles_per_image is not None]
+    return min(guessed, key=lambda pair: pair[0])[1] if guessed else None
 
 
 def _share_of_a_chip(config: Config, part: Part, mesh: Mesh) -> int:
@@ -151,22 +181,22 @@ def _compile_part(
     mesh: Mesh,
     shapes: Sequence[Shape],
     canvas: Shape | None,
-    pictures_per_chip: int,
+    images_per_chip: int,
     say: Callable[[str], None],
 ) -> PartReport:
     lower = {"train": programs.lower_training, "inference": programs.lower_inference}[part]
     canvas = canvas or shapes[-1]
     if part == "train":
-        check_accumulate(pictures_per_chip * mesh.size, config.optimizer.accumulate, mesh)
-    say(f"{part}: compiling for {in_words(pictures_per_chip, canvas)}")
+        check_accumulate(images_per_chip * mesh.size, config.optimizer.accumulate, mesh)
+    say(f"{part}: compiling for {in_words(images_per_chip, canvas)}")
     start = time.monotonic()
-    result = compile_and_measure(lower(config, mesh, canvas, pictures_per_chip * mesh.size))
-    return PartReport(part, canvas, len(shapes), pictures_per_chip, result, time.monotonic() - start)
+    result = compile_and_measure(lower(config, mesh, canvas, images_per_chip * mesh.size))
+    return PartReport(part, canvas, len(shapes), images_per_chip, result, time.monotonic() - start)
 
 
-def in_words(pictures_per_chip: int, canvas: Shape) -> str:
+def in_words(images_per_chip: int, canvas: Shape) -> str:
     """The batch of a chip."""
-    return f"{pictures_per_chip} of {canvas[0]}x{canvas[1]} on each chip"
+    return f"{images_per_chip} of {canvas[0]}x{canvas[1]} on each chip"
 
 
 def to_fields(report: Report) -> dict[str, Any]:
@@ -177,7 +207,7 @@ def to_fields(report: Report) -> dict[str, Any]:
             "part": part.part,
             "canvas": part.canvas,
             "compilations": part.compilations,
-            "pictures_per_chip": part.pictures_per_chip,
+            "images_per_chip": part.images_per_chip,
             "compile_seconds": round(part.compile_seconds, 1),
             "fits": part.fits(report.target.capacity),
         }
@@ -188,7 +218,7 @@ def to_fields(report: Report) -> dict[str, Any]:
             "memory": result.memory._asdict() | {"total": result.memory.total},
             "flops": result.flops,
             "bytes_accessed": result.bytes_accessed,
-            "estimated_cycles": result.estimated_cycles,
+            "cycles": result.cycles and result.cycles._asdict(),
             "collectives": [collectives._asdict() for collectives in result.collectives],
         }
 

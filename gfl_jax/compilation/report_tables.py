@@ -1,28 +1,35 @@
 """The report of `main.py compile` for people."""
 
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gfl_jax.compilation.chips import GIB
+from gfl_jax.compilation.chips import CHIPS, GIB
+from gfl_jax.compilation.cycles import Cycles
 from gfl_jax.compilation.measures import Measures, Memory
-from gfl_jax.compilation.report import PartReport, Report
-from gfl_jax.compilation.topology import LOCAL
+from gfl_jax.compilation.report import PartReport, Report, quickest
 from gfl_jax.console.plain import plain
+
+MOST_MOVING = 1 / 3  # of the cycles; programs that move more data are not what a chip is good at
 
 
 def report_tables(report: Report) -> Group:
-    """A table of what each program needs and does, one of what it sends, and the verdict."""
+    """Tables of what each program needs and does, where its cycles go, what it sends; and the verdict."""
     title = f"{report.config} ({report.precision}) on {_chips(report)}"
-    return Group(plain(title), _measures_table(report), _collectives_table(report), Text(verdict(report)))
+    guessed = any(part.cycles_per_image is not None for part in report.parts)
+    cycles = [_cycles_table(report)] if guessed else []
+    return Group(
+        plain(title), _measures_table(report), *cycles, _collectives_table(report), Text(verdict(report))
+    )
 
 
 def verdict(report: Report) -> str:
-    """One line for each program: whether it fits, and why not."""
+    """For each program whether it fits, and a warning where it moves data; and the quickest of several."""
     capacity = report.target.capacity
     of = "an unknown memory" if capacity is None else f"{_gib(capacity)} GiB"
 
@@ -32,7 +39,22 @@ def verdict(report: Report) -> str:
         fits = "fits" if part.fits(capacity) else "does not fit"
         return f"{part.part}: {part.batch}: {fits}, {_gib(part.result.memory.total)} GiB of {of}"
 
-    return "\n".join(line(part) for part in report.parts)
+    def warning(part: PartReport) -> list[str]:
+        if not isinstance(part.result, Measures) or part.result.cycles is None:
+            return []
+        moving = part.result.cycles.moving
+        text = f"warning: {part.part}: {part.batch}: {moving:.0%} of the cycles only move data"
+        return [text] if moving > MOST_MOVING else []
+
+    def best(name: str) -> list[str]:
+        parts = [part for part in report.parts if part.part == name]
+        found = quickest(part for part in parts if part.fits(capacity))
+        if found is None or len(parts) == 1:
+            return []
+        return [f"{name}: {found.batch} takes the fewest cycles an image"]
+
+    lines = [text for part in report.parts for text in (line(part), *warning(part))]
+    return "\n".join([*lines, *best("train"), *best("inference")])
 
 
 def _measures_table(report: Report) -> Table:
@@ -47,20 +69,57 @@ def _measures_table(report: Report) -> Table:
     def measured(name: str, value: Callable[[Measures], str]) -> None:
         row(name, lambda part: value(part.result) if isinstance(part.result, Measures) else "-")
 
-    row("pictures", lambda part: part.pictures_per_chip)
+    row("images", lambda part: part.images_per_chip)
     row("canvas", lambda part: f"{part.canvas[0]}x{part.canvas[1]}")
     for kind in (*Memory._fields, "total"):
         measured(f"memory: {kind} (GiB)", functools.partial(_memory_of, kind))
     measured("GFLOP", lambda found: f"{found.flops / 1e9:,.1f}")
     measured("bytes accessed (GB)", lambda found: f"{found.bytes_accessed / 1e9:,.1f}")
-    if report.target.name != LOCAL:
-        measured(
-            "cycles (millions, the compiler's guess)",
-            lambda found: f"{(found.estimated_cycles or 0) / 1e6:,.1f}",
-        )
     row("compilations of a run", lambda part: part.compilations)
     row("seconds for one", lambda part: round(part.compile_seconds))
     return table
+
+
+def _cycles_table(report: Report) -> Table:
+    """Million cycles an image, by the compiler's guess: in all, by kind of work, by part of the detector."""
+    found = [(part, part.result.cycles) for part in report.parts if isinstance(part.result, Measures)]
+    guesses = [(part, cycles) for part, cycles in found if cycles is not None]
+    table = Table("million cycles an image (the compiler's guess)", box=box.SIMPLE)
+    for part, _ in guesses:
+        table.add_column(f"{part.part}, {part.images_per_chip}", justify="right")
+
+    def row(name: str, count: Callable[[Cycles], float]) -> None:
+        table.add_row(
+            name, *(f"{count(cycles) / part.images_per_chip / 1e6:,.2f}" for part, cycles in guesses)
+        )
+
+    row("in all", lambda cycles: cycles.total)
+    chip = CHIPS[report.target.kind]
+    table.add_row(
+        "share of the matrix units' peak", *(f"{part.share_of_peak(chip):.0%}" for part, _ in guesses)
+    )
+    row("within loops", lambda cycles: cycles.in_loops)
+    table.add_row("loops of unknown length, counted once", *(str(cycles.open_loops) for _, cycles in guesses))
+    table.add_section()
+    for kind in _names(cycles.by_kind for _, cycles in guesses):
+        row(kind, functools.partial(_count_of, "by_kind", kind))
+    table.add_section()
+    for name in _names(cycles.by_part for _, cycles in guesses):
+        row(name, functools.partial(_count_of, "by_part", name))
+    return table
+
+
+def _count_of(by: str, name: str, cycles: Cycles) -> int:
+    counts: Mapping[str, int] = getattr(cycles, by)
+    return counts.get(name, 0)
+
+
+def _names(counts: Iterable[Mapping[str, int]]) -> list[str]:
+    """The names in all of these, those with the most in all first."""
+    total = Counter[str]()
+    for count in counts:
+        total.update(count)
+    return [name for name, _ in total.most_common()]
 
 
 def _collectives_table(report: Report) -> Table:

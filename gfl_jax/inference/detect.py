@@ -72,7 +72,8 @@ def detections_from_outputs(
       Detections in pixels of the network's input; and where each comes from: its position among
       all locations of the canvas.
     """
-    candidates = decode(outputs, batch.image_sizes, detector, inference)
+    with jax.named_scope("decoding"):
+        candidates = decode(outputs, batch.image_sizes, detector, inference)
     return jax.vmap(lambda c: select(c, inference))(candidates)
 
 

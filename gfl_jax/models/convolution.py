@@ -29,14 +29,18 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width in"]) -> Float[Array, "batch h w out"]:
-        """Applies the convolution."""
+    def __call__(
+        self,
+        x: Float[Array, "batch height width in"],
+        factor: Float[Array, "features"] | None = None,
+        shift: Float[Array, "features"] | None = None,
+    ) -> Float[Array, "batch h w out"]:
+        """Applies the convolution; times `factor`, plus `shift`, if they are given, in place of a bias."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        y = conv2d(x.astype(self.dtype), kernel, self.stride, self.groups)
-        if self.use_bias:
-            y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return y
+        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = kernel if factor is None else kernel * factor
+        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else shift
+        return conv2d(x.astype(self.dtype), kernel, bias, self.stride, self.groups)
 
 
 class BatchNorm(nn.Module):
@@ -52,28 +56,34 @@ class BatchNorm(nn.Module):
     trained: bool = True
     momentum: float = 0.1
     epsilon: float = 1e-5
-    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], train: bool) -> Float[Array, "batch h w c"]:
-        """Normalizes over batch and space."""
-        channels = x.shape[-1:]
+    def __call__(
+        self, convolution: nn.Module, x: Float[Array, "batch height width in"], train: bool
+    ) -> Float[Array, "batch h w out"]:
+        """Normalizes what the convolution, one without bias, makes of `x`, over batch and space.
+
+        Running statistics go into the convolution's kernel: they are linear, so that neither the forward nor
+        the backward pass has to keep or to read the maps before them.
+        """
+        channels = (convolution.features,)
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         if not self.trained:
             scale, bias = jax.lax.stop_gradient((scale, bias))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        if train and not self.frozen:
-            exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-            mean = jnp.mean(exact, axis=(0, 1, 2))
-            var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2))
-            if not self.is_initializing():
-                # The running variance is the unbiased one, what normalizes is the biased one.
-                count = x.size / x.shape[-1]
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (var * count / (count - 1) - running_var.value)
-        else:
-            mean, var = running_mean.value, running_var.value
+        if not train or self.frozen:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            return convolution(x, factor, bias - running_mean.value * factor)
+        y = convolution(x)
+        exact = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+        mean = jnp.mean(exact, axis=(0, 1, 2))
+        var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2))
+        if not self.is_initializing():
+            # The running variance is the unbiased one, what normalizes is the biased one.
+            count = y.size / y.shape[-1]
+            running_mean.value += self.momentum * (mean - running_mean.value)
+            running_var.value += self.momentum * (var * count / (count - 1) - running_var.value)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return x * factor.astype(self.dtype) + (bias - mean * factor).astype(self.dtype)
+        return (exact * factor + (bias - mean * factor)).astype(y.dtype)

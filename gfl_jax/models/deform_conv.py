@@ -173,8 +173,13 @@ class DeformConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width in"]) -> Float[Array, "batch h w out"]:
-        """Applies the convolution."""
+    def __call__(
+        self,
+        x: Float[Array, "batch height width in"],
+        factor: Float[Array, "features"] | None = None,
+        shift: Float[Array, "features"] | None = None,
+    ) -> Float[Array, "batch h w out"]:
+        """Applies the convolution; times `factor`, plus `shift`, if they are given."""
         points = self.deform_groups * self.kernel_size**2
         zeros = nn.initializers.zeros
         conv_offset = Conv(
@@ -188,8 +193,10 @@ class DeformConv(nn.Module):
         moves = conv_offset(x)
         mask = None if self.version == 1 else jax.nn.sigmoid(moves[..., 2 * points :])
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = (kernel if factor is None else kernel * factor).astype(self.dtype)
         offsets = moves[..., : 2 * points]
-        return deform_conv2d(
+        y = deform_conv2d(
             x.astype(self.dtype), offsets, kernel, mask, self.stride, self.groups, self.deform_groups
         )
+        return y if shift is None else y + shift.astype(y.dtype)

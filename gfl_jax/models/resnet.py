@@ -33,12 +33,12 @@ class ResidualBlock(nn.Module):
         stride_in_1x1 = self.backbone.style == "caffe"
         groups = self.backbone.groups
 
-        def norm(name: str, x: Array) -> Array:
-            return batch_norm(self.backbone, self.dtype, name)(x, train)
+        def norm(conv: nn.Module, bn: str, x: Array) -> Array:
+            return batch_norm(self.backbone, bn)(conv, x, train)
 
         def conv_norm(x: Array, name: str, bn: str, features: int, kernel_size: int, stride: int) -> Array:
             conv = Conv(features, kernel_size, stride, use_bias=False, dtype=self.dtype, name=name)
-            return norm(bn, conv(x))
+            return norm(conv, bn, x)
 
         if self.backbone.block == "basic":
             y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 3, self.stride))
@@ -54,7 +54,7 @@ class ResidualBlock(nn.Module):
                 )
             else:
                 conv2 = Conv(middle, 3, second, groups, use_bias=False, dtype=self.dtype, name="conv2")
-            y = nn.relu(norm("bn2", conv2(y)))
+            y = nn.relu(norm(conv2, "bn2", y))
             y = conv_norm(y, "conv3", "bn3", out_channels, 1, 1)
         if self.stride != 1 or x.shape[-1] != out_channels:
             x = conv_norm(x, "downsample_conv", "downsample_bn", out_channels, 1, self.stride)
@@ -94,15 +94,15 @@ class ResNet(nn.Module):
         else:
             x = space_to_depth(x, 4)
             conv = Conv(width, 3, use_bias=False, dtype=self.dtype, name="conv1")
-        x = nn.relu(batch_norm(self.backbone, self.dtype, "bn1")(conv(x), train))
+        x = nn.relu(batch_norm(self.backbone, "bn1")(conv, x, train))
         if self.backbone.stem == "conv7":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         return x
 
 
-def batch_norm(backbone: config.Backbone, dtype: Any, name: str) -> BatchNorm:
+def batch_norm(backbone: config.Backbone, name: str) -> BatchNorm:
     """The norm of a backbone."""
-    return BatchNorm(backbone.norm == "frozen", backbone.train_norm, dtype=dtype, name=name)
+    return BatchNorm(backbone.norm == "frozen", backbone.train_norm, name=name)
 
 
 def space_to_depth(x: Float[Array, "batch h w c"], size: int) -> Float[Array, "batch h2 w2 c2"]:

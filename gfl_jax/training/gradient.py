@@ -106,7 +106,8 @@ def batch_loss(
       The total, and (each loss by name, the new running statistics).
     """
     outputs, batch_stats = run_network(params, batch_stats, batch, model, config)
-    per_level = detection_losses(outputs, batch, config.detector, normalizers)
+    with jax.named_scope("losses"):
+        per_level = detection_losses(outputs, batch, config.detector, normalizers)
     losses = {name: jnp.sum(levels) for name, levels in per_level.items()}
     return sum(losses.values(), jnp.zeros(())), (losses, batch_stats)
 

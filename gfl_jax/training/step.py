@@ -48,8 +48,9 @@ def make_train_step(
         norm = optax.tree.norm(trained_only(grads, mask))
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         ema = None if decay is None else update_ema(state.ema, params, state.step + 1, decay)
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)

@@ -37,7 +37,7 @@ def _cases(batch_size: int, size: tuple[int, int], channels: int, groups: int, s
 
     x, offsets = normal(batch_size, rows, columns, channels), normal(batch_size, rows, columns, 18)
     kernel = normal(3, 3, channels // groups, channels, deviation=0.02)
-    plain: Callable[..., Array] = lambda x, offsets, kernel: conv2d(x, kernel, 1, groups)  # noqa: E731
+    plain: Callable[..., Array] = lambda x, offsets, kernel: conv2d(x, kernel, None, 1, groups)  # noqa: E731
     moved: Callable[..., Array] = functools.partial(_deformable, groups=groups)
     column_megabytes = 9 * x.size * 4 / 1e6
     layer = f"{channels} channels, {groups} groups"

@@ -43,7 +43,7 @@ def test_memory_of_a_chip(report, experiment):
 
 
 def test_what_is_compiled_and_how_often(report):
-    assert [(p.part, p.canvas, p.pictures_per_chip, p.compilations) for p in report.parts] == [
+    assert [(p.part, p.canvas, p.images_per_chip, p.compilations) for p in report.parts] == [
         ("train", (64, 96), 1, 2),
         ("inference", (64, 96), 2, 2),
     ]
@@ -66,7 +66,7 @@ def test_a_config_that_tells_no_shape_needs_one_before_anything_is_compiled(expe
 
 def test_four_devices_do_and_send_what_eight_do(report, experiment, local):
     four = local._replace(devices=local.devices[:4])
-    found = make_report(experiment, four, parts=("train",), pictures_per_chip=1).parts[0].result
+    found = make_report(experiment, four, parts=("train",), images_per_chip=1).parts[0].result
     expected = report.parts[0].result
     assert found.flops == pytest.approx(expected.flops, rel=0.01)
     # By the numbers of one element: the losses' normalizers may be summed in another grouping.
@@ -86,11 +86,11 @@ def test_flops_are_those_of_one_chip():
 
 
 def test_the_largest_batch_that_fits(experiment, local):
-    one = make_report(experiment, local, parts=("inference",), pictures_per_chip=2)
+    one = make_report(experiment, local, parts=("inference",), images_per_chip=2)
     tight = local._replace(capacity=one.parts[0].result.memory.total)
     said = []
     (found,) = make_report(experiment, tight, parts=("inference",), find_batch=True, say=said.append).parts
-    assert found.pictures_per_chip == 2
+    assert found.images_per_chip == 2
     tries = [line for line in said if "fit" in line]
     assert tries == [
         "inference: 1 of 64x96 on each chip: fits",
@@ -142,7 +142,7 @@ def test_a_config_that_the_chips_cannot_share(experiment, local):
 def test_micro_batches_that_do_not_divide_a_chips_share(experiment, local):
     optimizer = dataclasses.replace(experiment.optimizer, accumulate=2)
     with pytest.raises(UserError, match=r"config.optimizer.accumulate=2: does not divide the 3 pictures"):
-        make_report(dataclasses.replace(experiment, optimizer=optimizer), local, pictures_per_chip=3)
+        make_report(dataclasses.replace(experiment, optimizer=optimizer), local, images_per_chip=3)
 
 
 def test_canvases_in_words():

@@ -10,7 +10,7 @@ def gradients(x, kernel, cotangent, stride, groups, own, loop=False):
     """Of the convolution's sum against `cotangent`, by x and by the kernel."""
 
     def total(x, kernel):
-        return jnp.sum(conv2d(x, kernel, stride, groups) * cotangent)
+        return jnp.sum(conv2d(x, kernel, None, stride, groups) * cotangent)
 
     with own_kernel_gradient(own), in_a_loop(loop):
         return jax.jit(jax.grad(total, argnums=(0, 1)))(x, kernel)
@@ -49,7 +49,30 @@ def test_the_switches_change_what_is_compiled():
 
     def text(own, loop, stride):
         with own_kernel_gradient(own), in_a_loop(loop):
-            return jax.jit(jax.grad(lambda k: jnp.sum(conv2d(x, k, stride, 1)))).lower(kernel).as_text()
+            return jax.jit(jax.grad(lambda k: jnp.sum(conv2d(x, k, None, stride, 1)))).lower(kernel).as_text()
 
     assert text(True, False, 1) != text(False, False, 1)
     assert text(True, True, 2) != text(True, False, 2)
+
+
+@pytest.mark.parametrize(("size", "stride", "channels"), [(1, 1, 8), (3, 1, 128), (3, 2, 8)])
+def test_in_bfloat16_sums_over_a_batch_are_in_float32(size, stride, channels):
+    """And so are the gradients of the parameters, each as exact as if the rounded maps were wide ones."""
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(2, 20, 24, channels)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(size, size, channels, 8)), jnp.float32)
+    bias = jnp.asarray(rng.normal(size=8), jnp.float32)
+    cotangent = jnp.asarray(1 + rng.normal(size=(2, 20 // stride, 24 // stride, 8)), jnp.bfloat16)
+
+    def of(x, cotangent, own, loop):
+        def total(kernel, bias):
+            return jnp.sum((conv2d(x, kernel, bias, stride, 1) * cotangent).astype(jnp.float32))
+
+        with own_kernel_gradient(own), in_a_loop(loop):
+            return jax.jit(jax.grad(total, argnums=(0, 1)))(kernel, bias)
+
+    exact = of(x.astype(jnp.float32), cotangent.astype(jnp.float32), False, False)
+    for own, loop in [(True, False), (False, False), (True, True)]:
+        for found, expected in zip(of(x, cotangent, own, loop), exact, strict=True):
+            assert found.dtype == jnp.float32
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)

@@ -1,10 +1,13 @@
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gfl_jax.models import fpn
 from gfl_jax.models.convolution import BatchNorm, Conv
-from gfl_jax.models.fpn import upsample_twice
 from gfl_jax.models.resnet import space_to_depth
 
 
@@ -47,46 +50,86 @@ def test_convolution_without_bias_has_none():
     assert set(variables["params"]) == {"kernel"}
 
 
-def norm_variables(rng, channels):
-    params = {"scale": rng.normal(size=channels), "bias": rng.normal(size=channels)}
-    stats = {"mean": rng.normal(size=channels), "var": rng.uniform(0.5, 2, channels)}
-    return jax.tree.map(jnp.float32, {"params": params, "batch_stats": stats})
+class ConvAndNorm(nn.Module):
+    """A convolution and the norm of what it makes."""
+
+    frozen: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train):
+        conv = Conv(5, 3, use_bias=False, dtype=self.dtype, name="conv")
+        return BatchNorm(self.frozen, name="bn")(conv, x, train)
 
 
-def normalized(x, mean, var, params):
-    return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+def norm_variables(rng, features=5):
+    bn = {"scale": rng.normal(size=features), "bias": rng.normal(size=features)}
+    stats = {"mean": rng.normal(size=features), "var": rng.uniform(0.5, 2, features)}
+    params = {"conv": {"kernel": rng.normal(size=(3, 3, 4, features))}, "bn": bn}
+    return jax.tree.map(jnp.float32, {"params": params, "batch_stats": {"bn": stats}})
+
+
+def convolved(x, variables):
+    kernel = variables["params"]["conv"]["kernel"]
+    return np.stack([naive_convolution(image, np.asarray(kernel), np.zeros(5), 1, 1) for image in x])
+
+
+def normalized(y, mean, var, variables):
+    bn = variables["params"]["bn"]
+    return (y - mean) / np.sqrt(var + 1e-5) * bn["scale"] + bn["bias"]
 
 
 def test_batch_norm_in_training_is_pytorchs():
     """The biased variance normalizes; the unbiased one goes into the running variance, with weight 0.1."""
     rng = np.random.default_rng(0)
-    x = (3 + 2 * rng.normal(size=(2, 3, 4, 5))).astype(np.float32)
-    variables = norm_variables(rng, 5)
-    found, updates = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
-    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    np.testing.assert_allclose(found, normalized(x, mean, var, variables["params"]), rtol=1e-4, atol=1e-5)
-    before, after = variables["batch_stats"], updates["batch_stats"]
-    np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
+    x = (3 + 2 * rng.normal(size=(2, 3, 4, 4))).astype(np.float32)
+    variables = norm_variables(rng)
+    found, updates = ConvAndNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+    y = convolved(x, variables)
+    mean, var = y.mean((0, 1, 2)), y.var((0, 1, 2))
+    np.testing.assert_allclose(found, normalized(y, mean, var, variables), rtol=1e-4, atol=1e-5)
+    before, after = variables["batch_stats"]["bn"], updates["batch_stats"]["bn"]
+    np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * y.var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("frozen", "train"), [(True, True), (True, False), (False, False)])
 def test_batch_norm_frozen_or_not_in_training_uses_and_leaves_the_running_statistics(frozen, train):
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
-    variables = norm_variables(rng, 5)
-    found, updates = BatchNorm(frozen).apply(variables, x, train=train, mutable=["batch_stats"])
-    stats = variables["batch_stats"]
-    expected = normalized(x, stats["mean"], stats["var"], variables["params"])
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], stats)
+    x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    variables = norm_variables(rng)
+    found, updates = ConvAndNorm(frozen).apply(variables, x, train=train, mutable=["batch_stats"])
+    stats = variables["batch_stats"]["bn"]
+    expected = normalized(convolved(x, variables), stats["mean"], stats["var"], variables)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"]["bn"], stats)
+
+
+def test_gradients_through_running_statistics_are_those_of_a_norm_after_the_convolution():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    cotangent = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    variables = norm_variables(rng)
+    stats = variables["batch_stats"]["bn"]
+
+    def folded(params, x):
+        y = ConvAndNorm(frozen=True).apply({**variables, "params": params}, x, train=True)
+        return jnp.sum(y * cotangent)
+
+    def in_turn(params, x):
+        y = Conv(5, 3, use_bias=False).apply({"params": params["conv"]}, x)
+        return jnp.sum(normalized(y, stats["mean"], stats["var"], {"params": params}) * cotangent)
+
+    found = jax.grad(folded, (0, 1))(variables["params"], x)
+    expected = jax.grad(in_turn, (0, 1))(variables["params"], x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
 def test_initializing_batch_norm_leaves_its_statistics_at_zero_and_one():
-    x = 5 + np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
-    variables = jax.jit(lambda: BatchNorm().init(jax.random.key(0), x, train=True))()
-    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
-    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
+    x = 5 + np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    variables = jax.jit(lambda: ConvAndNorm().init(jax.random.key(0), x, train=True))()
+    np.testing.assert_array_equal(variables["batch_stats"]["bn"]["mean"], 0)
+    np.testing.assert_array_equal(variables["batch_stats"]["bn"]["var"], 1)
 
 
 def test_space_to_depth_moves_each_block_into_channels():
@@ -99,7 +142,12 @@ def test_space_to_depth_moves_each_block_into_channels():
             np.testing.assert_array_equal(found[:, i, j], block.reshape(2, -1))
 
 
-def test_upsampling_repeats_each_pixel():
-    x = np.arange(6).reshape(1, 2, 3, 1)
-    expected = [[0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5], [3, 3, 4, 4, 5, 5]]
-    np.testing.assert_array_equal(upsample_twice(x)[0, ..., 0], expected)
+@pytest.mark.parametrize("upsample", [fpn.upsample_twice, fpn._upsample_by_convolution])
+def test_upsampling_repeats_each_pixel(upsample):
+    x = jnp.arange(12.0).reshape(1, 2, 3, 2)
+    expected = [[0, 0, 2, 2, 4, 4], [0, 0, 2, 2, 4, 4], [6, 6, 8, 8, 10, 10], [6, 6, 8, 8, 10, 10]]
+    np.testing.assert_array_equal(upsample(x)[0, ..., 0], expected)
+    np.testing.assert_array_equal(upsample(x)[0, ..., 1], np.array(expected) + 1)
+    cotangent = jnp.arange(48.0).reshape(1, 4, 6, 2)
+    gradient = jax.grad(lambda x: jnp.sum(upsample(x) * cotangent))(x)
+    np.testing.assert_array_equal(gradient, cotangent.reshape(1, 2, 2, 3, 2, 2).sum((2, 4)))

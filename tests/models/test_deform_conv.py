@@ -22,7 +22,7 @@ def normal(seed, *shape):
 def test_without_offsets_it_is_a_convolution(stride, groups, deform_groups):
     with jax.enable_x64(True):
         x, kernel = normal(0, *SIZES), normal(1, 3, 3, 8 // groups, 12)
-        plain = conv2d(x, kernel, stride, groups)
+        plain = conv2d(x, kernel, None, stride, groups)
         offsets = jnp.zeros((*plain.shape[:3], deform_groups * 18))
         moved = deform_conv2d(x, offsets, kernel, None, stride, groups, deform_groups)
         np.testing.assert_allclose(moved, plain, rtol=0, atol=1e-12)
@@ -32,7 +32,7 @@ def test_offsets_are_y_and_x():
     x, kernel = normal(0, *SIZES).astype(jnp.float32), normal(1, 3, 3, 8, 4).astype(jnp.float32)
     down = jnp.zeros((*SIZES[:3], 9, 2)).at[..., 0].set(1).reshape(*SIZES[:3], 18)
     moved = deform_conv2d(x, down, kernel)
-    shifted = conv2d(jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))), kernel, 1, 1)
+    shifted = conv2d(jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))), kernel, None, 1, 1)
     # Above the first row the moved places see the picture, the shifted picture does not.
     np.testing.assert_allclose(moved[:, 1:], shifted[:, 1:], atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_it_starts_as_a_convolution(version, channels):
     layer = DeformConv(6, version=version)
     variables = layer.init(jax.random.key(0), x)
     assert variables["params"]["conv_offset"]["kernel"].shape == (3, 3, 4, channels)
-    plain = conv2d(x, variables["params"]["kernel"], 1, 1)
+    plain = conv2d(x, variables["params"]["kernel"], None, 1, 1)
     np.testing.assert_allclose(layer.apply(variables, x), plain * (1.0 if version == 1 else 0.5), rtol=1e-5)
 
 

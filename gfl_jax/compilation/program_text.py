@@ -1,0 +1,73 @@
+"""A compiled program as its text tells it: its computations, and how often each of them runs.
+
+XLA prints a program as computations of one instruction a line, such as
+
+    %fusion.1 = bf16[8,64]{1,0} fusion(%a, %b), kind=kLoop, calls=%computation.1, metadata={op_name="..."}
+
+Those that an instruction calls stand above the one that it is in; the entry is the last.
+"""
+
+import re
+from typing import NamedTuple
+
+_HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+_CALLED = re.compile(
+    r"\b(?:calls|to_apply|body|condition|branch_computations|called_computations|"
+    r"true_computation|false_computation)=(\{[^}]*\}|%?[\w.-]+)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_OPCODE = re.compile(r"= (?:\([^=]*?\)|\S+) ([\w-]+)\(")
+
+
+class Computation(NamedTuple):
+    """One computation of a program."""
+
+    lines: list[str]  # an instruction each
+    runs: int  # in one run of the program; a loop whose length the compiler does not know counts once
+    in_loop: bool  # whether a loop runs it, also through others
+
+
+def computations_of(text: str) -> dict[str, Computation]:
+    """The computations of an optimized program, callers first, by name.
+
+    Args:
+      text: as `compiled.as_text()` gives it.
+    """
+    lines: dict[str, list[str]] = {}
+    entry = ""
+    current: list[str] = []
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            current = lines.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif line.startswith("  "):
+            current.append(line)
+    runs, in_loop = dict.fromkeys(lines, 0), dict.fromkeys(lines, False)
+    if entry:
+        runs[entry] = 1
+    for name in reversed(lines):
+        for line in lines[name]:
+            loop = opcode(line) == "while"
+            for called in called_by(line):
+                if called in lines:
+                    runs[called] += runs[name] * (known_trips(line) or 1 if loop else 1)
+                    in_loop[called] |= loop or in_loop[name]
+    return {name: Computation(lines[name], runs[name], in_loop[name]) for name in reversed(lines)}
+
+
+def opcode(line: str) -> str:
+    """What an instruction does, such as "fusion"; "" if the line is none."""
+    match = _OPCODE.search(line)
+    return match[1] if match else ""
+
+
+def called_by(line: str) -> list[str]:
+    """The names of the computations that an instruction calls."""
+    names = [name for group in _CALLED.findall(line) for name in group.strip("{}").split(",")]
+    return [name.strip().lstrip("%") for name in names if name.strip()]
+
+
+def known_trips(line: str) -> int | None:
+    """How often a loop runs its body; None if the compiler does not know."""
+    match = _TRIPS.search(line)
+    return int(match[1]) if match else None
