@@ -67,7 +67,8 @@ def bins(box: BoxRepresentation) -> Float[Array, "bins"]:
 
 def integral(logits: Float[Array, "*n bins"], values: Float[Array, "bins"]) -> Float[Array, "*n"]:
     """Expected value of a distribution over `values` (GFL eq. 4)."""
-    return jax.nn.softmax(logits, axis=-1) @ values.astype(logits.dtype)
+    # By default accelerators multiply float32 numbers in bfloat16 or TF32.
+    return jnp.matmul(jax.nn.softmax(logits, axis=-1), values.astype(logits.dtype), precision="highest")
 
 
 def decode_boxes(
@@ -109,9 +110,11 @@ def side_variances(
 ) -> Float[Array, "*n 4"]:
     """Variances of the four sides in square pixels; dirac sides have none."""
     if box.kind == "general":
-        values = bins(box)
-        variance = integral(parameters, jnp.square(values)) - jnp.square(integral(parameters, values))
-        return jnp.maximum(variance, 0) * jnp.square(unit(strides, box))
+        values = bins(box).astype(parameters.dtype)
+        # About the mean: of a sharp distribution E[y^2] - E[y]^2 would be rounding alone.
+        squares = jnp.square(values - integral(parameters, values)[..., None])
+        variance = jnp.sum(jax.nn.softmax(parameters, axis=-1) * squares, axis=-1)
+        return variance * jnp.square(unit(strides, box))
     return jnp.exp(parameters[..., 1]) * jnp.square(unit(strides, box))
 
 

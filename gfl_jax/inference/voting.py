@@ -28,5 +28,6 @@ def variance_vote(
     overlap = iou(kept[:, None], boxes[None])
     nearness = jnp.exp(-jnp.square(1 - overlap) / sigma_t) * (voters & (overlap > 0))
     precision = 1 / jnp.maximum(variances, 1e-6)  # a distribution on one bin has no variance
-    weight = nearness @ precision
-    return jnp.where(weight > 0, nearness @ (precision * boxes) / jnp.where(weight > 0, weight, 1), kept)
+    # By default accelerators multiply float32 numbers in bfloat16 or TF32: some pixels would be lost.
+    weight, weighted = (jnp.matmul(nearness, x, precision="highest") for x in (precision, precision * boxes))
+    return jnp.where(weight > 0, weighted / jnp.where(weight > 0, weight, 1), kept)

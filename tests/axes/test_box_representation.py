@@ -68,6 +68,18 @@ def test_variances_of_a_general_distribution_by_hand(spacing):
     np.testing.assert_array_equal(bins(box), np.arange(5) * spacing)
 
 
+@pytest.mark.parametrize("certainty", [5.0, 15.0, 25.0])
+def test_variances_of_sharp_distributions_keep_their_digits(certainty):
+    """On the last of seventeen bins almost alone: E[y^2] - E[y]^2 would be the rounding of 256."""
+    logits = np.zeros((4, 17))
+    logits[:, 16] = certainty + np.arange(4)
+    shares = np.exp(logits) / np.sum(np.exp(logits), axis=1, keepdims=True)
+    below = np.arange(17) - 16.0
+    expected = shares @ below**2 - (shares @ below) ** 2
+    found = side_variances(jnp.asarray(logits, jnp.float32), jnp.array([8.0]), BoxRepresentation("general"))
+    np.testing.assert_allclose(found, 64 * expected, rtol=1e-5)
+
+
 def test_variances_of_a_gaussian_by_hand():
     parameters = jnp.array([[5, 0], [-1, np.log(4)], [0, np.log(0.25)], [2, -50]], jnp.float32)
     in_strides = side_variances(parameters, jnp.array([8.0]), BoxRepresentation("gaussian"))
