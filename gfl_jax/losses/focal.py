@@ -18,12 +18,20 @@ def quality_focal_loss(
     Args:
       logits: class scores before the sigmoid.
       qualities: the soft labels y: the IoU at the true class of a positive, else 0.
-      beta: how strongly well-estimated scores are left alone.
+      beta: how strongly well-estimated scores are left alone. Below 1 slopes grow without bound near a score
+        that is its label, and are 0 at it.
     """
     distance = jnp.abs(qualities - jax.nn.sigmoid(logits))
-    # An integer power is exact and cheap, and its gradient at zero is finite.
-    exponent = int(beta) if float(beta).is_integer() else beta
-    return distance**exponent * binary_cross_entropy(logits, qualities)
+    return _power(distance, beta) * binary_cross_entropy(logits, qualities)
+
+
+def _power(distance: Float[Array, "*n"], exponent: float) -> Float[Array, "*n"]:
+    """A power of distances, with a finite gradient everywhere."""
+    if float(exponent).is_integer():
+        return distance ** int(exponent)  # exact and cheap
+    # The slope of a power below 1 is infinite at zero. There the loss is least, and so 0 is a subgradient.
+    apart = distance >= jnp.finfo(distance.dtype).tiny
+    return jnp.where(apart, jnp.where(apart, distance, 1) ** exponent, 0)
 
 
 def focal_loss(

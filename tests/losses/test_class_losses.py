@@ -61,7 +61,7 @@ def test_qfl_is_least_where_the_score_is_the_quality(targets):
     assert np.all(quality(best - 0.5, targets) > 5e-7)
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 1.5, 2.0])
 def test_the_gradient_is_finite_everywhere_and_right(beta):
     """Also where the score is the quality, and where it is rounded to zero or one."""
     logits = jnp.array([0.0, 0.0, -200.0, 200.0, -200.0, 200.0, 1.5, -2.0])
@@ -74,3 +74,17 @@ def test_the_gradient_is_finite_everywhere_and_right(beta):
         x, y, step = np.float64(logits)[smooth], np.float64(targets)[smooth], 1e-6
         ahead, behind = (quality_focal_loss(x + s, y, beta) for s in (step, -step))
         np.testing.assert_allclose(found[jnp.array(smooth)], (ahead - behind) / (2 * step), rtol=1e-4)
+
+
+@pytest.mark.parametrize("beta", [1e-300, 0.01, 0.5, 0.99])
+@given(hnp.arrays(np.float32, 16, elements=st.floats(-200, 200, width=32)), shares, hard_labels)
+def test_loss_and_gradient_of_a_small_beta_are_finite(beta, logits, targets, labels):
+    """The slope of the power has no bound towards a distance of 0, but there the loss is least."""
+    scores = np.asarray(jax.nn.sigmoid(logits))
+    for qualities in (targets, labels, scores):
+        assert np.all(np.isfinite(quality(logits, qualities, beta=beta)))
+        assert np.all(np.isfinite(gradient(logits, qualities, beta)))
+    # Here the distance is 0: at a score of one half, and where a score is rounded to its label.
+    logits, qualities = np.array([0, 40, -120], np.float32), np.array([0.5, 1, 0], np.float32)
+    np.testing.assert_array_equal(quality(logits, qualities, beta=beta), 0)
+    np.testing.assert_array_equal(gradient(logits, qualities, beta), 0)

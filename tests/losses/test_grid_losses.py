@@ -12,7 +12,7 @@ from gfl_jax.axes.box_representation import integral
 from gfl_jax.losses.distribution import distribution_focal_loss, gaussian_negative_log_likelihood
 from gfl_jax.losses.focal import focal_loss, l2_loss, quality_focal_loss
 
-BETAS = (0.0, 1.0, 2.0, 2.5, 4.0)
+BETAS = (0.0, 0.5, 1.0, 2.0, 2.5, 4.0)
 BINS = 9
 logits_strategy = hnp.arrays(np.float64, 16, elements=st.floats(-15, 15))
 labels_strategy = hnp.arrays(np.float64, 16, elements=st.floats(0, 1))
