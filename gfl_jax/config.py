@@ -285,6 +285,7 @@ class Config:
     name: str
     seed: Seed = 0
     # Of the network's arithmetic; parameters and losses are in float32. fp32 and bf16 are other words.
+    # Accelerators multiply float32 in TF32 or bfloat16 unless JAX_DEFAULT_MATMUL_PRECISION=highest is set.
     # float64, for comparisons, needs the environment variable JAX_ENABLE_X64=1, and then holds for all.
     precision: Literal["float32", "bfloat16", "float64", "fp32", "bf16"] = "float32"
     init_from: str = ""  # what to start from: a checkpoint, a file of weights, or a name of `models`

@@ -1,4 +1,7 @@
-"""Reference figures recomputed on the user's own machine."""
+"""Reference figures recomputed on the user's own machine.
+
+By default accelerators multiply float32 numbers in bfloat16 or TF32; here they do not.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,9 +35,10 @@ def verify_default(precision: str, detectors: Sequence[str] = ("gfl",)) -> Itera
             "verify: the reference figures are not part of the installed package; run it in the repository "
             "of gfl_jax, or give --reference=FILE.npz"
         )
-    yield from verify_units(Reference(UNITS))
-    yield from verify_deformable(Reference(UNITS))
-    yield from verify_deformable(Reference(MORE_UNITS))
+    with jax.default_matmul_precision("highest"):
+        yield from verify_units(Reference(UNITS))
+        yield from verify_deformable(Reference(UNITS))
+        yield from verify_deformable(Reference(MORE_UNITS))
     for name in detectors:
         config = load_config(DETECTORS[name])
         for row in verify_file(FIGURES / f"{name}.npz", config, precision):
@@ -50,5 +54,5 @@ def verify_file(path: str | Path, config: Config, precision: str) -> Iterator[Ro
       precision: "float64", "float32" or "bfloat16".
     """
     reference = Reference(path)
-    with jax.enable_x64(precision == "float64"):
+    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
         yield from verify_detector(reference, config, precision)

@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from gfl_jax.interop.torch_names import to_torch
 from gfl_jax.verification import verify
 from gfl_jax.verification import whole_detector as detector
 from gfl_jax.verification.reference import Reference
-from gfl_jax.verification.verify import verify_default
+from gfl_jax.verification.verify import DEFAULT_CONFIG, load_config, verify_default, verify_file
 
 CASES = ("a", "b_oneempty", "c_allempty", "d_unequal")
 ROWS_OF_A_CASE = 15
@@ -177,3 +178,18 @@ def test_every_row_of_the_units_can_fail_and_the_command_with_it(
     assert any("giou loss and gradient" in line for line in failed)
     assert not any("delta/enc" in line for line in failed)
     assert f"1 passed, {len(keys)} failed in float64" in printed
+
+
+def test_accelerators_multiply_in_float32(reference_dir, monkeypatch):
+    found = []
+
+    def look(*_):
+        found.append(jax.config.jax_default_matmul_precision)
+        return iter(())
+
+    for name in ("verify_units", "verify_deformable", "verify_detector"):
+        monkeypatch.setattr(verify, name, look)
+    assert list(verify_default("float32")) == []
+    assert list(verify_file(reference_dir / "gfl.npz", load_config(DEFAULT_CONFIG), "float32")) == []
+    assert found == 5 * ["highest"]
+    assert jax.config.jax_default_matmul_precision is None
