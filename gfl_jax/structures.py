@@ -16,8 +16,9 @@ SIZE_DIVISOR = 32  # heights and widths of network inputs are multiples of this
 class Images:
     """Images of one shape: all that inference needs; numpy on the host, jax on the device."""
 
-    images: UInt8[Array, "batch height width 3"]  # RGB, zeros beyond the image size
-    image_sizes: Int[Array, "batch 2"]  # (height, width) of the resized picture
+    # RGB, zeros beyond the image size; in blocks (see `pixel_blocks`) it is batch height/2 width/2 12
+    images: UInt8[Array, "batch height width 3"]
+    image_sizes: Int[Array, "batch 2"]  # (height, width) of the resized image
     scale_factors: Float[Array, "batch 2"]  # (x, y): resized over original
     indices: Int[Array, "batch"]  # position in the source; -1 for a filler picture
 

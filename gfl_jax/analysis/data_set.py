@@ -16,6 +16,7 @@ from gfl_jax.data.loader import train_batches
 from gfl_jax.data.source import Source
 from gfl_jax.drawing.canvas import Image, enlarged, header, paint_boxes, style_of
 from gfl_jax.drawing.detections import class_color
+from gfl_jax.pixel_blocks import canvas_size, to_pixels
 from gfl_jax.structures import Batch
 
 NONE = (255, 0, 0)  # the color of boxes without a positive location
@@ -46,7 +47,7 @@ def shown_in_training(source: Source, experiment: config.Config, count: int) -> 
             for row in range(min(count, len(batch.images))):
                 height, width = batch.image_sizes[row].tolist()
                 mask = np.asarray(batch.box_mask[row])
-                image = np.asarray(batch.images[row, :height, :width])
+                image = np.asarray(to_pixels(batch.images[row : row + 1])[0, :height, :width])
                 boxes = np.asarray(batch.boxes[row])[mask]
                 yield Shown(image, int(batch.indices[row]), boxes, positives[row][mask])
             count -= len(batch.images)
@@ -54,7 +55,7 @@ def shown_in_training(source: Source, experiment: config.Config, count: int) -> 
 
 def _positives(batch: Batch, detector: config.Detector) -> Int[jax.Array, "batch boxes levels"]:
     """How many locations of each level learn from each box."""
-    locations = canvas_locations(batch.images.shape[1:3], detector.strides, detector.assigner)
+    locations = canvas_locations(canvas_size(batch.images), detector.strides, detector.assigner)
     targets = assign_targets(batch, locations, detector.strides, detector.assigner)
     levels = jnp.asarray(np.searchsorted(np.array(detector.strides), locations.strides))
 

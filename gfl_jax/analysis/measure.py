@@ -13,6 +13,7 @@ from gfl_jax.axes.box_representation import decode_boxes, side_parameters
 from gfl_jax.boxes import boxes_to_distances, centerness, iou
 from gfl_jax.inference.detect import check_voting, detections_from_outputs, head_outputs
 from gfl_jax.models.network import DetectorNetwork
+from gfl_jax.pixel_blocks import canvas_size
 from gfl_jax.structures import Batch, Detections, HeadOutputs
 from gfl_jax.targets.locations import Locations, flatten_levels, grid_sizes_of
 
@@ -73,7 +74,7 @@ def make_label_measure(detector: config.Detector) -> Measure:
 
     @jax.jit
     def measure(_: Any, batch: Batch) -> Measures:
-        locations = canvas_locations(batch.images.shape[1:3], detector.strides, detector.assigner)
+        locations = canvas_locations(canvas_size(batch.images), detector.strides, detector.assigner)
         targets = assign_targets(batch, locations, detector.strides, detector.assigner)
         return Measures(targets.box_index, {"centerness": _centerness(targets, locations)}, None, None)
 

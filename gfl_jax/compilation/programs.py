@@ -8,11 +8,12 @@ from jax.sharding import Mesh
 
 from gfl_jax.config import Config
 from gfl_jax.data.buckets import Shape, by_area
+from gfl_jax.data.loader import reads_blocks
 from gfl_jax.data.plan import named_buckets
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.views import view_canvas, views_of
 from gfl_jax.models.network import build_detector
-from gfl_jax.parallel.mesh import replicated, split_by_batch, split_over_fsdp, with_shardings
+from gfl_jax.parallel.mesh import platform_of, replicated, split_by_batch, split_over_fsdp, with_shardings
 from gfl_jax.structures import Batch
 from gfl_jax.training.optimizer import (
     make_optimizer,
@@ -38,7 +39,7 @@ def lower_training(config: Config, mesh: Mesh, canvas: Shape, images: int) -> ja
     shapes = state_shapes(model, optimizer, ema=config.optimizer.ema_decay is not None)
     state = with_shardings(shapes, split_over_fsdp(shapes, mesh))
     step: Any = make_train_step(model, optimizer, schedule, config, mesh)  # jitted
-    return step.lower(state, abstract_batch(mesh, canvas, images))
+    return step.lower(state, abstract_batch(mesh, canvas, images, reads_blocks(config, platform_of(mesh))))
 
 
 def lower_inference(config: Config, mesh: Mesh, canvas: Shape, images: int) -> jax.stages.Lowered:
@@ -46,17 +47,21 @@ def lower_inference(config: Config, mesh: Mesh, canvas: Shape, images: int) -> j
     model = build_detector(config.detector, config.precision)
     variables = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
     detect: Any = make_detect(model, config.normalization, config.inference, mesh)  # jitted
-    return detect.lower(with_shardings(variables, replicated(mesh)), abstract_batch(mesh, canvas, images))
+    return detect.lower(
+        with_shardings(variables, replicated(mesh)),
+        abstract_batch(mesh, canvas, images, reads_blocks(config, platform_of(mesh))),
+    )
 
 
-def abstract_batch(mesh: Mesh, canvas: Shape, images: int) -> Batch:
-    """The shapes of a global batch, split over the devices."""
+def abstract_batch(mesh: Mesh, canvas: Shape, images: int, blocks: bool = False) -> Batch:
+    """The shapes of a global batch, split over the devices; its images in blocks, or in pixels."""
+    height, width = canvas
 
     def array(*shape: int, dtype: Any) -> Any:
         return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=split_by_batch(mesh))
 
     return Batch(
-        images=array(*canvas, 3, dtype=jnp.uint8),
+        images=array(*((height // 2, width // 2, 12) if blocks else (height, width, 3)), dtype=jnp.uint8),
         image_sizes=array(2, dtype=jnp.int32),
         scale_factors=array(2, dtype=jnp.float32),
         indices=array(dtype=jnp.int32),

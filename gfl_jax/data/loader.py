@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, SupportsIndex
 
 import cv2
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -33,6 +34,7 @@ from gfl_jax.data.source import Example, Source
 from gfl_jax.data.tfds_source import tfds_source
 from gfl_jax.errors import UserError
 from gfl_jax.inference.views import PLAIN, View
+from gfl_jax.pixel_blocks import to_blocks
 from gfl_jax.structures import Batch
 
 _LOGGER = logging.getLogger(__name__)
@@ -179,7 +181,9 @@ def eval_batches(
     columns = _columns("eval_batch_size", config.loader.eval_batch_size, process_index, process_count)
     groups = plan.evaluation_plan(source.sizes, config)
     batches = [plan.in_view(group, view) for group in groups for view in views]
-    steps = _EvalSteps(source, batches, columns, _round_up(source.max_boxes), skip_unreadable)
+    steps = _EvalSteps(
+        source, batches, columns, _round_up(source.max_boxes), skip_unreadable, reads_blocks(config)
+    )
     return Batches(steps, min(config.loader.workers, len(steps)))
 
 
@@ -199,6 +203,7 @@ class _TrainSteps:
     ) -> None:
         self.source, self.config, self.columns = source.for_workers(), config, columns
         self.max_boxes, self.start_step = max_boxes, start_step
+        self.blocks = reads_blocks(config)
         self.steps_per_epoch = plan.steps_per_epoch(source.sizes, config)
         self._epoch, self._plan = -1, list[plan.PlannedBatch]()
         self._examples: dict[int, Example] = {}
@@ -208,10 +213,11 @@ class _TrainSteps:
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]:
         step = self.start_step + i.__index__()
-        epoch, batch = divmod(step, self.steps_per_epoch)
+        epoch, number = divmod(step, self.steps_per_epoch)
         seed = (self.config.seed, step)
-        planned = self.plan(epoch)[batch]
-        return assemble(planned, self.columns, self._example, self.max_boxes, self.config.crops, seed)
+        planned = self.plan(epoch)[number]
+        batch = assemble(planned, self.columns, self._example, self.max_boxes, self.config.crops, seed)
+        return _in_blocks(batch) if self.blocks else batch
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_epoch": -1, "_plan": [], "_examples": {}}
@@ -241,17 +247,35 @@ class _EvalSteps:
         columns: range,
         max_boxes: int,
         skip_unreadable: bool,
+        blocks: bool,
     ) -> None:
         self.source, self.batches = source.for_workers(), batches
         self.columns, self.max_boxes = columns, max_boxes
-        self.skip_unreadable = skip_unreadable
+        self.skip_unreadable, self.blocks = skip_unreadable, blocks
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, i: SupportsIndex) -> dict[str, np.ndarray]:
         planned, skip = self.batches[i], self.skip_unreadable
-        return assemble(planned, self.columns, self.source.example, self.max_boxes, skip_unreadable=skip)
+        batch = assemble(planned, self.columns, self.source.example, self.max_boxes, skip_unreadable=skip)
+        return _in_blocks(batch) if self.blocks else batch
+
+
+def reads_blocks(config: Config, platform: str | None = None) -> bool:
+    """Whether the images of batches come in blocks of 2x2 pixels: the config says it, or where it pays.
+
+    Args:
+      config: its loader and its backbone's stem are used.
+      platform: of the devices, such as "tpu"; None: of those of this process.
+    """
+    if config.loader.blocks is not None:
+        return config.loader.blocks
+    return config.detector.backbone.stem == "conv7" and (platform or jax.default_backend()) == "tpu"
+
+
+def _in_blocks(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**batch, "images": np.ascontiguousarray(to_blocks(batch["images"]))}
 
 
 def _columns(field: str, batch_size: int, process_index: int, process_count: int) -> range:

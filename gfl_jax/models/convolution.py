@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gfl_jax.models.conv_gradient import conv2d
+from gfl_jax.pixel_blocks import block_kernel
 
 Initializer = Callable[..., Any]
 
@@ -27,6 +28,7 @@ class Conv(nn.Module):
     kernel_init: Initializer = KAIMING
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = jnp.float32
+    blocks: bool = False  # whether x comes in blocks of 2x2 pixels, and the stride of 2 with them
 
     @nn.compact
     def __call__(
@@ -36,11 +38,13 @@ class Conv(nn.Module):
         shift: Float[Array, "features"] | None = None,
     ) -> Float[Array, "batch h w out"]:
         """Applies the convolution; times `factor`, plus `shift`, if they are given, in place of a bias."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        channels = x.shape[-1] // (4 if self.blocks else self.groups)
+        shape = (self.kernel_size, self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         kernel = kernel if factor is None else kernel * factor
+        kernel = block_kernel(kernel) if self.blocks else kernel
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else shift
-        return conv2d(x.astype(self.dtype), kernel, bias, self.stride, self.groups)
+        return conv2d(x.astype(self.dtype), kernel, bias, 1 if self.blocks else self.stride, self.groups)
 
 
 class BatchNorm(nn.Module):

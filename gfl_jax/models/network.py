@@ -30,7 +30,7 @@ class DetectorNetwork(nn.Module):
         """Runs the network.
 
         Args:
-          images: normalized pictures; height and width are multiples of SIZE_DIVISOR.
+          images: normalized, in pixels or in blocks; height and width are multiples of SIZE_DIVISOR.
           train: whether batch norms use (and update) the statistics of the batch, where the
             backbone's norm is "batch".
         """

@@ -1,31 +1,40 @@
-"""uint8 pictures to network inputs, on the device."""
+"""uint8 images to network inputs, on the device."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from gfl_jax import config
+from gfl_jax.pixel_blocks import in_blocks
 
 
 def normalize_images(
-    images: UInt8[Array, "batch height width 3"],
+    images: UInt8[Array, "batch h w c"],
     image_sizes: Int[Array, "batch 2"],
     normalization: config.Normalization,
     dtype: Any = jnp.float32,
-) -> Float[Array, "batch height width 3"]:
-    """Normalizes RGB pictures; what lies beyond an image's size becomes zero.
+) -> Float[Array, "batch h w c"]:
+    """Normalizes RGB images; what lies beyond an image's size becomes zero.
 
     Args:
-      images: RGB pixels.
-      image_sizes: (height, width) of each picture on the canvas.
+      images: RGB pixels, or blocks of 2x2 of them.
+      image_sizes: (height, width) of each image on the canvas, in pixels.
       normalization: mean and std in the order of `channel_order`, the order of the result too.
       dtype: of the result; the arithmetic is in float32 or wider.
     """
-    wide = jnp.promote_types(dtype, jnp.float32)
-    x = images.astype(wide)
-    x = x[..., ::-1] if normalization.channel_order == "bgr" else x
-    x = (x - jnp.asarray(normalization.mean, wide)) / jnp.asarray(normalization.std, wide)
-    rows = jnp.arange(x.shape[1])[None, :, None] < image_sizes[:, 0, None, None]
-    columns = jnp.arange(x.shape[2])[None, None, :] < image_sizes[:, 1, None, None]
-    return jnp.where((rows & columns)[..., None], x, 0).astype(dtype)
+    with jax.named_scope("input"):
+        side = 2 if in_blocks(images) else 1
+        # Of each channel: its row and its column in the block, and its color.
+        row, column, color = np.indices((side, side, 3)).reshape(3, -1)
+        color = 2 - color if normalization.channel_order == "bgr" else color
+        wide = jnp.promote_types(dtype, jnp.float32)
+        x = images.astype(wide)
+        x = x if normalization.channel_order == "rgb" else x[..., 3 * (side * row + column) + color]
+        mean, std = (np.tile(values, side**2) for values in (normalization.mean, normalization.std))
+        x = (x - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)
+        rows = side * np.arange(x.shape[1])[:, None] + row < image_sizes[:, 0, None, None]
+        columns = side * np.arange(x.shape[2])[:, None] + column < image_sizes[:, 1, None, None]
+        return jnp.where(rows[:, :, None] & columns[:, None], x, 0).astype(dtype)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from gfl_jax import config
 from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
+from gfl_jax.pixel_blocks import in_blocks, to_pixels
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -71,7 +72,7 @@ class ResNet(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width 3"], train: bool = False
     ) -> tuple[Float[Array, "batch h w c"], ...]:
-        """Computes the features of normalized pictures."""
+        """Computes the features of normalized images, in pixels or in blocks of them."""
         backbone = self.backbone
         x = self._stem(x.astype(self.dtype), train)
         # Below the last frozen stage nothing is trained: cut here, XLA drops the backward pass.
@@ -90,9 +91,9 @@ class ResNet(nn.Module):
     def _stem(self, x: Array, train: bool) -> Array:
         width = self.backbone.widths[0]
         if self.backbone.stem == "conv7":
-            conv = Conv(width, 7, 2, use_bias=False, dtype=self.dtype, name="conv1")
+            conv = Conv(width, 7, 2, use_bias=False, dtype=self.dtype, blocks=in_blocks(x), name="conv1")
         else:
-            x = space_to_depth(x, 4)
+            x = space_to_depth(to_pixels(x), 4)
             conv = Conv(width, 3, use_bias=False, dtype=self.dtype, name="conv1")
         x = nn.relu(batch_norm(self.backbone, "bn1")(conv, x, train))
         if self.backbone.stem == "conv7":

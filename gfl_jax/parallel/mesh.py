@@ -39,6 +39,12 @@ def make_mesh(mesh: config.Mesh = config.Mesh(), devices: list[jax.Device] | Non
     return jax.make_mesh((data, mesh.fsdp), AXES, axis_types=auto, devices=devices)
 
 
+def platform_of(mesh: Mesh) -> str:
+    """What its devices are: "cpu", "gpu" or "tpu"."""
+    platform: str = mesh.devices.flat[0].platform
+    return platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())

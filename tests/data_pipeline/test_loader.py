@@ -22,6 +22,7 @@ from gfl_jax.data.loader import eval_batches, make_source, train_batches
 from gfl_jax.data.plan import steps_per_epoch
 from gfl_jax.errors import UserError
 from gfl_jax.inference.views import View
+from gfl_jax.pixel_blocks import to_pixels
 
 REPOSITORY = Path(__file__).parents[2]
 BUCKETS = ((64, 96), (96, 64), (96, 96))
@@ -133,6 +134,14 @@ def test_cached_pictures_change_nothing(source, config):
     crops = override(config, {"crops.size": 48})
     cached = override(crops, {"loader.cache_images": True})
     assert_same(take(train_batches(source, crops), 8), take(train_batches(source, cached), 8))
+
+
+def test_batches_in_blocks_hold_the_same_pixels(source, config):
+    asked = override(config, {"loader.blocks": True})
+    for batches in (lambda c: train_batches(source, c), lambda c: eval_batches(source, c)):
+        for pixels, blocks in zip(take(batches(config), 2), take(batches(asked), 2), strict=True):
+            assert blocks.images.shape[-1] == 12
+            assert_same([pixels], [blocks.replace(images=to_pixels(blocks.images))])
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
