@@ -4,6 +4,7 @@ The type of each field says what it may be, its range included, and is checked w
 """
 
 import dataclasses
+import re
 from typing import Annotated, Literal
 
 from gfl_jax.axes.assigner import Assigner
@@ -11,6 +12,7 @@ from gfl_jax.axes.box_representation import BoxRepresentation
 from gfl_jax.axes.classification import ClassificationLoss
 from gfl_jax.axes.quality import Quality
 from gfl_jax.configuration.fields import Count, Natural, NotNegative, Positive, Range, Share, check_fields
+from gfl_jax.errors import UserError
 
 Channels = Annotated[int, Range(least=1, most=2**16)]
 BatchSize = Annotated[int, Range(least=1, most=2**16)]
@@ -267,6 +269,23 @@ class Inference:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compiler:
+    """What XLA is asked for beside what `parallel/compiler_options.py` asks of it."""
+
+    # On GPUs the same sums in the same order, so that a run that was killed ends with the same bits; slower.
+    # CPUs and TPUs do so anyway.
+    deterministic: bool = False
+    options: tuple[str, ...] = ()  # XLA's own, such as xla_gpu_enable_triton_gemm=false
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        check_fields(self)
+        for option in self.options:
+            if not re.fullmatch(r"\w+=\S+", option):
+                raise UserError(f"config.compiler.options: {option!r}: must be NAME=VALUE, an option of XLA")
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What happens around the training steps."""
 
@@ -299,6 +318,7 @@ class Config:
     dataset: Dataset = Dataset()
     loader: Loader = Loader()
     mesh: Mesh = Mesh()
+    compiler: Compiler = Compiler()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     inference: Inference = Inference()

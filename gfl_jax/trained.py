@@ -30,7 +30,9 @@ class Trained(NamedTuple):
     def on(self, mesh: Mesh) -> tuple[Any, DetectInViews]:
         """Its variables, whole on each device of a mesh, and the compiled function that takes them."""
         model = build_detector(self.config.detector, self.config.precision)
-        detect = make_detect_in_views(model, self.config.normalization, self.config.inference, mesh)
+        detect = make_detect_in_views(
+            model, self.config.normalization, self.config.inference, mesh, self.config.compiler
+        )
         return put_everywhere(self.variables, mesh), detect
 
     def named_classes(self) -> Categories:

@@ -20,8 +20,8 @@ cycles go by the compiler's own guess. No weights are made. Exit status 1 if it 
 
 TPU slices (v5e, v5p, v6e) are compiled for by libtpu, without a TPU: pip install "libtpu==0.0.42.*".
 A train step of GFL-R50 at 800x1344 takes three to five minutes on 2 cores. FLOPs and bytes of a loop
-are counted once; cycles as often as it runs. With several test scales or flips, inference is compiled for a single view, on the
-largest canvas."""
+are counted once, cycles as often as it runs. With several test scales or flips, inference is
+compiled for a single view, on the largest canvas."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def lower_inference(config: Config, mesh: Mesh, canvas: Shape, images: int) -> j
     """Images to detections, in a single view, for batches of `images` in all."""
     model = build_detector(config.detector, config.precision)
     variables = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
-    detect: Any = make_detect(model, config.normalization, config.inference, mesh)  # jitted
+    detect: Any = make_detect(model, config.normalization, config.inference, mesh, config.compiler)  # jitted
     return detect.lower(
         with_shardings(variables, replicated(mesh)),
         abstract_batch(mesh, canvas, images, reads_blocks(config, platform_of(mesh))),

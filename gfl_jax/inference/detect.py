@@ -16,6 +16,7 @@ from gfl_jax.inference.nms import nms
 from gfl_jax.inference.voting import variance_vote
 from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
+from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import on_own_rows
 from gfl_jax.structures import Detections, HeadOutputs, Images
 
@@ -25,11 +26,13 @@ def make_detect(
     normalization: config.Normalization,
     inference: config.Inference,
     mesh: Mesh | None = None,
+    compiler: config.Compiler = config.Compiler(),
 ) -> Callable[[Any, Images], Detections]:
     """A jitted function (variables, images) -> Detections in pixels of the original pictures.
 
     It compiles once for each batch shape. `variables` are {"params": ..., "batch_stats": ...}. With a
-    `mesh` they are whole on each of its devices, over which the batch is split.
+    `mesh` they are whole on each of its devices, over which the batch is split, and the program is compiled
+    as `compiler` asks.
 
     Raises:
       UserError: variance voting is asked of boxes without variances.
@@ -42,7 +45,8 @@ def make_detect(
         scale = jnp.tile(batch.scale_factors, 2)[:, None]
         return dataclasses.replace(detections, boxes=detections.boxes / scale)
 
-    return jax.jit(on_own_rows(detect, mesh))
+    options = None if mesh is None else compiler_options(mesh, compiler)
+    return jax.jit(on_own_rows(detect, mesh), compiler_options=options)
 
 
 def head_outputs(

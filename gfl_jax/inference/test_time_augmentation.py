@@ -18,6 +18,7 @@ from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.detect import check_voting, head_outputs, make_detect, select
 from gfl_jax.inference.views import PLAIN, views_of
 from gfl_jax.models.network import DetectorNetwork
+from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import on_own_rows
 from gfl_jax.structures import Detections, Images
 
@@ -30,19 +31,21 @@ def make_detect_in_views(
     normalization: config.Normalization,
     inference: config.Inference,
     mesh: Mesh | None = None,
+    compiler: config.Compiler = config.Compiler(),
 ) -> DetectInViews:
     """A function (variables, batches) -> Detections in pixels of the original pictures.
 
     The batches show the same pictures, in the views of `views_of(inference)` and in their order.
     The network is compiled once for each shape of a batch; a mirrored view shares its shape. With a
-    `mesh` the variables are whole on each of its devices, over which batches are split.
+    `mesh` the variables are whole on each of its devices, over which batches are split, and the programs are
+    compiled as `compiler` asks.
 
     Raises:
       UserError: the views are impossible, or variance voting is asked of boxes without variances.
     """
     views = views_of(inference)
     if views == (PLAIN,):
-        detect = make_detect(model, normalization, inference, mesh)
+        detect = make_detect(model, normalization, inference, mesh, compiler)
         return lambda variables, batches: detect(variables, batches[0])
     check_voting(model.detector, inference)
 
@@ -52,8 +55,10 @@ def make_detect_in_views(
         found = decode(outputs, batch.image_sizes, model.detector, inference)
         return to_original(found, batch.image_sizes, batch.scale_factors, flip)
 
-    candidates_of = jax.jit(on_own_rows(find_candidates, mesh))
-    merge = jax.jit(on_own_rows(lambda _, candidates: merge_candidates(candidates, inference), mesh))
+    options = None if mesh is None else compiler_options(mesh, compiler)
+    candidates_of = jax.jit(on_own_rows(find_candidates, mesh), compiler_options=options)
+    merging = on_own_rows(lambda _, candidates: merge_candidates(candidates, inference), mesh)
+    merge = jax.jit(merging, compiler_options=options)
 
     def detect_in_views(variables: Any, batches: Sequence[Images]) -> Detections:
         pairs = zip(views, batches, strict=True)

@@ -93,7 +93,7 @@ def train(
     schedule = make_schedule(config.schedule, learning_rate, total_steps)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     train_step = make_train_step(model, optimizer, schedule, config, mesh)
-    detect = make_detect_in_views(model, config.normalization, config.inference, mesh)
+    detect = make_detect_in_views(model, config.normalization, config.inference, mesh, config.compiler)
 
     def is_due(every: int) -> bool:
         return step > 0 and (step % every == 0 or step == total_steps)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from gfl_jax.parallel.compiler_options import quick_options
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -55,13 +57,11 @@ def create_state(
 ) -> TrainState:
     """The state before the first step: a pure function of its arguments."""
     # The compiler would spend longer on optimizing random numbers than on a train step.
-    make = jax.jit(functools.partial(_first_state, model, optimizer, ema), compiler_options=quickly())
+    make = jax.jit(
+        functools.partial(_first_state, model, optimizer, ema),
+        compiler_options=quick_options(jax.default_backend()),
+    )
     return make(seed)
-
-
-def quickly() -> dict[str, Any] | None:
-    """Options of the CPU's compiler for programs that run once or a few times; others need none."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def state_shapes(model: nn.Module, optimizer: optax.GradientTransformation, ema: bool = False) -> TrainState:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax import config
+from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import replicated, split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch
 from gfl_jax.training.gradient import loss_and_gradient
@@ -59,5 +60,9 @@ def make_train_step(
         return new, metrics | {"learning_rate": learning_rate(state.step), "finite": finite}
 
     return jax.jit(
-        step, in_shardings=(divided, split_by_batch(mesh)), out_shardings=(divided, whole), donate_argnums=0
+        step,
+        in_shardings=(divided, split_by_batch(mesh)),
+        out_shardings=(divided, whole),
+        donate_argnums=0,
+        compiler_options=compiler_options(mesh, config.compiler),
     )

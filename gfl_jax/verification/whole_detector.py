@@ -16,10 +16,10 @@ from gfl_jax.axes.box_representation import decode_distances, unit
 from gfl_jax.boxes import boxes_to_distances
 from gfl_jax.interop.torch_names import to_torch
 from gfl_jax.models.network import build_detector
+from gfl_jax.parallel.compiler_options import quick_options
 from gfl_jax.structures import Batch
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.training.optimizer import make_optimizer
-from gfl_jax.training.state import quickly
 from gfl_jax.verification.deterministic import projection
 from gfl_jax.verification.recompute import (
     Results,
@@ -232,12 +232,12 @@ def _compare_training(
     optimizer = make_optimizer(experiment.optimizer, lambda step: rates[step], experiment.detector.backbone)
     params, batch_stats = variables["params"], variables["batch_stats"]
 
-    @partial(jax.jit, compiler_options=quickly())  # it runs a few times
+    @partial(jax.jit, compiler_options=quick_options(jax.default_backend()))  # it runs a few times
     def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    state, rows = jax.jit(optimizer.init, compiler_options=quickly())(params), []
+    state, rows = jax.jit(optimizer.init, compiler_options=quick_options(jax.default_backend()))(params), []
     for _ in rates:
         results = run({"params": params, "batch_stats": batch_stats})
         params, state = update(results.gradients, state, params)

@@ -63,7 +63,10 @@ def test_collectives_in_loops_are_told_apart():
 def test_a_train_step_sums_the_gradients_of_all_trained_parameters_and_sends_nothing_else(report):
     (reduced,) = report.parts[0].result.collectives
     assert reduced.kind == "all-reduce"
-    assert report.gradient_bytes <= reduced.dtypes["f32"] <= report.gradient_bytes + 100  # and normalizers
+    # The three norms of the trained stage have running statistics: their 8 scales' gradients come from the
+    # sums of the kernels' gradients. The losses' normalizers are summed beside.
+    sent = report.gradient_bytes - 3 * 8 * 4
+    assert sent <= reduced.dtypes["f32"] <= sent + 100
     assert (reduced.in_loops, reduced.largest_group) == (0, 8)
 
 

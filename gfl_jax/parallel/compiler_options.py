@@ -1,0 +1,54 @@
+"""Options of XLA's compilers for the programs of training and inference: one place, with the reasons."""
+
+import jax
+from jax.sharding import Mesh
+
+from gfl_jax import config
+from gfl_jax.errors import UserError
+from gfl_jax.parallel.mesh import platform_of, replicated
+
+Options = dict[str, str | bool]
+
+# Below 8 images a chip XLA would split the width of every map into 8 parts that it treats as a batch
+# ("space to batch"). Three quarters of the cycles are then pads, slices and copies, and temporaries are
+# three times as large (docs/scaling.md). From 8 images on it does not. It takes all three options.
+_TPU: Options = {
+    "xla_tpu_run_space_to_batch": False,
+    "xla_tpu_run_space_to_batch_after_spmd": False,
+    "xla_tpu_run_space_to_batch_on_new_platforms": False,
+}
+# Sums by scattering, as in the gradients of a deformable convolution, else come in any order.
+_DETERMINISTIC_GPU: Options = {"xla_gpu_deterministic_ops": True}
+# Of programs that run once or a few times: optimizing them would take longer.
+_QUICK_CPU: Options = {"xla_backend_optimization_level": "0"}
+
+
+def compiler_options(mesh: Mesh, compiler: config.Compiler) -> Options | None:
+    """The options for a program that runs on the devices of a mesh; None: there are none.
+
+    Raises:
+      UserError: XLA does not know an option of the config, or its value.
+    """
+    platform = platform_of(mesh)
+    own = {"tpu": _TPU, "gpu": _DETERMINISTIC_GPU if compiler.deterministic else {}}.get(platform, {})
+    asked = {name: _value(text) for name, text in (option.split("=", 1) for option in compiler.options)}
+    options = {**own, **asked} or None
+    if asked:
+        x = jax.ShapeDtypeStruct((), float, sharding=replicated(mesh))
+        try:
+            jax.jit(lambda x: x, compiler_options=options).trace(x).lower().compile()
+        except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"config.compiler.options: {reason}; give options of XLA for {platform}"
+            ) from error
+    return options
+
+
+def quick_options(platform: str) -> Options | None:
+    """The options for a program that runs once or a few times."""
+    return _QUICK_CPU if platform == "cpu" else None
+
+
+def _value(text: str) -> str | bool:
+    return {"true": True, "false": False}.get(text.lower(), text)

@@ -1,0 +1,136 @@
+"""Where cycles go, in a text whose cycles are known, and in what the TPU's compiler itself writes."""
+
+import importlib.util
+import re
+
+import pytest
+
+from gfl_jax import config
+from gfl_jax.command_line.main import main
+from gfl_jax.compilation import programs
+from gfl_jax.compilation.cycles import MOVES, cycles_of
+from gfl_jax.compilation.program_text import computations_of
+from gfl_jax.compilation.topology import find_target
+from gfl_jax.parallel.mesh import make_mesh
+
+NETWORK = "jit(step)/jvp(DetectorNetwork)"
+
+
+def line(instruction, cycles=None, op_name=None):
+    """An instruction with the remarks of the TPU's compiler."""
+    metadata = f', metadata={{op_name="{op_name}"}}' if op_name else ""
+    guess = f', backend_config={{"estimated_cycles":"{cycles}"}}' if cycles else ""
+    return f"  {instruction}{metadata}{guess}"
+
+
+TEXT = "\n".join(
+    [
+        "HloModule jit_step",
+        "%fused_conv (p: bf16[8,64]) -> bf16[8,64] {",
+        line("%p = bf16[8,64]{1,0} parameter(0)"),
+        line("ROOT %c = bf16[8,64]{1,0} convolution(%p, %p), window={size=3x3}"),
+        "}",
+        "%fused_pad (p: bf16[8,64]) -> bf16[9,64] {",
+        line("%p.1 = bf16[8,64]{1,0} parameter(0)"),
+        line("ROOT %q = bf16[9,64]{1,0} pad(%p.1, %z), padding=1_0x0_0"),
+        "}",
+        "%body (t: (s32[], f32[8])) -> (s32[], f32[8]) {",
+        line("%t = (s32[], f32[8]{0}) parameter(0)"),
+        line("%add.9 = f32[8]{0} add(%x, %x)", 5, "jit(step)/losses/add"),
+        "}",
+        "%condition (t: (s32[], f32[8])) -> pred[] {",
+        line("%lt = pred[] compare(%i, %n)", 1),
+        "}",
+        "ENTRY %main (a: bf16[8,64]) -> f32[8] {",
+        line("%a = bf16[8,64]{1,0} parameter(0)"),
+        line(
+            "%f.1 = bf16[8,64]{1,0} fusion(%a), kind=kOutput, calls=%fused_conv",
+            *(1000, f"{NETWORK}/backbone/layer2_0/bn1/conv1/conv"),
+        ),
+        line("%f.2 = bf16[9,64]{1,0} fusion(%f.1), calls=%fused_pad", 300, f"{NETWORK}/head/pad"),
+        line("%g = f32[8]{0} reduce(%f.2, %z), dimensions={1}", 40, f"{NETWORK}/head/box_tower_0_gn/reduce"),
+        line("%r = f32[8]{0} all-reduce(%g), replica_groups=[1,8]<=[8], to_apply=%sum", 30),
+        line("%s = f32[8]{0} gather(%r, %i)", 20, "jit(step)/losses/targets/gather"),
+        line(
+            "%w.1 = (s32[], f32[8]{0}) while(%t0), condition=%condition, body=%body, "
+            'backend_config={"known_trip_count":{"n":"10"}}'
+        ),
+        line("ROOT %w.2 = (s32[], f32[8]{0}) while(%t1), condition=%condition, body=%body"),
+        "}",
+    ]
+)
+
+
+def test_cycles_by_kind_and_part():
+    found = cycles_of(TEXT)
+    assert found.total == 1000 + 300 + 40 + 30 + 20 + 11 * 6
+    assert found.in_loops == 11 * 6  # ten runs of the first loop, one of the second
+    assert found.open_loops == 1
+    assert found.by_kind == {
+        "convolutions": 1000,
+        MOVES: 300,
+        "elementwise, sums": 66,
+        "norms": 40,
+        "collectives": 30,
+        "gathers, scatters, sorts": 20,
+    }
+    assert found.by_part == {
+        "backbone layer2": 1000,
+        "head": 340,
+        "losses": 55,
+        "other": 30 + 11,
+        "targets": 20,
+    }
+    assert found.moving == pytest.approx(300 / 1456)
+
+
+def test_how_often_computations_run():
+    found = computations_of(TEXT)
+    assert (found["main"].runs, found["main"].in_loop) == (1, False)
+    assert (found["body"].runs, found["body"].in_loop) == (11, True)
+
+
+def test_other_compilers_guess_nothing():
+    assert cycles_of(re.sub(r'"estimated_cycles":"\d+"', "", TEXT)) is None
+    assert cycles_of("") is None
+
+
+@pytest.fixture(scope="module")
+def tpu():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    return find_target("v5e:1x1")
+
+
+def test_a_tpus_program_splits_no_maps_and_copies_little(one_level, tpu):
+    """Three images a chip: as few as XLA would split the width of maps for, without our options."""
+    experiment = config.Config(name="small", detector=one_level, precision="bfloat16")
+    mesh = make_mesh(config.Mesh(), tpu.devices)
+    for lower in (programs.lower_training, programs.lower_inference):
+        text = lower(experiment, mesh, (96, 160), 3).compile().as_text()
+        found = cycles_of(text)
+        assert found is not None
+        assert found.by_kind["convolutions"] > 0
+        assert found.by_part["head"] > 0
+        # Split maps have more rows in a batch than there are images: [24, 12, 3, 8] for [3, 12, 20, 8].
+        maps = {int(batch) for batch in re.findall(r"bf16\[(\d+),\d+,\d+,\d+\]\{3,0,2,1", text)}
+        assert maps <= {1, 3}, maps
+        assert found.moving < 1 / 3
+
+
+def test_the_command_says_where_the_cycles_go(one_level, tpu, tmp_path, capsys):
+    experiment = config.Config(
+        name="small", detector=one_level, loader=config.Loader(buckets=((64, 64), (64, 96)))
+    )
+    file = tmp_path / "small.py"
+    file.write_text(f"from gfl_jax.config import *\n\n\ndef get_config():\n    return {experiment!r}\n")
+    arguments = [f"--config={file}", f"--topology={tpu.name}", "--only=inference", "--sweep=1,2"]
+    assert main(["compile", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "million cycles an image" in printed
+    assert "inference: 2 of 64x96 on each chip takes the fewest cycles an image" in printed
+
+
+def test_batches_of_a_sweep_are_whole_numbers(capsys):
+    assert main(["compile", "--config=gfl_r50_fpn_1x_coco", "--sweep=1,x"]) == 2
+    assert capsys.readouterr().err == "error: --sweep=x: must be a whole number\n"

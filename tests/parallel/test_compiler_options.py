@@ -1,0 +1,61 @@
+"""Options of the compilers: what is asked of each, and what a person reads who mistypes one."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from gfl_jax import config
+from gfl_jax.errors import UserError
+from gfl_jax.parallel.compiler_options import compiler_options, quick_options
+from gfl_jax.parallel.mesh import make_mesh
+
+
+def mesh_of(platform):
+    device = types.SimpleNamespace(platform=platform)
+    return types.SimpleNamespace(devices=np.array([[device]]))
+
+
+def test_tpus_do_not_split_the_width_of_maps():
+    options = compiler_options(mesh_of("tpu"), config.Compiler())
+    assert options
+    assert all("space_to_batch" in name and value is False for name, value in options.items())
+
+
+def test_gpus_are_deterministic_on_demand():
+    assert compiler_options(mesh_of("gpu"), config.Compiler()) is None
+    asked = compiler_options(mesh_of("gpu"), config.Compiler(deterministic=True))
+    assert asked == {"xla_gpu_deterministic_ops": True}
+
+
+def test_options_of_the_config_reach_the_compiler():
+    asked = config.Compiler(options=("xla_backend_optimization_level=0", "xla_cpu_enable_fast_math=false"))
+    options = compiler_options(make_mesh(), asked)
+    assert options == {"xla_backend_optimization_level": "0", "xla_cpu_enable_fast_math": False}
+    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
+    assert compiler_options(make_mesh(), config.Compiler()) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("xla_cpu", "must be NAME=VALUE"), ("=1", "must be NAME=VALUE"), ("xla_a=", "must be NAME=VALUE")],
+)
+def test_what_is_no_option(option, words):
+    with pytest.raises(UserError, match=rf"config\.compiler\.options: '{option}': {words}"):
+        config.Compiler(options=(option,))
+
+
+@pytest.mark.parametrize("option", ["xla_such_is_not_there=1", "xla_backend_optimization_level=much"])
+def test_what_the_compiler_does_not_take_is_one_line(option):
+    with pytest.raises(
+        UserError, match=r"config\.compiler\.options: .*; give options of XLA for cpu"
+    ) as caught:
+        compiler_options(make_mesh(), config.Compiler(options=(option,)))
+    assert option.split("=")[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_programs_that_run_once_are_compiled_quickly():
+    assert quick_options("cpu")
+    assert quick_options("tpu") is None
