@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gfl_jax.boxes import iou
 from gfl_jax.inference.nms import nms
 
 COUNT = 16  # boxes of each example: one shape, one compilation
@@ -39,18 +42,87 @@ def found(boxes, scores, labels, mask, iou_threshold=0.5, max_kept=COUNT):
     return list(np.asarray(indices)[:number])
 
 
-integers = hnp.arrays(np.int64, (COUNT, 4), elements=st.integers(-9, 9))
-boxes_strategy = integers.map(lambda n: np.concatenate([n[:, :2], n[:, :2] + np.abs(n[:, 2:]) + 1], axis=1))
+def boxes_of(*shape):
+    integers = hnp.arrays(np.int64, (*shape, 4), elements=st.integers(-9, 9))
+    return integers.map(lambda n: np.concatenate([n[..., :2], n[..., :2] + np.abs(n[..., 2:]) + 1], axis=-1))
+
+
 few_scores = hnp.arrays(np.int64, COUNT, elements=st.integers(0, 5)).map(lambda n: (n / 8).astype(np.float32))
 few_labels = hnp.arrays(np.int32, COUNT, elements=st.integers(0, 2))
 
 
-@given(boxes_strategy, few_scores, few_labels, hnp.arrays(bool, COUNT), st.sampled_from([0.3, 0.5]))
+@given(boxes_of(COUNT), few_scores, few_labels, hnp.arrays(bool, COUNT), st.sampled_from([0.3, 0.5]))
 def test_it_keeps_what_greedy_suppression_keeps(boxes, scores, labels, mask, iou_threshold):
     """Negative coordinates, equal scores, chains, several classes, boxes that are no candidates."""
     kept = found(boxes, scores, labels, mask, iou_threshold)
     assert kept == greedy(boxes, scores, labels, mask, iou_threshold)
     assert found(boxes, scores, labels, mask, iou_threshold, max_kept=3) == kept[:3]
+
+
+@functools.partial(jax.jit, static_argnames=("iou_threshold", "max_kept"))
+def one_after_another(boxes, scores, labels, mask, iou_threshold, max_kept):
+    """Of several images, one box in a round: the shortest form with fixed shapes."""
+
+    def of_image(boxes, scores, labels, mask):
+        def keep_best(alive, _):
+            best = jnp.argmax(jnp.where(alive, scores, -jnp.inf))
+            suppressed = (iou(boxes[best], boxes) > iou_threshold) & (labels == labels[best])
+            return (alive & ~suppressed).at[best].set(False), (best, alive[best])
+
+        return jax.lax.scan(keep_best, mask, length=max_kept)[1]
+
+    return jax.vmap(of_image)(boxes, scores, labels, mask)
+
+
+@functools.partial(jax.jit, static_argnames=("iou_threshold", "max_kept", "block_size"))
+def in_blocks(*images, **settings):
+    return jax.vmap(functools.partial(nms, **settings))(*images)
+
+
+def assert_equal(images, iou_threshold, max_kept, **settings):
+    expected = one_after_another(*images, iou_threshold=iou_threshold, max_kept=max_kept)
+    found = in_blocks(*images, iou_threshold=iou_threshold, max_kept=max_kept, **settings)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    return np.sum(expected[1], axis=1)
+
+
+@given(
+    boxes_of(3, COUNT),
+    hnp.arrays(np.float32, (3, COUNT), elements=st.sampled_from([-1.0, -0.0, 0.0, 0.5, np.inf])),
+    hnp.arrays(np.int32, (3, COUNT), elements=st.integers(0, 1)),
+    hnp.arrays(bool, (3, COUNT)),
+    st.sampled_from([(1, 4), (3, 1), (5, 5), (COUNT, 7), (COUNT + 4, 100)]),
+)
+def test_blocks_find_what_one_box_after_another_finds(boxes, scores, labels, mask, sizes):
+    """Equal in all places, those without a box too. Of three images one is done before the others."""
+    max_kept, block_size = sizes
+    images = boxes.astype(np.float32), scores, labels, mask
+    assert_equal(images, iou_threshold=0.4, max_kept=max_kept, block_size=block_size)
+
+
+def test_blocks_of_the_usual_size():
+    """Clusters in several blocks, the last one in part; a chain longer than a block; nothing at all."""
+    rng, count = np.random.default_rng(0), 700
+    corners = rng.integers(0, 6, (count, 2)) * 50 + rng.normal(0, 4, (count, 2))
+    clusters = np.concatenate([corners, corners + 30], axis=1)
+    chain = np.array([0, 0, 10, 10]) + np.array([2.5, 0, 2.5, 0]) * np.arange(count)[:, None]
+    boxes = np.stack([clusters, chain, clusters]).astype(np.float32)
+    scores = np.stack([rng.integers(0, 99, count), np.arange(count)[::-1], np.ones(count)]).astype(np.float32)
+    labels = np.stack([rng.integers(0, 2, count), np.zeros(count), np.zeros(count)]).astype(np.int32)
+    mask = np.stack([rng.random(count) < 0.9, np.ones(count), np.zeros(count)]).astype(bool)
+    numbers = assert_equal((boxes, scores, labels, mask), iou_threshold=0.5, max_kept=count)
+    assert list(numbers[1:]) == [count // 2, 0]
+    assert_equal((boxes, scores, labels, mask), iou_threshold=0.5, max_kept=40)
+
+
+def test_many_candidates_take_little_memory():
+    """Of 40,000, as in multi-scale testing: kept ones and a block, instead of 1.6 billion pairs."""
+    shapes = [((40_000, 4), float), ((40_000,), float), ((40_000,), int), ((40_000,), bool)]
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.zeros((), kind).dtype) for shape, kind in shapes]
+    compiled = suppress.lower(*arguments, iou_threshold=0.5, max_kept=500).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 8e6
 
 
 def test_a_suppressed_box_does_not_suppress():
