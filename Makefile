@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 
 TESTS := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help install torch demo test test-torch coverage lint clean
+.PHONY: help install torch demo test test-tpu test-torch coverage lint clean
 
 help:
 	@echo "make demo      fetch aerial trees, draw what a trained GFL finds, train another (about 10 minutes on 2 cores)"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"
 	@echo "make torch     add PyTorch to $(VENV), which is needed to compare with it alone"
+	@echo "make test-tpu  run the tests that compile for a TPU, which need no TPU but its compiler (137 MB)"
 	@echo "make test-torch  run the tests that need PyTorch"
 	@echo "make coverage  the whole suite once more, with the lines that it reaches (a sixth slower)"
 	@echo "make clean     delete $(VENV); data/ and runs/ stay"
@@ -32,6 +33,14 @@ demo: install
 
 test: install
 	$(RUN) $(TESTS)
+
+# Beside the packages: with libtpu among them jax would look for a TPU.
+$(VENV)/tpu/installed: install
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/tpu libtpu==0.0.42.*
+	touch $@
+
+test-tpu: $(VENV)/tpu/installed
+	TPU_LIBRARY_PATH=$(VENV)/tpu/libtpu/libtpu.so $(RUN) -m pytest tests/compilation
 
 test-torch: torch
 	$(RUN) -m pytest tests/interop

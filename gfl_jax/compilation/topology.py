@@ -53,7 +53,7 @@ def _local() -> Target:
 
 def _tpu_slice(name: str) -> Target:
     kind, shape = parse_topology(name)
-    if "TPU_LIBRARY_PATH" not in os.environ and importlib.util.find_spec("libtpu") is None:
+    if not has_libtpu():
         raise UserError(
             f"--topology={name}: compiling for TPUs needs libtpu; "
             'pip install "libtpu==0.0.42.*" (the extra `tpu`)'
@@ -68,6 +68,11 @@ def _tpu_slice(name: str) -> Target:
         reason = str(error).splitlines()[0]
         raise UserError(f"--topology={name}: {reason}; {_examples()}") from error
     return Target(name, kind, found.devices, CHIPS[kind].memory)
+
+
+def has_libtpu() -> bool:
+    """Whether the TPU's compiler is installed, or named by the variable TPU_LIBRARY_PATH."""
+    return "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:

@@ -1,6 +1,5 @@
 """Where cycles go, in a text whose cycles are known, and in what the TPU's compiler itself writes."""
 
-import importlib.util
 import re
 
 import pytest
@@ -10,7 +9,7 @@ from gfl_jax.command_line.main import main
 from gfl_jax.compilation import programs
 from gfl_jax.compilation.cycles import MOVES, cycles_of
 from gfl_jax.compilation.program_text import computations_of
-from gfl_jax.compilation.topology import find_target
+from gfl_jax.compilation.topology import find_target, has_libtpu
 from gfl_jax.parallel.mesh import make_mesh
 
 NETWORK = "jit(step)/jvp(DetectorNetwork)"
@@ -97,8 +96,8 @@ def test_other_compilers_guess_nothing():
 
 @pytest.fixture(scope="module")
 def tpu():
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("libtpu is not installed")
+    if not has_libtpu():
+        pytest.skip("libtpu is not installed: make test-tpu")
     return find_target("v5e:1x1")
 
 
