@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gfl_jax.boxes import EPSILON, area, intersection
+from gfl_jax.boxes import EPSILON, area
 
 
 def nms(
@@ -40,7 +40,9 @@ def nms(
     candidates = mask & (scores > -jnp.inf)
     order = jnp.argsort(jnp.where(candidates, -scores, jnp.inf))  # stable: of equals the first stays first
     count = jnp.sum(candidates, dtype=order.dtype)
-    areas = area(boxes)  # not in the loop, where a CPU rounds those of rows and columns differently (fma)
+    # Apart, so that a CPU computes with whole vectors; and areas not in the loop, where it rounds those of
+    # rows and columns differently (fused multiply-add).
+    columns = (*boxes.T, area(boxes), labels)
     better = jnp.arange(size)[:, None] < jnp.arange(size)  # in a block: the row's box than the column's
 
     def is_left(state: tuple[Array, Array, Array]) -> Array:
@@ -52,10 +54,12 @@ def nms(
         ranks = start + jnp.arange(size)
         block = order[ranks]  # beyond `count` whatever it says: that is dropped
         rows = jnp.concatenate([kept, block])
-        box, its_area, label = boxes[rows], areas[rows], labels[rows]
-        common = intersection(box[:, None], box[slots:])
-        union = jnp.maximum(its_area[:, None] + its_area[slots:] - common, EPSILON)
-        overlaps = (common / union > iou_threshold) & (label[:, None] == label[slots:])
+        x1, y1, x2, y2, areas, classes = (column[rows] for column in columns)
+        width = jnp.minimum(x2[:, None], x2[slots:]) - jnp.maximum(x1[:, None], x1[slots:])
+        height = jnp.minimum(y2[:, None], y2[slots:]) - jnp.maximum(y1[:, None], y1[slots:])
+        common = jnp.maximum(width, 0) * jnp.maximum(height, 0)
+        union = jnp.maximum(areas[:, None] + areas[slots:] - common, EPSILON)
+        overlaps = (common / union > iou_threshold) & (classes[:, None] == classes[slots:])
         by_kept = jnp.any(overlaps[:slots] & (jnp.arange(slots) < number)[:, None], axis=0)
         dropped = settle(by_kept | (ranks >= count), overlaps[slots:] & better)
         place = jnp.where(dropped, slots, number + jnp.cumsum(~dropped) - 1)  # there is no place `slots`
