@@ -186,8 +186,8 @@ class Loader:
     workers: Annotated[int, Range(least=0, most=1000)] = (
         8  # Grain processes of each host; 0 reads in the main process
     )
-    # Whether workers hand over images in blocks of 2x2 pixels, which TPUs read faster, to the same numbers
-    # but for rounding; None: on TPUs, where the stem is a 7x7 convolution.
+    # Whether workers hand over images in blocks of 4x4 pixels, which TPUs read faster, to the same numbers
+    # but for rounding; None: on TPUs.
     blocks: bool | None = None
     cache_images: bool = False  # keep decoded pictures in each worker's memory
 

@@ -16,7 +16,7 @@ SIZE_DIVISOR = 32  # heights and widths of network inputs are multiples of this
 class Images:
     """Images of one shape: all that inference needs; numpy on the host, jax on the device."""
 
-    # RGB, zeros beyond the image size; in blocks (see `pixel_blocks`) it is batch height/2 width/2 12
+    # RGB, zeros beyond the image size; in blocks (see `pixel_blocks`) it is batch height/4 width/4 48
     images: UInt8[Array, "batch height width 3"]
     image_sizes: Int[Array, "batch 2"]  # (height, width) of the resized image
     scale_factors: Float[Array, "batch 2"]  # (x, y): resized over original

@@ -14,6 +14,7 @@ from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.views import view_canvas, views_of
 from gfl_jax.models.network import build_detector
 from gfl_jax.parallel.mesh import platform_of, replicated, split_by_batch, split_over_fsdp, with_shardings
+from gfl_jax.pixel_blocks import CHANNELS, SIDE
 from gfl_jax.structures import Batch
 from gfl_jax.training.optimizer import (
     make_optimizer,
@@ -56,12 +57,13 @@ def lower_inference(config: Config, mesh: Mesh, canvas: Shape, images: int) -> j
 def abstract_batch(mesh: Mesh, canvas: Shape, images: int, blocks: bool = False) -> Batch:
     """The shapes of a global batch, split over the devices; its images in blocks, or in pixels."""
     height, width = canvas
+    image = (height // SIDE, width // SIDE, CHANNELS) if blocks else (height, width, 3)
 
     def array(*shape: int, dtype: Any) -> Any:
         return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=split_by_batch(mesh))
 
     return Batch(
-        images=array(*((height // 2, width // 2, 12) if blocks else (height, width, 3)), dtype=jnp.uint8),
+        images=array(*image, dtype=jnp.uint8),
         image_sizes=array(2, dtype=jnp.int32),
         scale_factors=array(2, dtype=jnp.float32),
         indices=array(dtype=jnp.int32),

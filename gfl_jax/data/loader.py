@@ -263,7 +263,7 @@ class _EvalSteps:
 
 
 def reads_blocks(config: Config, platform: str | None = None) -> bool:
-    """Whether the images of batches come in blocks of 2x2 pixels: the config says it, or where it pays.
+    """Whether the images of batches come in blocks of 4x4 pixels: the config says it, or where it pays.
 
     Args:
       config: its loader and its backbone's stem are used.
@@ -271,7 +271,7 @@ def reads_blocks(config: Config, platform: str | None = None) -> bool:
     """
     if config.loader.blocks is not None:
         return config.loader.blocks
-    return config.detector.backbone.stem == "conv7" and (platform or jax.default_backend()) == "tpu"
+    return (platform or jax.default_backend()) == "tpu"
 
 
 def _in_blocks(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -37,8 +37,7 @@ def conv2d(
 ) -> Float[Array, "batch h w out"]:
     """A square convolution in the type of `x`, padded by half its kernel on all sides.
 
-    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top. A kernel of even
-    size is padded by one less on the right and at the bottom.
+    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top.
     Kernel and bias may be wider than `x`; so are their gradients then.
     """
     y = _convolve(x, kernel.astype(x.dtype), stride, groups)
@@ -46,12 +45,12 @@ def conv2d(
 
 
 def _convolve(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    size = kernel.shape[0]
+    half = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(size // 2, (size - 1) // 2)] * 2,
+        padding=[(half, half)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gfl_jax.models.conv_gradient import conv2d
-from gfl_jax.pixel_blocks import block_kernel
+from gfl_jax.pixel_blocks import SIDE, block_kernel
 
 Initializer = Callable[..., Any]
 
@@ -28,7 +28,8 @@ class Conv(nn.Module):
     kernel_init: Initializer = KAIMING
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = jnp.float32
-    blocks: bool = False  # whether x comes in blocks of 2x2 pixels, and the stride of 2 with them
+    # Whether x comes in blocks of 4x4 pixels; what a 7x7 kernel with stride 2 makes of it are blocks of 2x2.
+    blocks: bool = False
 
     @nn.compact
     def __call__(
@@ -38,13 +39,15 @@ class Conv(nn.Module):
         shift: Float[Array, "features"] | None = None,
     ) -> Float[Array, "batch h w out"]:
         """Applies the convolution; times `factor`, plus `shift`, if they are given, in place of a bias."""
-        channels = x.shape[-1] // (4 if self.blocks else self.groups)
+        channels = x.shape[-1] // (SIDE * SIDE if self.blocks else self.groups)
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         kernel = kernel if factor is None else kernel * factor
-        kernel = block_kernel(kernel) if self.blocks else kernel
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else shift
-        return conv2d(x.astype(self.dtype), kernel, bias, 1 if self.blocks else self.stride, self.groups)
+        x = x.astype(self.dtype)
+        if self.blocks:
+            return conv2d(x, block_kernel(kernel), None if bias is None else jnp.tile(bias, 4), 1, 1)
+        return conv2d(x, kernel, bias, self.stride, self.groups)
 
 
 class BatchNorm(nn.Module):
@@ -81,13 +84,14 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             return convolution(x, factor, bias - running_mean.value * factor)
         y = convolution(x)
-        exact = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-        mean = jnp.mean(exact, axis=(0, 1, 2))
-        var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2))
+        # One more axis: a convolution of blocks makes blocks, with several results in a place.
+        exact = y.astype(jnp.promote_types(y.dtype, jnp.float32)).reshape(*y.shape[:3], -1, *channels)
+        mean = jnp.mean(exact, axis=(0, 1, 2, 3))
+        var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2, 3))
         if not self.is_initializing():
             # The running variance is the unbiased one, what normalizes is the biased one.
-            count = y.size / y.shape[-1]
+            count = y.size / channels[0]
             running_mean.value += self.momentum * (mean - running_mean.value)
             running_var.value += self.momentum * (var * count / (count - 1) - running_var.value)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (exact * factor + (bias - mean * factor)).astype(y.dtype)
+        return (exact * factor + (bias - mean * factor)).astype(y.dtype).reshape(y.shape)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from gfl_jax import config
-from gfl_jax.pixel_blocks import in_blocks
+from gfl_jax.pixel_blocks import SIDE, in_blocks
 
 
 def normalize_images(
@@ -20,13 +20,13 @@ def normalize_images(
     """Normalizes RGB images; what lies beyond an image's size becomes zero.
 
     Args:
-      images: RGB pixels, or blocks of 2x2 of them.
+      images: RGB pixels, or blocks of 4x4 of them.
       image_sizes: (height, width) of each image on the canvas, in pixels.
       normalization: mean and std in the order of `channel_order`, the order of the result too.
       dtype: of the result; the arithmetic is in float32 or wider.
     """
     with jax.named_scope("input"):
-        side = 2 if in_blocks(images) else 1
+        side = SIDE if in_blocks(images) else 1
         # Of each channel: its row and its column in the block, and its color.
         row, column, color = np.indices((side, side, 3)).reshape(3, -1)
         color = 2 - color if normalization.channel_order == "bgr" else color

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from gfl_jax import config
 from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
-from gfl_jax.pixel_blocks import in_blocks, to_pixels
+from gfl_jax.pixel_blocks import in_blocks, max_pool_of_blocks, to_blocks
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -89,25 +89,19 @@ class ResNet(nn.Module):
         return tuple(features)
 
     def _stem(self, x: Array, train: bool) -> Array:
-        width = self.backbone.widths[0]
-        if self.backbone.stem == "conv7":
-            conv = Conv(width, 7, 2, use_bias=False, dtype=self.dtype, blocks=in_blocks(x), name="conv1")
+        width, blocks = self.backbone.widths[0], in_blocks(x)
+        conv7 = self.backbone.stem == "conv7"
+        if conv7:
+            conv = Conv(width, 7, 2, use_bias=False, dtype=self.dtype, blocks=blocks, name="conv1")
         else:
-            x = space_to_depth(to_pixels(x), 4)
+            x = x if blocks else to_blocks(x)
             conv = Conv(width, 3, use_bias=False, dtype=self.dtype, name="conv1")
         x = nn.relu(batch_norm(self.backbone, "bn1")(conv, x, train))
-        if self.backbone.stem == "conv7":
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        return x
+        if not conv7:
+            return x
+        return max_pool_of_blocks(x) if blocks else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 def batch_norm(backbone: config.Backbone, name: str) -> BatchNorm:
     """The norm of a backbone."""
     return BatchNorm(backbone.norm == "frozen", backbone.train_norm, name=name)
-
-
-def space_to_depth(x: Float[Array, "batch h w c"], size: int) -> Float[Array, "batch h2 w2 c2"]:
-    """Moves each block of size x size pixels into the channels of one."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // size, size, width // size, size, channels)
-    return x.swapaxes(2, 3).reshape(batch, height // size, width // size, size * size * channels)

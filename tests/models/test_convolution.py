@@ -8,7 +8,6 @@ import pytest
 
 from gfl_jax.models import fpn
 from gfl_jax.models.convolution import BatchNorm, Conv
-from gfl_jax.models.resnet import space_to_depth
 
 
 def naive_convolution(x, kernel, bias, stride, groups):
@@ -130,16 +129,6 @@ def test_initializing_batch_norm_leaves_its_statistics_at_zero_and_one():
     variables = jax.jit(lambda: ConvAndNorm().init(jax.random.key(0), x, train=True))()
     np.testing.assert_array_equal(variables["batch_stats"]["bn"]["mean"], 0)
     np.testing.assert_array_equal(variables["batch_stats"]["bn"]["var"], 1)
-
-
-def test_space_to_depth_moves_each_block_into_channels():
-    x = np.arange(2 * 6 * 9 * 2).reshape(2, 6, 9, 2)
-    found = space_to_depth(x, 3)
-    assert found.shape == (2, 2, 3, 18)
-    for i in range(2):
-        for j in range(3):
-            block = x[:, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3]
-            np.testing.assert_array_equal(found[:, i, j], block.reshape(2, -1))
 
 
 @pytest.mark.parametrize("upsample", [fpn.upsample_twice, fpn._upsample_by_convolution])
