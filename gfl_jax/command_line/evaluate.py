@@ -31,9 +31,9 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     add_output(command)
     command.add_argument(
         "--backend",
-        choices=["pycocotools", "faster"],
-        default="pycocotools",
-        help="faster: faster-coco-eval, the same numbers in a fifth of the time",
+        choices=["hotcoco", "pycocotools"],
+        default="hotcoco",
+        help="pycocotools: the reference, with the same numbers in twenty times the time",
     )
     command.add_argument(
         "--pictures",

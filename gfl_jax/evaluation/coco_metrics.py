@@ -1,9 +1,8 @@
 """The twelve COCO metrics of boxes, and the AP of each class.
 
-pycocotools is the reference. faster-coco-eval, which is optional, gives the same numbers in a
-fifth of the time. Both only match boxes and accumulate precision and recall here; the
-averages are taken from these arrays, because pycocotools' own `summarize` finds AP only
-when the largest number of detections is 100.
+pycocotools is the reference. hotcoco gives the same bits, for the 5000 images of COCO in a second or two
+instead of 40. Both only match boxes and accumulate precision and recall here; the averages are taken from
+these arrays, because pycocotools' own `summarize` finds AP only when the largest number of detections is 100.
 """
 
 import contextlib
@@ -11,6 +10,7 @@ import io
 from collections import Counter
 from typing import Any, Literal, NamedTuple
 
+import hotcoco
 import numpy as np
 import pycocotools.coco
 import pycocotools.cocoeval
@@ -24,7 +24,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.evaluation.coco_truth import load_ground_truth
 from gfl_jax.evaluation.results import Result, check_results
 
-Backend = Literal["pycocotools", "faster"]
+Backend = Literal["hotcoco", "pycocotools"]
 
 
 class ClassMetrics(NamedTuple):
@@ -69,7 +69,7 @@ def evaluate_coco(
     ground_truth: dict[str, Any] | str | Path | CocoFile,
     results: list[Result],
     max_detections: int = 100,
-    backend: Backend = "pycocotools",
+    backend: Backend = "hotcoco",
 ) -> CocoMetrics:
     """Compares detections with the ground truth.
 
@@ -84,7 +84,7 @@ def evaluate_coco(
       backend: what does the matching.
 
     Raises:
-      UserError: broken annotations or results, unknown ids, or a backend that is not there.
+      UserError: broken annotations or results, unknown ids, or an unknown backend.
     """
     if max_detections < 1:
         raise UserError(f"max_detections={max_detections}: must be at least 1")
@@ -167,16 +167,15 @@ def _accumulate(
     """Precision and recall by IoU threshold (and recall threshold), class, area and limit.
 
     The backends get ids of our own: numbers from 1 in the order of the true ones, since they take ids
-    through arrays of 64 bits, and some take texts for numbers.
+    through arrays of 64 bits.
     """
-    coco_class, evaluation_class = _backend(backend)
     images, categories = (
         {entry["id"]: number for number, entry in enumerate(sorted(truth[key], key=_order_of_ids), start=1)}
         for key in ("images", "categories")
     )
     truth = {
         "images": [{"id": number} for number in images.values()],
-        "categories": [{"id": number} for number in categories.values()],
+        "categories": [{"id": number, "name": str(number)} for number in categories.values()],
         "annotations": [
             annotation
             | {
@@ -186,53 +185,39 @@ def _accumulate(
             for annotation in truth["annotations"]
         ],
     }
-    # What pycocotools' `loadRes` does, which fails on an empty list and changes its argument.
-    detections = truth | {
-        "annotations": [
-            {
-                "id": i + 1,
-                "image_id": images[result["image_id"]],
-                "category_id": categories[result["category_id"]],
-                "bbox": list(result["bbox"]),
-                "score": result["score"],
-                "area": result["bbox"][2] * result["bbox"][3],
-                "iscrowd": 0,
-            }
-            for i, result in enumerate(results)
-        ]
-    }
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        indexed = []
-        for dataset in (truth, detections):
-            coco = coco_class()
-            coco.dataset = dataset
-            coco.createIndex()
-            indexed.append(coco)
-        evaluation = evaluation_class(*indexed, iouType="bbox")
-        evaluation.params.maxDets = list(limits)
-        evaluation.evaluate()
-        evaluation.accumulate()
+    rows = [(images[x["image_id"]], *x["bbox"], x["score"], categories[x["category_id"]]) for x in results]
+    if backend == "hotcoco":
+        return _measured(hotcoco.COCO, hotcoco.COCOeval, truth, rows, limits)
+    if backend != "pycocotools":
+        raise UserError(f"backend={backend!r}: must be 'hotcoco' or 'pycocotools'")
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        return _measured(pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval, truth, rows, limits)
+
+
+def _measured(
+    coco_class: Any,
+    evaluation_class: Any,
+    truth: dict[str, Any],
+    rows: list[tuple[float, ...]],
+    limits: tuple[int, int, int],
+) -> tuple[Float[np.ndarray, "10 101 classes 4 3"], Float[np.ndarray, "10 classes 4 3"]]:
+    """What `_accumulate` gives, by a backend's classes; rows: image, x, y, width, height, score, category."""
+    coco, found = coco_class(), coco_class()
+    coco.dataset, found.dataset = truth, truth | {"annotations": []}
+    for each in (coco, found):
+        each.createIndex()
+    if rows:  # pycocotools' `loadRes` fails without any
+        found = coco.loadRes(np.array(rows, np.float64))
+    evaluation = evaluation_class(coco, found, iouType="bbox")
+    evaluation.params.maxDets = list(limits)
+    evaluation.evaluate()
+    evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]
 
 
 def _order_of_ids(entry: dict[str, Any]) -> tuple[bool, Any]:
     """By id: whole numbers first, then texts."""
     return isinstance(entry["id"], str), entry["id"]
-
-
-def _backend(name: Backend) -> tuple[Any, Any]:
-    """The classes COCO and COCOeval of a backend."""
-    if name == "pycocotools":
-        return pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval
-    if name != "faster":
-        raise UserError(f"backend={name!r}: must be 'pycocotools' or 'faster'")
-    try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise UserError(
-            "backend='faster': needs faster-coco-eval; install it with: pip install faster-coco-eval"
-        ) from error
-    return faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:

@@ -83,7 +83,7 @@ def evaluate_source(
     source: Source,
     config: Config,
     mesh: Mesh,
-    backend: Backend = "pycocotools",
+    backend: Backend = "hotcoco",
     keep: Callable[[list[Result]], None] = lambda _: None,
 ) -> tuple[CocoMetrics | None, list[Result]]:
     """Detects in every image once and compares with the ground truth.
@@ -107,7 +107,7 @@ def evaluate_source(
 
 
 def measure_results(
-    source: Source, results: list[Result], max_detections: int = 100, backend: Backend = "pycocotools"
+    source: Source, results: list[Result], max_detections: int = 100, backend: Backend = "hotcoco"
 ) -> CocoMetrics | None:
     """The metrics of detections in a source; None if it has no annotations.
 

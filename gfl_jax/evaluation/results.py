@@ -117,7 +117,7 @@ def check_results(
         if not is_number(result["score"]) or not math.isfinite(result["score"]):
             raise UserError(f"{where}.score={result['score']!r}: must be a number")
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if not isinstance(result[key], Integral | str) or isinstance(result[key], bool):
+            if type(result[key]) not in (int, str) and not _is_id(result[key]):
                 raise UserError(f"{where}.{key}={result[key]!r}: must be a whole number or a text")
             if known is not None and result[key] not in known:
                 raise UserError(
@@ -131,9 +131,14 @@ def _plain(id: Id) -> Id:
     return id if isinstance(id, str) else int(id)
 
 
+def _is_id(value: Any) -> bool:
+    return isinstance(value, Integral | str) and not isinstance(value, bool)
+
+
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a number, be it NaN or infinite."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    # The first is quick, and the second is for numpy's numbers.
+    return type(value) in (float, int) or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 def is_box(value: Any) -> bool:

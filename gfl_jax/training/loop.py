@@ -16,6 +16,7 @@ from gfl_jax.data.source import Source
 from gfl_jax.drawing import plot_losses
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation.evaluate import detect_source, measure_results
+from gfl_jax.evaluation.results import Result
 from gfl_jax.evaluation.snapshots import save_snapshots
 from gfl_jax.inference.test_time_augmentation import make_detect_in_views
 from gfl_jax.models.network import build_detector
@@ -142,17 +143,17 @@ def train(
                     with log.clock.measure("evaluation"):
                         variables = put_everywhere(state.evaluated, mesh)
                         results = detect_source(detect, variables, evaluation, config, mesh, stop.now)
-                        metrics = None
+                        scalars = None
                         if results is not None:
                             most = config.inference.max_detections
-                            metrics = stop.unless_asked(
-                                functools.partial(measure_results, evaluation, results, most)
+                            scalars = stop.unless_asked(
+                                functools.partial(_measure, evaluation, results, most)
                             )
-                        stopping = metrics is None  # the same command begins with this evaluation
-                        if results is not None and metrics is not None:
+                        stopping = scalars is None  # the same command begins with this evaluation
+                        if results is not None and scalars is not None:
                             lease.check()
-                            checkpoints.save_best(state, metrics.AP)
-                            log.evaluation(step, metrics.scalars())
+                            checkpoints.save_best(state, scalars["AP"])
+                            log.evaluation(step, scalars)
                             if step % (run.pictures_every or 1) == 0 and is_first():
                                 save_snapshots(workdir / "pictures", f"step_{step:07d}_", evaluation, results)
                                 plot_losses(log.rows, workdir / "curves.png", config.name)
@@ -173,6 +174,13 @@ def train(
             if stopping:
                 log.say(step, "stopped and saved; the same command goes on from here")
             return log.evaluation_at(total_steps) or {}
+
+
+def _measure(evaluation: Source, results: list[Result], max_detections: int) -> dict[str, float]:
+    """The COCO metrics by name."""
+    metrics = measure_results(evaluation, results, max_detections)
+    assert metrics is not None  # data without annotations are refused at the start
+    return metrics.scalars()
 
 
 def _check_and_log(

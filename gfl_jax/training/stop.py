@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -69,9 +68,9 @@ class StopRequest:
         return self.status != 0
 
     def unless_asked(self, work: Callable[[], T]) -> T | None:
-        """The result of work on numpy arrays; None if the run is asked to stop before it is done.
+        """What process 0 makes of numpy arrays, on all processes; None if the run is asked to stop before.
 
-        The work goes on in a thread of its own then, until the process ends.
+        The work goes on in a thread of its own then, until the process ends. JSON must hold its result.
         """
         result: Future[T] = Future()
 
@@ -81,13 +80,12 @@ class StopRequest:
             except BaseException as error:
                 result.set_exception(error)
 
-        output = sys.stdout
-        threading.Thread(target=run, daemon=True).start()
-        while not from_first(bool(wait([result], timeout=0.5).done)):
+        if is_first():
+            threading.Thread(target=run, daemon=True).start()
+        while not from_first(is_first() and bool(wait([result], timeout=0.5).done)):
             if self.now():
-                sys.stdout = output  # pycocotools' lines are kept from it, and so would be ours
                 return None
-        return result.result()
+        return from_first(result.result() if is_first() else None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted = number

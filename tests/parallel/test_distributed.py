@@ -55,7 +55,7 @@ def main():
     if what in ("batches", "metrics"):
         with StopRequest() as stop:
             if what == "metrics":
-                assert stop.unless_asked(lambda: 7) == 7
+                assert stop.unless_asked(lambda: 7 + me) == 7
                 assert stop.unless_asked(lambda: time.sleep(600)) is None
             while not stop.now():
                 total(ones).block_until_ready()
