@@ -183,13 +183,14 @@ class Loader:
     # in none get canvases of their own.
     buckets: tuple[tuple[Pixels, Pixels], ...] | None = None
     flip: bool = True  # horizontal, for every second example
-    workers: Annotated[int, Range(least=0, most=1000)] = (
-        8  # Grain processes of each host; 0 reads in the main process
-    )
+    # Grain processes of each process of the run; 0 reads in a thread. None: one less than the cores that it
+    # may run on, from 1 to 16. What batches hold does not depend on it.
+    workers: Annotated[int, Range(least=0, most=1000)] | None = None
+    # Each worker keeps the decoded training images in its memory; refused if that is more than there is.
+    cache_images: bool = False
     # Whether workers hand over images in blocks of 4x4 pixels, which TPUs read faster, to the same numbers
     # but for rounding; None: on TPUs.
     blocks: bool | None = None
-    cache_images: bool = False  # keep decoded pictures in each worker's memory
 
     def __post_init__(self) -> None:
         """Checks the fields."""

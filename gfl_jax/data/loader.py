@@ -5,6 +5,7 @@ what a batch holds cannot depend on how many workers there are.
 """
 
 import atexit
+import contextlib
 import functools
 import logging
 import multiprocessing
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol, SupportsIndex
 
 import cv2
@@ -22,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from gfl_jax.config import Config
+from gfl_jax.config import Config, Loader
 from gfl_jax.data import plan
 from gfl_jax.data.assemble import assemble
 from gfl_jax.data.categories import difference_of_classes
@@ -38,6 +40,9 @@ from gfl_jax.pixel_blocks import to_blocks
 from gfl_jax.structures import Batch
 
 _LOGGER = logging.getLogger(__name__)
+
+# Enough for a host of TPUs, or of eight H100s at half of their peak; a worker has 250 MB and a batch.
+_MOST_WORKERS = 16
 
 # Arrays from this size on reach the main process in shared memory. What is left of a batch
 # must fit in the buffer of a pipe (64 KiB), or a worker may hang when it is closed.
@@ -134,6 +139,14 @@ def tell_shapes(source: Source, config: Config, training: bool) -> None:
         _LOGGER.info("%s: %s", source.name, shapes)
 
 
+def worker_count(loader: Loader) -> int:
+    """The worker processes of this process: those of the config, or what its cores can carry."""
+    if loader.workers is not None:
+        return loader.workers
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(usable - 1, 1), _MOST_WORKERS)
+
+
 def train_batches(
     source: Source, config: Config, start_step: int = 0, process_index: int = 0, process_count: int = 1
 ) -> Batches:
@@ -147,13 +160,15 @@ def train_batches(
       process_count: number of hosts.
 
     Raises:
-      UserError: the hosts cannot share a batch evenly.
+      UserError: the hosts cannot share a batch evenly, or memory is too small for `loader.cache_images`.
     """
+    if config.loader.cache_images:
+        _require_memory(source, max(1, worker_count(config.loader)))
     columns = _columns("batch_size", config.loader.batch_size, process_index, process_count)
     most = source.max_boxes if config.crops is None else most_boxes(source.annotations, config.crops)
     steps = _TrainSteps(source, config, columns, _round_up(most), start_step)
     steps.plan(start_step // steps.steps_per_epoch)  # so that an error comes here, not from a worker
-    return Batches(steps, config.loader.workers)
+    return Batches(steps, worker_count(config.loader))
 
 
 def eval_batches(
@@ -184,7 +199,7 @@ def eval_batches(
     steps = _EvalSteps(
         source, batches, columns, _round_up(source.max_boxes), skip_unreadable, reads_blocks(config)
     )
-    return Batches(steps, min(config.loader.workers, len(steps)))
+    return Batches(steps, min(worker_count(config.loader), len(steps)))
 
 
 class _Steps(Protocol):
@@ -276,6 +291,26 @@ def reads_blocks(config: Config, platform: str | None = None) -> bool:
 
 def _in_blocks(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**batch, "images": np.ascontiguousarray(to_blocks(batch["images"]))}
+
+
+def _require_memory(source: Source, caches: int) -> None:
+    """Checks that decoded images, kept so many times, leave a quarter of the memory to the run."""
+    once, memory = 3 * int(source.sizes.astype(np.int64).prod(axis=1).sum()), _memory()
+    if caches * once > memory * 3 / 4:
+        raise UserError(
+            f"config.loader.cache_images=True: the {len(source)} images of {source.name} take "
+            f"{once / 1e9:.3g} GB decoded, {caches * once / 1e9:.3g} GB with a copy for each of the workers "
+            f"({caches}), more than three quarters of the {memory / 1e9:.3g} GB of this machine; set it to "
+            "False, or lower config.loader.workers"
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine, or of the container that it is."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory
 
 
 def _columns(field: str, batch_size: int, process_index: int, process_count: int) -> range:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gfl_jax.config import Loader
+from gfl_jax.data.loader import worker_count
 
 TOLERATED_SHARE = 0.2
 
@@ -24,11 +25,13 @@ def input_warning(seconds: Mapping[str, float], steps: range, loader: Loader) ->
         return None
     training = seconds["input"] + seconds["step"]
     cache = (
-        "" if loader.cache_images else ", set config.loader.cache_images=True if the pictures fit in memory"
+        ""
+        if loader.cache_images
+        else ", set config.loader.cache_images=True if memory takes the decoded images once for each worker"
     )
     return (
         f"input is the bottleneck: from step {steps[0]} to {steps[-1]} the device was idle for "
-        f"{seconds['input']:.3g} of {training:.3g} s ({share:.0%}), waiting for batches; raise "
-        f"config.loader.workers (now {loader.workers}) if there are idle cores{cache}, or bring the data to "
-        "faster storage; `python scripts/benchmark.py --input` measures what the workers can do"
+        f"{seconds['input']:.3g} of {training:.3g} s ({share:.0%}), waiting for batches; "
+        f"raise config.loader.workers (now {worker_count(loader)}) if there are idle cores{cache}, or bring "
+        "the data to faster storage; `python scripts/benchmark.py --input` measures what the workers can do"
     )

@@ -144,6 +144,33 @@ def test_batches_in_blocks_hold_the_same_pixels(source, config):
             assert_same([pixels], [blocks.replace(images=to_pixels(blocks.images))])
 
 
+@pytest.mark.parametrize(("workers", "copies"), [(0, 1), (1, 1), (3, 3)])
+def test_a_cache_that_memory_cannot_hold_is_refused(source, config, monkeypatch, workers, copies):
+    """Each worker comes to see every image, and keeps three bytes of each pixel."""
+    needed = copies * sum(3 * height * width for height, width in source.sizes.tolist())
+    cached = override(config, {"loader.cache_images": True, "loader.workers": workers})
+    monkeypatch.setattr(loader, "_memory", lambda: needed * 4 // 3 + 1)
+    train_batches(source, cached).close()
+    monkeypatch.setattr(loader, "_memory", lambda: needed * 4 // 3 - 1)
+    train_batches(source, config).close()
+    with pytest.raises(
+        UserError, match=rf"cache_images=True: .*{needed / 1e9:.3g} GB with a copy .*set it to False"
+    ):
+        train_batches(source, cached)
+
+
+def test_the_memory_is_that_of_the_machine():
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    assert 0 < loader._memory() <= int(meminfo["MemTotal"].split()[0]) * 1024
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 3), (17, 16), (224, 16)])
+def test_the_workers_are_one_less_than_the_cores(monkeypatch, cores, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert loader.worker_count(Loader()) == workers
+    assert loader.worker_count(Loader(workers=8)) == 8
+
+
 @pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("crop", [False, True])
 def test_evaluation_shows_every_picture_exactly_once(config, hosts, crop):
