@@ -14,6 +14,8 @@ from gfl_jax.boxes import clip_boxes
 from gfl_jax.structures import HeadOutputs
 from gfl_jax.targets.locations import flatten_levels, grid_sizes_of
 
+RUN = 16  # values side by side of which `top_of_many` looks at the maximum first
+
 
 class Candidates(NamedTuple):
     """Boxes of one class each, before non-maximum suppression."""
@@ -80,5 +82,24 @@ def top_pairs(
     _, locations, classes = scores.shape
     _, best = jax.lax.top_k(jnp.max(scores, axis=-1), min(count, locations))
     pairs = jnp.take_along_axis(scores, best[..., None], axis=1)
-    top, index = jax.lax.top_k(pairs.reshape(scores.shape[0], -1), min(count, best.shape[1] * classes))
+    top, index = top_of_many(pairs.reshape(scores.shape[0], -1), count)
     return top, jnp.take_along_axis(best, index // classes, axis=1), index % classes
+
+
+def top_of_many(
+    values: Float[Array, "batch n"], count: int
+) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """`jax.lax.top_k` of the `count` largest values, in a third of the time where n is much larger.
+
+    An accelerator sorts all values. The largest lie in the `count` runs of neighbors with the largest
+    maxima, so only these are sorted; in their old order, so that the first of equal values still comes first.
+    """
+    batch, n = values.shape
+    runs = jnp.pad(values, ((0, 0), (0, -n % RUN)), constant_values=-jnp.inf).reshape(batch, -1, RUN)
+    if runs.shape[1] < 4 * count:
+        return jax.lax.top_k(values, min(count, n))
+    _, chosen = jax.lax.top_k(jnp.max(runs, axis=-1), count)
+    chosen = jnp.sort(chosen, axis=-1)
+    kept = jnp.take_along_axis(runs, chosen[..., None], axis=1).reshape(batch, -1)
+    top, index = jax.lax.top_k(kept, count)
+    return top, jnp.take_along_axis(chosen, index // RUN, axis=1) * RUN + index % RUN

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gfl_jax import config
-from gfl_jax.inference.decode import decode, top_pairs
+from gfl_jax.inference.decode import RUN, decode, top_of_many, top_pairs
 from gfl_jax.structures import HeadOutputs
 
 GRIDS = ((4, 6), (2, 3), (1, 2))  # of a canvas of 32 x 48
@@ -32,6 +32,15 @@ def test_equal_scores_are_taken_as_often_as_they_are_there(scores):
     np.testing.assert_array_equal(values[0], np.sort(scores.reshape(-1))[::-1][:5])
     np.testing.assert_array_equal(scores[0][locations[0], classes[0]], values[0])
     assert len(set(zip(locations[0].tolist(), classes[0].tolist(), strict=True))) == 5
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+@pytest.mark.parametrize("n", [7, 8 * RUN * 4, 8 * RUN * 4 + 5, 3000])
+def test_the_top_of_many_is_what_top_k_says_equal_values_included(n, levels):
+    values = jnp.asarray(np.random.default_rng(n).integers(0, levels, (3, n)) / levels, jnp.float32)
+    values = values.at[2].set(0.25)  # as a class that is nowhere
+    for found, expected in zip(top_of_many(values, 8), jax.lax.top_k(values, min(n, 8)), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def outputs_with(detector, places):
