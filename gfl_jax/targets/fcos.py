@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gfl_jax.boxes import area, boxes_to_distances, center
+from gfl_jax.boxes import area, center
 from gfl_jax.targets.locations import Locations
 
 
@@ -31,19 +31,22 @@ def assign_fcos(
       The index of each location's box, or -1 where it is background. Of several boxes the
       smallest wins, of equal ones the first.
     """
-    points = jnp.asarray(locations.points, boxes.dtype)[:, None]
-    distances = boxes_to_distances(points, boxes)
-    inside = jnp.min(distances, axis=-1) > 0
+    # Coordinate by coordinate: compilers then make one loop of it, and no array of distances to all boxes.
+    x, y = jnp.asarray(locations.points.T[..., None], boxes.dtype)
+    x1, y1, x2, y2 = core_x1, core_y1, core_x2, core_y2 = boxes.T
+    farthest = _most(x - x1, y - y1, x2 - x, y2 - y)
     if center_radius is not None:
-        reach = jnp.asarray(locations.strides, boxes.dtype)[:, None, None] * center_radius
-        middle = center(boxes)
-        core = jnp.concatenate(
-            [jnp.maximum(middle - reach, boxes[:, :2]), jnp.minimum(middle + reach, boxes[:, 2:])], axis=-1
-        )
-        inside = jnp.min(boxes_to_distances(points, core), axis=-1) > 0
+        reach = jnp.asarray(locations.strides, boxes.dtype)[:, None] * center_radius
+        middle_x, middle_y = center(boxes).T
+        core_x1, core_y1 = jnp.maximum(middle_x - reach, x1), jnp.maximum(middle_y - reach, y1)
+        core_x2, core_y2 = jnp.minimum(middle_x + reach, x2), jnp.minimum(middle_y + reach, y2)
+    inside = _most(core_x1 - x, core_y1 - y, x - core_x2, y - core_y2) < 0
     bounds = np.array([-1, *range_bounds, np.inf], np.float32)
-    farthest = jnp.max(distances, axis=-1)
     low, high = bounds[locations.levels][:, None], bounds[locations.levels + 1][:, None]
     candidate = inside & (farthest >= low) & (farthest <= high) & box_mask
     smallest = jnp.argmin(jnp.where(candidate, area(boxes), jnp.inf), axis=1)
     return jnp.where(jnp.any(candidate, axis=1), smallest, -1)
+
+
+def _most(a: Array, b: Array, c: Array, d: Array) -> Array:
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))

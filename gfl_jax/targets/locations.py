@@ -91,10 +91,9 @@ def valid_locations(
     """Which locations lie within the valid rows and columns of their level."""
     masks = []
     for level, (rows, columns) in enumerate(grid_sizes):
-        row_valid = jnp.arange(rows) < valid_sizes[:, level, :1]
-        column_valid = jnp.arange(columns) < valid_sizes[:, level, 1:]
-        masks.append((row_valid[:, :, None] & column_valid[:, None, :]).reshape(-1, rows * columns))
-    return jnp.repeat(jnp.concatenate(masks, axis=1), num_anchors, axis=1)
+        row, column = np.repeat(np.mgrid[:rows, :columns].reshape(2, -1), num_anchors, axis=1)
+        masks.append((row < valid_sizes[:, level, :1]) & (column < valid_sizes[:, level, 1:]))
+    return jnp.concatenate(masks, axis=1)
 
 
 def flatten_levels(

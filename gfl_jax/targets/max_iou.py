@@ -1,9 +1,11 @@
 """Assignment by overlap with anchors, as in RetinaNet (Lin et al. 2017, sec. 4)."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gfl_jax.boxes import iou
+from gfl_jax.boxes import EPSILON, area
 from gfl_jax.targets.locations import Locations
 
 
@@ -31,13 +33,21 @@ def assign_max_iou(
     Returns:
       The index of each anchor's box, -1 for none; and which anchors take part.
     """
-    overlaps = iou(jnp.asarray(locations.anchors, boxes.dtype)[:, None], boxes)
+    # `iou`, coordinate by coordinate: a TPU then keeps no array of anchors x boxes, but computes overlaps
+    # wherever they are needed. Areas are rounded before, so that they come out the same each time.
+    x1, y1, x2, y2 = np.asarray(locations.anchors, boxes.dtype).T[..., None]
+    areas = (x2 - x1) * (y2 - y1) + jax.lax.optimization_barrier(area(boxes))
+    left, top, right, bottom = boxes.T
+    width = jnp.maximum(jnp.minimum(x2, right) - jnp.maximum(x1, left), 0)
+    height = jnp.maximum(jnp.minimum(y2, bottom) - jnp.maximum(y1, top), 0)
+    common = width * height
+    overlaps = common / jnp.maximum(areas - common, EPSILON)
     overlaps = jnp.where(valid[:, None] & box_mask, overlaps, -1)
     best, index = jnp.max(overlaps, axis=1), jnp.argmax(overlaps, axis=1)
     assigned = jnp.where(best >= positive_iou, index, -1)
     best_of_box = jnp.max(overlaps, axis=0)
     is_best = (overlaps == best_of_box) & (best_of_box > 0)
     # Of several boxes whose best anchor it is, the last one gets it, as in the reference.
-    last = overlaps.shape[1] - 1 - jnp.argmax(is_best[:, ::-1], axis=1)
-    assigned = jnp.where(jnp.any(is_best, axis=1), last, assigned)
+    last = jnp.max(jnp.where(is_best, jnp.arange(len(boxes)), -1), axis=1)
+    assigned = jnp.where(last >= 0, last, assigned)
     return assigned, valid & ((assigned >= 0) | (best < negative_iou))
