@@ -1,15 +1,18 @@
 """Deformable convolution, version 1 (Dai et al. 2017) and 2, with a mask (Zhu et al. 2019).
 
 Each point of the kernel looks at a place of its own, moved by a learned offset, between pixels:
-four of them are read and weighted. Sampling and the product with the kernel go point by point, for
-a chunk of the places at a time, in loops that are differentiated with their body computed anew. So
-little is kept beside the input, the offsets and the result: some arrays of CHUNK samples, less than
-all sampled columns (k * k samples for each place) would take, forward and backward.
+four of them are read and weighted. There are two forms. By gathers, for CPUs and GPUs, is here:
+sampling and the product with the kernel go point by point, for a chunk of the places at a time,
+in loops that are differentiated with their body computed anew. So little is kept beside the input,
+the offsets and the result: some arrays of samples of a chunk, on a CPU less than all sampled columns
+(k * k samples for each place) would take, forward and backward. The gradient of the input is
+scattered: a CPU adds in order, a GPU in any, unless it is told otherwise. By products, for TPUs, is
+`deform_products`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -18,8 +21,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gfl_jax.models.convolution import KAIMING, Conv, Initializer
+from gfl_jax.models.deform_products import deform_by_products, gradient_by_products
 
-CHUNK = 1024  # places; the samples of so many stay in a processor's cache
+Form = Literal["gathers", "products"]
+
+CPU_CHUNK = 1024  # places; the samples of so many stay in a processor's cache
+GPU_CHUNK = 32768  # places, mostly all there are; 16 MB an image for 256 channels in bfloat16
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # the pixels around a place, as moves (y, x) from the first
 
 
@@ -31,8 +38,11 @@ def deform_conv2d(
     stride: int = 1,
     groups: int = 1,
     deform_groups: int = 1,
+    form: Form | None = None,
 ) -> Float[Array, "batch h w out"]:
     """A square convolution that samples `x` at moved places, padded by half its kernel with zeros.
+
+    The points of the kernel are summed in float32 or more.
 
     Args:
       x: features.
@@ -42,17 +52,75 @@ def deform_conv2d(
       stride: of the places before they are moved.
       groups: of channels, as in any convolution.
       deform_groups: of channels with the same offsets.
+      form: None: the one for the platform that this is compiled for.
     """
+    batch, rows, columns, _ = offsets.shape
+    size = kernel.shape[0]
+    places = _places(offsets, stride, size, deform_groups)
+    if mask is not None:
+        mask = mask.reshape(batch, rows * columns, deform_groups, size * size).transpose(3, 0, 2, 1)
+    return _apply(x, places, mask, kernel, groups, rows, form).reshape(batch, rows, columns, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _apply(
+    x: Float[Array, "batch height width in"],
+    places: Float[Array, "points batch deform_groups places 2"],
+    mask: Float[Array, "points batch deform_groups places"] | None,
+    kernel: Float[Array, "size size in_per_group out"],
+    groups: int,
+    rows: int,
+    form: Form | None,
+) -> Float[Array, "batch places out"]:
+    """Samples at the places, which are in so many rows, and applies the kernel."""
+    by_gathers = functools.partial(_by_gathers, groups=groups, rows=rows)
+    by_products = functools.partial(deform_by_products, groups=groups)
+    return _choose(form, by_gathers, by_products)(x, places, mask, kernel)
+
+
+def _choose(form: Form | None, by_gathers: Callable[..., Any], by_products: Callable[..., Any]) -> Any:
+    """One of the two, the first with the chunk of its platform."""
+    if form == "products":
+        return by_products
+    cpu, gpu = (functools.partial(by_gathers, chunk=chunk) for chunk in (CPU_CHUNK, GPU_CHUNK))
+    tpu = by_products if form is None else gpu
+    return functools.partial(jax.lax.platform_dependent, cpu=cpu, tpu=tpu, default=gpu)
+
+
+def _forward(x: Array, places: Array, mask: Array | None, kernel: Array, *static: Any) -> tuple[Array, Any]:
+    return _apply(x, places, mask, kernel, *static), (x, places, mask, kernel)
+
+
+def _backward(groups: int, rows: int, form: Form | None, saved: Any, g: Array) -> Any:
+    def by_gathers(x: Array, places: Array, mask: Array | None, kernel: Array, g: Array, chunk: int) -> Any:
+        forward = functools.partial(_by_gathers, groups=groups, rows=rows, chunk=chunk)
+        return jax.vjp(forward, x, places, mask, kernel)[1](g)
+
+    by_products = functools.partial(gradient_by_products, groups=groups)
+    return _choose(form, by_gathers, by_products)(*saved, g)
+
+
+_apply.defvjp(_forward, _backward)
+
+
+def _by_gathers(
+    x: Float[Array, "batch height width in"],
+    places: Float[Array, "points batch deform_groups places 2"],
+    mask: Float[Array, "points batch deform_groups places"] | None,
+    kernel: Float[Array, "size size in_per_group out"],
+    groups: int,
+    rows: int,
+    chunk: int,
+) -> Float[Array, "batch places out"]:
+    """As `_apply`; of rows as many at a time as have `chunk` places or less."""
     batch, height, width, channels = x.shape
-    _, rows, columns, _ = offsets.shape
+    deform_groups, columns = places.shape[2], places.shape[3] // rows
     size, out = kernel.shape[0], kernel.shape[-1]
+    sum_type = jnp.promote_types(x.dtype, jnp.float32)
     # Channels with the same offsets become pictures of their own: (batch, deform group, pixel, channel).
     pixels = x.reshape(batch, height * width, deform_groups, -1).swapaxes(1, 2)
     # Matrices for each point and group, laid out once.
     matrices = kernel.reshape(size * size, channels // groups, groups, out // groups).swapaxes(1, 2)
-    places = _places(offsets, stride, size, deform_groups)
-    if mask is not None:
-        mask = mask.reshape(batch, rows * columns, deform_groups, size * size).transpose(3, 0, 2, 1)
 
     @jax.checkpoint
     def one_point(place: Array, factor: Array | None, weights: Array) -> Array:
@@ -60,28 +128,31 @@ def deform_conv2d(
         samples = samples if factor is None else samples * factor[..., None]
         samples = samples.swapaxes(1, 2).reshape(batch, place.shape[-2], channels)
         if groups == 1:
-            return samples @ weights[0]
+            return jnp.matmul(samples, weights[0], preferred_element_type=sum_type)
         samples = samples.reshape(batch, -1, groups, channels // groups).swapaxes(1, 2)
-        return (samples @ weights).swapaxes(1, 2).reshape(batch, -1, out)
+        products = jnp.matmul(samples, weights, preferred_element_type=sum_type)
+        return products.swapaxes(1, 2).reshape(batch, -1, out)
 
-    def all_points(chunk: tuple[Array, Array | None]) -> Array:
+    def all_points(part: tuple[Array, Array | None]) -> Array:
         def add_point(total: Array, point: tuple[Array, Array | None, Array]) -> tuple[Array, None]:
             return total + one_point(*point), None
 
-        zeros = jnp.zeros((batch, chunk[0].shape[-2], out), x.dtype)
-        return jax.lax.scan(add_point, zeros, (*chunk, matrices))[0]
+        zeros = jnp.zeros((batch, part[0].shape[-2], out), sum_type)
+        return jax.lax.scan(add_point, zeros, (*part, matrices))[0].astype(x.dtype)
 
     def split(a: Array) -> Array:
-        return jnp.moveaxis(a.reshape(*a.shape[:3], _num_chunks(rows, columns), -1, *a.shape[4:]), 3, 0)
+        return jnp.moveaxis(
+            a.reshape(*a.shape[:3], _num_chunks(rows, columns, chunk), -1, *a.shape[4:]), 3, 0
+        )
 
     # First axis: chunks of the places, and then points of the kernel.
     chunks = jax.lax.map(all_points, jax.tree.map(split, (places, mask)))
-    return jnp.moveaxis(chunks, 0, 1).reshape(batch, rows, columns, out)
+    return jnp.moveaxis(chunks, 0, 1).reshape(batch, rows * columns, out)
 
 
-def _num_chunks(rows: int, columns: int) -> int:
-    """Into how many parts the rows are divided so that one has CHUNK places or less."""
-    return next((n for n in range(1, rows) if rows % n == 0 and rows // n * columns <= CHUNK), rows)
+def _num_chunks(rows: int, columns: int, chunk: int) -> int:
+    """Into how many parts the rows are divided so that one has `chunk` places or less."""
+    return next((n for n in range(1, rows) if rows % n == 0 and rows // n * columns <= chunk), rows)
 
 
 def _places(
