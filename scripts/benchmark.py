@@ -44,8 +44,8 @@ round, and the table gives their ratio.
              worker processes as far as there are cores: images/s, in all and for each worker
   atss       the targets of 100 boxes a picture from a window around each box, against the full
              matrix of boxes and locations, for 1 and 2 pictures
-  deform     a 3x3 deformable convolution against a plain one at the size of C4, forward and with all
-             gradients: 256 channels, and 1024 channels in 32 groups
+  deform     a 3x3 deformable convolution, by gathers and by products, against a plain one at the size
+             of C4, forward and with all gradients: 256 channels, and 1024 channels in 32 groups
   inference  uint8 pictures to detections, against the network's forward pass
   train      a whole train step, from uint8 pictures to new parameters, against the forward pass;
              on a CPU with and without gfl_jax's own gradient of convolution kernels

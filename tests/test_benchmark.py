@@ -50,17 +50,17 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
     assert f"    python scripts/benchmark.py {' '.join(arguments)}\n" in printed
     assert "- Versions: Python 3." in printed
     rows = rows_of(printed)
-    layer, both, columns = "8 channels, 2 groups", "forward and backward", "(columns: 0 MB)"
+    deform = []
+    for case in ("8 channels, 2 groups, forward", "8 channels, 2 groups, forward and backward"):
+        forms = [f"deformable by {form}, {case} (columns: 0 MB)" for form in ("gathers", "products")]
+        deform += [(f"convolution, {case}", ""), *((form, f"convolution, {case}") for form in forms)]
     assert [(row["part"], row["batch"], row["case"], row["to"]) for row in rows] == [
         ("input", "2 x 480x640", "from JPEG, no worker (a thread)", ""),
         ("atss", "1 x 64x96", "window", ""),
         ("atss", "1 x 64x96", "full matrix", "window"),
         ("atss", "2 x 64x96", "window", ""),
         ("atss", "2 x 64x96", "full matrix", "window"),
-        ("deform", "2 x 64x96", f"convolution, {layer}, forward", ""),
-        ("deform", "2 x 64x96", f"deformable, {layer}, forward {columns}", f"convolution, {layer}, forward"),
-        ("deform", "2 x 64x96", f"convolution, {layer}, {both}", ""),
-        ("deform", "2 x 64x96", f"deformable, {layer}, {both} {columns}", f"convolution, {layer}, {both}"),
+        *(("deform", "2 x 64x96", *names) for names in deform),
         ("forward", "2 x 64x96", "forward, float32", ""),
         ("inference", "2 x 64x96", "inference, float32", "forward, float32"),
         ("train", "2 x 64x96", "train step, float32", "forward, float32"),

@@ -43,7 +43,7 @@ def deform_by_products(
     pixels, blocks = _lay_out(x, places, mask)
     matrices = _matrices(kernel, groups)
 
-    def add_block(out: Array, block: Any) -> tuple[Array, None]:
+    def fill_block(out: Array, block: Any) -> tuple[Array, None]:
         number, windows, (place, factor) = block
         samples = _sample(pixels, place, windows, x.shape[2])
         samples = samples if factor is None else samples * factor[..., None]
@@ -53,9 +53,9 @@ def deform_by_products(
         return out, None
 
     count = blocks[0].shape[0]
-    zeros = jnp.zeros((x.shape[0], count * BLOCK, kernel.shape[-1]), x.dtype)
+    empty = jax.lax.empty((len(x), count * BLOCK, kernel.shape[-1]), x.dtype)
     windows = _windows(blocks[0], x.shape[1:3])
-    out, _ = jax.lax.scan(add_block, zeros, (jnp.arange(count), windows, blocks))
+    out, _ = jax.lax.scan(fill_block, empty, (jnp.arange(count), windows, blocks))
     return out[:, : places.shape[3]]
 
 

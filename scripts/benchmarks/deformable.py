@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from jaxtyping import Array
 
 from benchmarks.measure import Case, Row, Say, measure
 from gfl_jax.models.conv_gradient import conv2d
-from gfl_jax.models.deform_conv import deform_conv2d
+from gfl_jax.models.deform_conv import Form, deform_conv2d
 
 STRIDE = 16
 LAYERS = ((256, 1), (1024, 32))  # channels and groups: of ResNet-101, of ResNeXt-101-32x8d
 
 
 def deformable_rows(batch_size: int, size: tuple[int, int], repeats: int, say: Say) -> list[list[Row]]:
-    """Times a 3x3 convolution of each layer, plain and deformable, forward and with all gradients.
+    """Times a 3x3 convolution of each layer, plain and in both deformable forms, without and with gradients.
 
     Offsets are normal with a deviation of one pixel. The name of a deformable one tells how large
     all sampled columns would be at once.
@@ -38,23 +38,26 @@ def _cases(batch_size: int, size: tuple[int, int], channels: int, groups: int, s
     x, offsets = normal(batch_size, rows, columns, channels), normal(batch_size, rows, columns, 18)
     kernel = normal(3, 3, channels // groups, channels, deviation=0.02)
     plain: Callable[..., Array] = lambda x, offsets, kernel: conv2d(x, kernel, None, 1, groups)  # noqa: E731
-    moved: Callable[..., Array] = functools.partial(_deformable, groups=groups)
+    functions: dict[str, Callable[..., Array]] = {"convolution": plain}
+    functions |= {f"deformable by {form}": _deformable(form, groups) for form in get_args(Form)}
     column_megabytes = 9 * x.size * 4 / 1e6
     layer = f"{channels} channels, {groups} groups"
     cases = []
     for direction, make in (("forward", jax.jit), ("forward and backward", _with_gradients)):
-        names = [f"convolution, {layer}, {direction}", f"deformable, {layer}, {direction}"]
-        names[1] += f" (columns: {column_megabytes:.0f} MB)"
-        for name, function, against in zip(names, (plain, moved), (None, names[0]), strict=True):
+        names = [f"{kind}, {layer}, {direction}" for kind in functions]
+        names[1:] = [f"{name} (columns: {column_megabytes:.0f} MB)" for name in names[1:]]
+        against = None
+        for name, function in zip(names, functions.values(), strict=True):
             say(f"deform: compiling {name}")
             compiled: Any = make(function).lower(x, offsets, kernel).compile()
             run = functools.partial(compiled, x, offsets, kernel)
             cases.append(Case("deform", name, size, batch_size, run, against, compiled))
+            against = names[0]
     return cases
 
 
-def _deformable(x: Array, offsets: Array, kernel: Array, groups: int) -> Array:
-    return deform_conv2d(x, offsets, kernel, groups=groups)
+def _deformable(form: Form, groups: int) -> Callable[..., Array]:
+    return lambda x, offsets, kernel: deform_conv2d(x, offsets, kernel, groups=groups, form=form)
 
 
 def _with_gradients(function: Callable[..., Array]) -> Any:
