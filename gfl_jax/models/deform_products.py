@@ -45,8 +45,7 @@ def deform_by_products(
 
     def fill_block(out: Array, block: Any) -> tuple[Array, None]:
         number, windows, (place, factor) = block
-        samples = _sample(pixels, place, windows, x.shape[2])
-        samples = samples if factor is None else samples * factor[..., None]
+        samples = _sample(pixels, place, factor, windows, x.shape[2])
         for tile, product in enumerate(_apply(samples, matrices)):
             start = (0, number * BLOCK, tile * product.shape[-1])
             out = jax.lax.dynamic_update_slice(out, product.astype(x.dtype), start)
@@ -80,14 +79,11 @@ def gradient_by_products(
         Devices that share a batch add up those once, at the end.
         """
         windows, (place, factor), g = block
-        by_sample = _gradient_of_samples(g, matrices, place.shape[1])
-        by_raw = (by_sample if factor is None else by_sample * factor[..., None]).astype(x.dtype)
-        samples, by_pixel, by_place = _sample_gradient(pixels, place, windows, x.shape[2], by_raw, totals[0])
-        by_factor = None
-        if factor is not None:
-            by_factor = jnp.sum(samples * by_sample, axis=-1).astype(factor.dtype)
-            samples *= factor[..., None]
-        return (by_pixel, totals[1] + _gradient_of_matrices(samples, g, matrices)), (by_place, by_factor)
+        by_sample = _gradient_of_samples(g, matrices, place.shape[1]).astype(x.dtype)
+        samples, by_pixel, by_place_and_factor = _sample_gradient(
+            pixels, place, factor, windows, x.shape[2], by_sample, totals[0]
+        )
+        return (by_pixel, totals[1] + _gradient_of_matrices(samples, g, matrices)), by_place_and_factor
 
     zeros = jnp.zeros(pixels.shape, matrices.dtype), jnp.zeros((len(x), *matrices.shape), matrices.dtype)
     windows = _windows(blocks[0], x.shape[1:3])
@@ -164,15 +160,17 @@ def _slope(distance: Array) -> Array:
 def _sample(
     pixels: Float[Array, "batch deform_groups pixels channels"],
     place: Float[Array, "batch deform_groups n 2"],
+    factor: Float[Array, "batch deform_groups n"] | None,
     windows: tuple[Array, Array],
     width: int,
 ) -> Float[Array, "batch deform_groups n channels"]:
-    """Bilinear interpolation, in float32 or more."""
+    """Bilinear interpolation, times the factors, in float32 or more."""
 
     def add_window(i: Array, total: Array) -> Array:
         begin, (down, right), _ = _window(place, windows, i, width, pixels.shape[2])
         seen = jax.lax.dynamic_slice_in_dim(pixels, begin, WINDOW, axis=2)
-        return total + _product("bdnp,bdpc->bdnc", (down * right).astype(pixels.dtype), seen)
+        weights = _times(factor, down * right).astype(pixels.dtype)
+        return total + _product("bdnp,bdpc->bdnc", weights, seen)
 
     zeros = jnp.zeros((*place.shape[:-1], pixels.shape[-1]), jnp.promote_types(pixels.dtype, jnp.float32))
     return jax.lax.fori_loop(0, windows[1], add_window, zeros)
@@ -181,27 +179,39 @@ def _sample(
 def _sample_gradient(
     pixels: Float[Array, "batch deform_groups pixels channels"],
     place: Float[Array, "batch deform_groups n 2"],
+    factor: Float[Array, "batch deform_groups n"] | None,
     windows: tuple[Array, Array],
     width: int,
     g: Float[Array, "batch deform_groups n channels"],
     by_pixel: Float[Array, "batch deform_groups pixels channels"],
-) -> tuple[Array, Array, Array]:
-    """The samples anew, `by_pixel` with the gradient of the pixels added, and the gradient of the places."""
+) -> tuple[Array, Array, tuple[Array, Array | None]]:
+    """The samples anew, `by_pixel` with their gradient added, and the gradients of places and factors."""
 
     def add_window(i: Array, totals: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        samples, by_pixel, by_place = totals
+        samples, by_pixel, sums = totals
         begin, (down, right), slopes = _window(place, windows, i, width, pixels.shape[2])
-        weights = (down * right).astype(pixels.dtype)
         seen, so_far = (jax.lax.dynamic_slice_in_dim(a, begin, WINDOW, axis=2) for a in (pixels, by_pixel))
+        weights = _times(factor, down * right).astype(pixels.dtype)
         samples += _product("bdnp,bdpc->bdnc", weights, seen)
         more = so_far + _product("bdnp,bdnc->bdpc", weights, g)
         by_pixel = jax.lax.dynamic_update_slice_in_dim(by_pixel, more, begin, axis=2)
         by_weight = _product("bdnc,bdpc->bdnp", g, seen)
-        moved = [jnp.sum(by_weight * slope, axis=-1) for slope in (slopes[0] * right, down * slopes[1])]
-        return samples, by_pixel, by_place + jnp.stack(moved, axis=-1)
+        ways = (slopes[0] * right, down * slopes[1], down * right)[: sums.shape[-1]]
+        return (
+            samples,
+            by_pixel,
+            sums + jnp.stack([jnp.sum(by_weight * way, axis=-1) for way in ways], axis=-1),
+        )
 
-    zeros = jnp.zeros(g.shape, by_pixel.dtype), by_pixel, jnp.zeros_like(place)
-    return jax.lax.fori_loop(0, windows[1], add_window, zeros)
+    sums = jnp.zeros((*place.shape[:-1], 2 if factor is None else 3), place.dtype)
+    zeros = jnp.zeros(g.shape, by_pixel.dtype), by_pixel, sums
+    samples, by_pixel, sums = jax.lax.fori_loop(0, windows[1], add_window, zeros)
+    by_factor = None if factor is None else sums[..., 2].astype(factor.dtype)
+    return samples, by_pixel, (_times(factor, sums[..., :2]), by_factor)
+
+
+def _times(factor: Float[Array, "*n"] | None, x: Float[Array, "*n m"]) -> Float[Array, "*n m"]:
+    return x if factor is None else x * factor[..., None]
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:
