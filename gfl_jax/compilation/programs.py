@@ -1,5 +1,6 @@
 """The programs of training and inference, lowered from shapes alone: no weight and no image is made."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ _STEPS = 90_000
 
 def lower_training(config: Config, mesh: Mesh, canvas: Shape, images: int) -> jax.stages.Lowered:
     """The train step for batches of `images` in all, on canvases of (height, width)."""
+    config = dataclasses.replace(config, loader=dataclasses.replace(config.loader, batch_size=images))
     model = build_detector(config.detector, config.precision)
     schedule = make_schedule(config.schedule, scaled_learning_rate(config.optimizer, images), _STEPS)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)

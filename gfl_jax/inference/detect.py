@@ -16,7 +16,7 @@ from gfl_jax.inference.nms import nms
 from gfl_jax.inference.voting import variance_vote
 from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
-from gfl_jax.parallel.compiler_options import compiler_options
+from gfl_jax.parallel.compiler_options import jit_by_rows
 from gfl_jax.parallel.mesh import on_own_rows
 from gfl_jax.structures import Detections, HeadOutputs, Images
 
@@ -45,8 +45,9 @@ def make_detect(
         scale = jnp.tile(batch.scale_factors, 2)[:, None]
         return dataclasses.replace(detections, boxes=detections.boxes / scale)
 
-    options = None if mesh is None else compiler_options(mesh, compiler)
-    return jax.jit(on_own_rows(detect, mesh), compiler_options=options)
+    if mesh is None:
+        return jax.jit(detect)
+    return jit_by_rows(on_own_rows(detect, mesh), mesh, compiler)
 
 
 def head_outputs(

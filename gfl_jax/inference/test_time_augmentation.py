@@ -18,7 +18,7 @@ from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.detect import check_voting, head_outputs, make_detect, select
 from gfl_jax.inference.views import PLAIN, views_of
 from gfl_jax.models.network import DetectorNetwork
-from gfl_jax.parallel.compiler_options import compiler_options
+from gfl_jax.parallel.compiler_options import jit_by_rows
 from gfl_jax.parallel.mesh import on_own_rows
 from gfl_jax.structures import Detections, Images
 
@@ -55,14 +55,19 @@ def make_detect_in_views(
         found = decode(outputs, batch.image_sizes, model.detector, inference)
         return to_original(found, batch.image_sizes, batch.scale_factors, flip)
 
-    options = None if mesh is None else compiler_options(mesh, compiler)
-    candidates_of = jax.jit(on_own_rows(find_candidates, mesh), compiler_options=options)
-    merging = on_own_rows(lambda _, candidates: merge_candidates(candidates, inference), mesh)
-    merge = jax.jit(merging, compiler_options=options)
+    def merge(_: None, candidates: Sequence[Candidates]) -> Detections:
+        return merge_candidates(candidates, inference)
+
+    def jit(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        if mesh is None:
+            return jax.jit(function)
+        return jit_by_rows(on_own_rows(function, mesh), mesh, compiler)
+
+    candidates_of, merged = jit(find_candidates), jit(merge)
 
     def detect_in_views(variables: Any, batches: Sequence[Images]) -> Detections:
         pairs = zip(views, batches, strict=True)
-        return merge(None, [candidates_of((variables, view.flip), batch) for view, batch in pairs])
+        return merged(None, [candidates_of((variables, view.flip), batch) for view, batch in pairs])
 
     return detect_in_views
 

@@ -1,5 +1,8 @@
 """Options of XLA's compilers for the programs of training and inference: one place, with the reasons."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 from jax.sharding import Mesh
 
@@ -9,28 +12,38 @@ from gfl_jax.parallel.mesh import platform_of, replicated
 
 Options = dict[str, str | bool]
 
-# Below 8 images a chip XLA would split the width of every map into 8 parts that it treats as a batch
-# ("space to batch"). Three quarters of the cycles are then pads, slices and copies, and temporaries are
-# three times as large (docs/scaling.md). From 8 images on it does not. It takes all three options.
-_TPU: Options = {
+# Below 8 images a chip XLA splits the width of every map into 8 parts that it treats as a batch ("space to
+# batch"). Most of a program is then pads, slices and copies, and temporaries are three times as large. It
+# takes all three options to switch it off. With a single image it pays all the same, since a chip's registers
+# have eight rows for the batch (docs/scaling.md has the figures).
+_WHOLE_MAPS: Options = {
     "xla_tpu_run_space_to_batch": False,
     "xla_tpu_run_space_to_batch_after_spmd": False,
     "xla_tpu_run_space_to_batch_on_new_platforms": False,
 }
 # Sums by scattering, as in the gradients of a deformable convolution, else come in any order.
-_DETERMINISTIC_GPU: Options = {"xla_gpu_deterministic_ops": True}
+_DETERMINISTIC: Options = {"xla_gpu_deterministic_ops": True}
 # Of programs that run once or a few times: optimizing them would take longer.
-_QUICK_CPU: Options = {"xla_backend_optimization_level": "0"}
+_QUICK: Options = {"xla_backend_optimization_level": "0"}
 
 
-def compiler_options(mesh: Mesh, compiler: config.Compiler) -> Options | None:
+def compiler_options(mesh: Mesh, compiler: config.Compiler, images_per_chip: int) -> Options | None:
     """The options for a program that runs on the devices of a mesh; None: there are none.
+
+    Args:
+      mesh: from `make_mesh`.
+      compiler: what the config asks for; its options go before those here.
+      images_per_chip: that the program computes with at a time.
 
     Raises:
       UserError: XLA does not know an option of the config, or its value.
     """
     platform = platform_of(mesh)
-    own = {"tpu": _TPU, "gpu": _DETERMINISTIC_GPU if compiler.deterministic else {}}.get(platform, {})
+    own: Options = {}
+    if platform == "tpu" and images_per_chip > 1:
+        own = _WHOLE_MAPS
+    elif platform == "gpu" and compiler.deterministic:
+        own = _DETERMINISTIC
     asked = {name: _value(text) for name, text in (option.split("=", 1) for option in compiler.options)}
     options = {**own, **asked} or None
     if asked:
@@ -45,9 +58,41 @@ def compiler_options(mesh: Mesh, compiler: config.Compiler) -> Options | None:
     return options
 
 
+class ByRows(NamedTuple):
+    """A jitted function (whole, rows) -> rows, compiled with the options for the images of its batch."""
+
+    alone: Any  # jitted for one image a chip
+    several: Any
+    chips: int
+
+    def __call__(self, whole: Any, rows: Any) -> Any:
+        """Calls it with arrays that each device has whole, and with a batch split over the devices."""
+        return self._form(rows)(whole, rows)
+
+    def lower(self, whole: Any, rows: Any) -> jax.stages.Lowered:
+        """As the `lower` of jitted functions."""
+        lowered: jax.stages.Lowered = self._form(rows).lower(whole, rows)
+        return lowered
+
+    def _form(self, rows: Any) -> Any:
+        return self.several if jax.tree.leaves(rows)[0].shape[0] > self.chips else self.alone
+
+
+def jit_by_rows(function: Callable[[Any, Any], Any], mesh: Mesh, compiler: config.Compiler) -> ByRows:
+    """Jits a function (whole, rows) -> rows for the devices of a mesh, as the config asks.
+
+    Raises:
+      UserError: XLA does not know an option of the config, or its value.
+    """
+    alone, several = (
+        jax.jit(function, compiler_options=compiler_options(mesh, compiler, images)) for images in (1, 2)
+    )
+    return ByRows(alone, several, mesh.size)
+
+
 def quick_options(platform: str) -> Options | None:
     """The options for a program that runs once or a few times."""
-    return _QUICK_CPU if platform == "cpu" else None
+    return _QUICK if platform == "cpu" else None
 
 
 def _value(text: str) -> str | bool:
