@@ -1,7 +1,8 @@
 """Options of XLA's compilers for the programs of training and inference: one place, with the reasons."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -58,7 +59,8 @@ def compiler_options(mesh: Mesh, compiler: config.Compiler, images_per_chip: int
     return options
 
 
-class ByRows(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ByRows:
     """A jitted function (whole, rows) -> rows, compiled with the options for the images of its batch."""
 
     alone: Any  # jitted for one image a chip
