@@ -7,7 +7,7 @@ devices sum one array, not one for each level.
 XLA computes the gradient of a kernel as a convolution with a window as large as the feature map, on
 copies that are laid out for it. On a CPU this takes two to ten times as long as the forward
 pass; what stands here needs about as long. Accelerators have kernels of their own, which are
-left in place.
+left in place; TPUs join small groups.
 """
 
 import functools
@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from gfl_jax.models.joined_groups import join_groups, num_joined
 
 # `with own_kernel_gradient(False):` leaves all that is traced in it to XLA, to compare the two.
 own_kernel_gradient = jax.make_user_context(True)
@@ -45,6 +47,18 @@ def conv2d(
 
 
 def _convolve(x: Array, kernel: Array, stride: int, groups: int) -> Array:
+    joined = num_joined(x.shape[-1], groups)
+    if joined == groups:
+        return _convolve_groups(x, kernel, stride, groups)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        tpu=lambda x, kernel: _convolve_groups(x, join_groups(kernel, groups), stride, joined),
+        default=lambda x, kernel: _convolve_groups(x, kernel, stride, groups),
+    )
+
+
+def _convolve_groups(x: Array, kernel: Array, stride: int, groups: int) -> Array:
     half = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
@@ -105,6 +119,28 @@ def _wide(x: Array) -> Any:
 
 
 def _kernel_gradient_by_xla(
+    x: Float[Array, "batch height width in"],
+    g: Float[Array, "batch h w out"],
+    stride: int,
+    size: int,
+    groups: int,
+) -> Float[Array, "size size in_per_group out"]:
+    """Of the joined groups on a TPU, what belongs to the kernel."""
+    by_groups = functools.partial(_kernel_gradient_of_groups, stride=stride, size=size)
+    joined = num_joined(x.shape[-1], groups)
+    if joined == groups:
+        return by_groups(x, g, groups=groups)
+    shape = jax.ShapeDtypeStruct((size, size, x.shape[-1] // groups, g.shape[-1]), _wide(x))
+    own = jax.linear_transpose(lambda kernel: join_groups(kernel, groups), shape)
+    return lax.platform_dependent(
+        x,
+        g,
+        tpu=lambda x, g: own(by_groups(x, g, groups=joined))[0],
+        default=functools.partial(by_groups, groups=groups),
+    )
+
+
+def _kernel_gradient_of_groups(
     x: Float[Array, "batch height width in"],
     g: Float[Array, "batch h w out"],
     stride: int,

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gfl_jax.models.joined_groups import join_groups, num_joined
+
 BLOCK = 256  # places; with more, windows reach over more rows; with fewer, matrices are too small
 WINDOW = 768  # pixels, row by row; with fewer, samples are read and written again more often
-LANES = 128  # the width of a TPU's matrix units
 
 
 def deform_by_products(
@@ -224,17 +225,11 @@ def _product(axes: str, a: Array, b: Array) -> Array:
 def _matrices(
     kernel: Float[Array, "size size in_per_group out"], groups: int
 ) -> Float[Array, "points tiles in out"]:
-    """In float32 or more. A tile is as many groups as have LANES channels or less, zeros between them.
-
-    That takes a TPU less time than the small matrices of single groups.
-    """
+    """In float32 or more; a tile is what joined groups have in common."""
     size, _, each, out = kernel.shape
-    together = max(n for n in range(1, groups + 1) if groups % n == 0 and (n == 1 or n * each <= LANES))
-    kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-    parts = kernel.reshape(size * size, each, groups // together, together, out // groups)
-    same = np.eye(together, dtype=bool)[:, None, :, None]
-    matrices = jnp.where(same, parts.transpose(0, 2, 1, 3, 4)[:, :, None], 0)
-    return matrices.reshape(size * size, groups // together, together * each, -1)
+    tiles = num_joined(each * groups, groups)
+    joined = join_groups(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)), groups)
+    return joined.reshape(size * size, -1, tiles, out // tiles).swapaxes(1, 2)
 
 
 def _apply(
