@@ -1,7 +1,7 @@
-"""Makes the tables and the figure of docs/scaling.md from reports of `main.py compile`.
+"""Makes the tables of docs/scaling.md from reports of `main.py compile`.
 
 python scripts/scaling.py
-python scripts/scaling.py --reports=DIR --document=FILE.md --figure=FILE.png
+python scripts/scaling.py --reports=DIR --document=FILE.md
 
 The tables replace what stands between <!-- NAME --> and <!-- end --> in the document.
 """
@@ -18,22 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))
 
 from gfl_jax.compilation.chips import CHIPS, GIB  # noqa: E402
-from gfl_jax.compilation.scaling import (  # noqa: E402
-    COCO_PICTURES,
-    Work,
-    efficiency,
-    host_input,
-    least_efficiency,
-    step_time,
-)
-from gfl_jax.drawing.figure import COLORS, new_figure, save_figure, tidy  # noqa: E402
+from gfl_jax.compilation.cycles import MOVES  # noqa: E402
+from gfl_jax.compilation.scaling import COCO_IMAGES, host_input, step_seconds  # noqa: E402
 from gfl_jax.errors import UserError, exit_status  # noqa: E402
 from gfl_jax.files import read_file, require_writable_file, write_file  # noqa: E402
 from gfl_jax.paths import local_path  # noqa: E402
 
 DOCS = ROOT / "docs"
-CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
-GLOBAL_BATCH = 256  # of the table in which more chips mean fewer pictures on each
+CHIP_COUNTS = (8, 16, 64, 256, 1024)
+IMAGES = 8  # on each chip, of the table in which more chips mean larger batches
+GLOBAL_BATCH = 256  # of the table in which more chips mean fewer images on each
 
 Report = dict[str, Any]
 Rows = list[list[str]]
@@ -46,39 +40,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--reports", type=local_path, default=DOCS / "scaling", metavar="DIR")
     parser.add_argument("--document", type=local_path, default=DOCS / "scaling.md", metavar="FILE")
-    parser.add_argument("--figure", type=local_path, default=DOCS / "scaling.png", metavar="FILE")
 
     def run() -> int:
         args = parser.parse_args(arguments)
         text = read_file(args.document).decode()
-        for file in (args.document, args.figure):
-            require_writable_file(file)
-        reports = read_reports(args.reports)
-        write_file(args.document, with_tables(text, tables(reports)))
-        draw(reports, args.figure)
-        print(f"{args.document}\n{args.figure}")
+        require_writable_file(args.document)
+        write_file(args.document, with_tables(text, tables(read_reports(args.reports))))
+        print(args.document)
         return 0
 
     return exit_status(run)
 
 
 def read_reports(folder: Path) -> list[Report]:
-    """The reports in a folder, by kind of chip, precision and number of chips.
+    """The reports in a folder, by their names.
 
     Raises:
-      UserError: there is none of training on a v5e with bfloat16, which the predictions start from.
+      UserError: there are none, or a file is none.
     """
-    reports = [_read_report(file) for file in folder.glob("*.json")]
-    reports.sort(key=lambda r: (r["kind"], r["precision"], r["mesh"]["fsdp"], r["chips"]))
-    if not any(_is_basis(report, "v5e") for report in reports):
-        raise UserError(f"{folder}: has no report of v5e in bfloat16; make one with main.py compile --json")
+    reports = [_read_report(file) for file in sorted(folder.glob("*.json"))]
+    if not reports:
+        raise UserError(f"{folder}: has no reports; make them with main.py compile --sweep=... --json=FILE")
     return reports
 
 
 def _read_report(file: Path) -> Report:
     try:
         report: Report = json.loads(read_file(file))
-        _ = report["kind"], report["precision"], report["mesh"]["fsdp"], report["chips"]
+        _ = report["kind"], [(part["part"], part["images_per_chip"]) for part in report["parts"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: is no report of main.py compile ({error!r}); make it anew") from error
     return report
@@ -101,145 +90,89 @@ def with_tables(document: str, found: dict[str, Rows]) -> str:
 def tables(reports: Sequence[Report]) -> dict[str, Rows]:
     """All tables, each with its headings as first row."""
     return {
-        "training": _compiled(reports, "train"),
-        "inference": _compiled(reports, "inference"),
-        "rates": _rates(),
-        "terms": _terms(reports),
+        "training": _programs(reports, "train"),
+        "inference": _programs(reports, "inference"),
         "weak": _weak(reports),
         "strong": _strong(reports),
         "input": _input(reports),
     }
 
 
-def work_of(reports: Sequence[Report], kind: str) -> Work:
-    """One chip's train step, from the report of its own kind; without one, of v5e."""
-    report = next((r for name in (kind, "v5e") for r in reports if _is_basis(r, name)), None)
-    assert report is not None  # `read_reports` has looked
-    part = _part(report, "train")
-    sent = sum(c["bytes"] for c in part["collectives"])
-    return Work(part["pictures_per_chip"], part["flops"], part["bytes_accessed"], sent)
-
-
-def _is_basis(report: Report, kind: str) -> bool:
-    plain = report["precision"] == "bfloat16" and report["mesh"]["fsdp"] == 1
-    return plain and report["kind"] == kind and "memory" in (_part(report, "train") or {})
-
-
-def _part(report: Report, name: str) -> Any:
-    return next((part for part in report["parts"] if part["part"] == name), None)
-
-
-def _compiled(reports: Sequence[Report], name: str) -> Rows:
-    heading = ["topology", "mesh", "precision", "pictures a chip", "memory, GiB", "of these temporaries"]
-    heading += ["GFLOP", "accessed, GB", "million cycles", "sent, MB"]
-    rows = [heading]
-    for report in reports:
-        part = _part(report, name)
-        if part is None or "memory" not in part:
-            continue
-        mesh = f"{report['mesh']['data']} x {report['mesh']['fsdp']}"
-        sent = [f"{c['kind']} {c['bytes'] / 1e6:.1f}" for c in part["collectives"] if c["bytes"] > 5e4]
-        memory = part["memory"]
-        rows.append([report["topology"], mesh, report["precision"], str(part["pictures_per_chip"])])
-        rows[-1] += [f"{memory['total'] / GIB:.2f}", f"{memory['temporaries'] / GIB:.2f}"]
-        rows[-1] += [f"{part['flops'] / 1e9:,.1f}", f"{part['bytes_accessed'] / 1e9:.1f}"]
-        rows[-1] += [f"{(part['estimated_cycles'] or 0) / 1e6:.1f}", ", ".join(sent) or "nothing"]
+def _programs(reports: Sequence[Report], name: str) -> Rows:
+    """What each program of a single chip takes."""
+    rows = [["chip", "images", "million cycles an image", "of these moving data", "of the peak"]]
+    rows[0] += ["images/s", "temporaries, GiB"]
+    for kind, part in _measured(reports, name):
+        chip, cycles = CHIPS[kind], part["cycles"]
+        total, images = cycles["total"], part["images_per_chip"]
+        rows.append([kind, str(images), f"{total / images / 1e6:.1f}"])
+        rows[-1] += [f"{cycles['by_kind'].get(MOVES, 0) / total:.0%}"]
+        rows[-1] += [f"{part['flops'] / (total / chip.clock * chip.flops):.0%}"]
+        rows[-1] += [f"{images * chip.clock / total:.0f}", f"{part['memory']['temporaries'] / GIB:.2f}"]
     return rows
 
 
-def _rates() -> Rows:
-    rows = [["chip", "memory, GiB", "bfloat16, TFLOP/s", "memory, GB/s", "ICI or NVLink, GB/s"]]
-    rows[0] += ["joins, chips", "between pods or hosts, GB/s", "chips of a host", "cores of a host"]
-    for name, chip in CHIPS.items():
-        rows.append([name, f"{chip.memory / GIB:.2f}", f"{chip.flops / 1e12:.0f}"])
-        rows[-1] += [f"{chip.memory_rate / 1e9:.0f}", f"{chip.inner_rate / 1e9:.0f}", str(chip.inner_chips)]
-        rows[-1] += [f"{chip.outer_rate / 1e9:.3g}", str(chip.host_chips), str(chip.host_cores)]
-    return rows
+def _measured(reports: Sequence[Report], name: str) -> list[tuple[str, Any]]:
+    """The programs of single chips that the compiler guessed the cycles of: (kind, part)."""
+    return [
+        (report["kind"], part)
+        for report in reports
+        if report["chips"] == 1
+        for part in report["parts"]
+        if part["part"] == name and part.get("cycles")
+    ]
 
 
-def _terms(reports: Sequence[Report]) -> Rows:
-    rows = [["chip", "compute, ms", "memory, ms", "all-reduce on 8 chips, ms", "on 256", "on 1024", "binds"]]
-    for name, chip in CHIPS.items():
-        found = [step_time(work_of(reports, name), chip, chips) for chips in (8, 256, 1024)]
-        times = [found[0].compute, found[0].memory, *(terms.network for terms in found)]
-        rows.append([name, *(f"{time * 1e3:.2f}" for time in times), found[-1].bound])
-    return rows
+def _kinds(reports: Sequence[Report]) -> list[str]:
+    """The kinds of chips with programs of training."""
+    return list(dict.fromkeys(kind for kind, _ in _measured(reports, "train")))
+
+
+def _step(reports: Sequence[Report], kind: str, images: int, chips: int) -> float | None:
+    """Seconds of a step with `images` on each chip; None if no program of so many was compiled."""
+    for found, part in _measured(reports, "train"):
+        if (found, part["images_per_chip"]) == (kind, images):
+            return step_seconds(part["cycles"]["total"], reports[0]["gradient_bytes"], CHIPS[kind], chips)
+    return None
 
 
 def _weak(reports: Sequence[Report]) -> Rows:
-    rows = [["chips", "global batch", "steps an epoch"]]
-    rows[0] += [f"{name}: step, ms; efficiency, at least; epoch, min" for name in CHIPS]
+    kinds = _kinds(reports)
+    rows = [["chips", "global batch", *(f"{kind}: step, ms; efficiency; epoch, min" for kind in kinds)]]
     for chips in CHIP_COUNTS:
-        pictures = int(work_of(reports, "v5e").pictures) * chips
-        rows.append([str(chips), str(pictures), f"{COCO_PICTURES / pictures:.0f}"])
-        for name, chip in CHIPS.items():
-            work = work_of(reports, name)
-            step = step_time(work, chip, chips).worst
-            minutes = COCO_PICTURES / (work.pictures * chips) * step / 60
-            share, least = efficiency(work, chip, chips), least_efficiency(work, chip, chips)
-            rows[-1].append(f"{step * 1e3:.1f}; {share:.1%}, {least:.1%}; {minutes:.2f}")
+        rows.append([str(chips), str(IMAGES * chips)])
+        for kind in kinds:
+            step, alone = _step(reports, kind, IMAGES, chips), _step(reports, kind, IMAGES, 1)
+            if step is None or alone is None:
+                rows[-1].append("-")
+                continue
+            minutes = COCO_IMAGES / (IMAGES * chips) * step / 60
+            rows[-1].append(f"{step * 1e3:.1f}; {alone / step:.1%}; {minutes:.2f}")
     return rows
 
 
 def _strong(reports: Sequence[Report]) -> Rows:
-    rows = [["chips", "pictures a chip", *(f"{name}: step, ms; efficiency, at least" for name in CHIPS)]]
-    for chips in (64, 128, 256):
-        pictures = GLOBAL_BATCH // chips
-        rows.append([str(chips), str(pictures)])
-        for name, chip in CHIPS.items():
-            full = work_of(reports, name)
-            share = pictures / full.pictures
-            work = Work(pictures, full.flops * share, full.bytes_accessed * share, full.reduced_bytes)
-            step = step_time(work, chip, chips).worst
-            shares = f"{efficiency(work, chip, chips):.1%}, {least_efficiency(work, chip, chips):.1%}"
-            rows[-1].append(f"{step * 1e3:.1f}; {shares}")
+    kinds = _kinds(reports)
+    rows = [["chips", "images a chip", *(f"{kind}: step, ms; 12 epochs, min" for kind in kinds)]]
+    for images in (8, 4, 2, 1):
+        chips = GLOBAL_BATCH // images
+        rows.append([str(chips), str(images)])
+        for kind in kinds:
+            step = _step(reports, kind, images, chips)
+            minutes = 0 if step is None else 12 * COCO_IMAGES / GLOBAL_BATCH * step / 60
+            rows[-1].append("-" if step is None else f"{step * 1e3:.1f}; {minutes:.1f}")
     return rows
 
 
 def _input(reports: Sequence[Report]) -> Rows:
-    rows = [["chip", "a step takes", "pictures/s a host", "Grain workers", "of cores", "storage, MB/s"]]
-    rows[0] += ["all hosts of 256 chips, GB/s"]
-    for name, chip in CHIPS.items():
-        work = work_of(reports, name)
-        terms = step_time(work, chip, 256)
-        for words, seconds in (("its longest term", terms.best), ("compute alone", terms.compute)):
-            need = host_input(work, chip, seconds)
-            rows.append([name, words, f"{need.pictures:,.0f}", str(need.workers), str(chip.host_cores)])
-            total = need.bytes * 256 / chip.host_chips
-            rows[-1] += [f"{need.bytes / 1e6:.0f}", f"{total / 1e9:.2f}"]
+    rows = [["chip", "images/s a host", "data workers", "of cores", "storage, MB/s"]]
+    for kind in _kinds(reports):
+        chip, step = CHIPS[kind], _step(reports, kind, IMAGES, 1)
+        if step is not None:
+            need = host_input(IMAGES, step, chip)
+            rows.append([kind, f"{need.images:,.0f}", str(need.workers), str(chip.host_cores)])
+            rows[-1].append(f"{need.bytes / 1e6:.0f}")
     return rows
-
-
-def draw(reports: Sequence[Report], path: Path) -> None:
-    """Efficiency over the number of chips, and the terms of a step on 256 chips."""
-    figure = new_figure(11, 4.2)
-    left, right = figure.subplots(1, 2)
-    counts = [2**power for power in range(11)]
-    for (name, chip), color in zip(CHIPS.items(), COLORS, strict=False):
-        work = work_of(reports, name)
-        left.plot(counts, [100 * efficiency(work, chip, n) for n in counts], ".-", color=color, label=name)
-        left.plot(counts, [100 * least_efficiency(work, chip, n) for n in counts], "--", color=color)
-    left.set_xscale("log", base=2)
-    left.set_xticks(counts, [str(count) for count in counts])
-    left.set_ylim(82, 100.5)
-    left.set_xlabel("chips, 4 pictures on each")
-    left.set_ylabel("efficiency, %, with nothing to hide the network")
-    left.set_title("dashed: if chips did nothing but arithmetic", fontsize=9, loc="right")
-    left.legend(frameon=False, loc="lower left", ncols=4, fontsize=9)
-    terms = [step_time(work_of(reports, name), chip, 256) for name, chip in CHIPS.items()]
-    for i, (field, color) in enumerate(zip(terms[0]._fields, COLORS, strict=False)):
-        places = [place + (i - 1) * 0.27 for place in range(len(terms))]
-        heights = [1e3 * getattr(term, field) for term in terms]
-        bars = right.bar(places, heights, 0.25, color=color, label=field)
-        right.bar_label(bars, fmt="%.3g", fontsize=8)
-    right.set_yscale("log")
-    right.set_xticks(range(len(terms)), list(CHIPS))
-    right.set_ylabel("ms of a step on 256 chips")
-    right.set_ylim(top=2e3)
-    right.legend(frameon=False, loc="upper right", ncols=3)
-    for axis in (left, right):
-        tidy(axis)
-    save_figure(figure, path)
 
 
 def _markdown(rows: Rows) -> str:
