@@ -114,13 +114,14 @@ def _programs(reports: Sequence[Report], name: str) -> Rows:
 
 def _measured(reports: Sequence[Report], name: str) -> list[tuple[str, Any]]:
     """The programs of single chips that the compiler guessed the cycles of: (kind, part)."""
-    return [
+    found = [
         (report["kind"], part)
         for report in reports
         if report["chips"] == 1
         for part in report["parts"]
         if part["part"] == name and part.get("cycles")
     ]
+    return sorted(found, key=lambda pair: (pair[0], pair[1]["images_per_chip"]))
 
 
 def _kinds(reports: Sequence[Report]) -> list[str]:

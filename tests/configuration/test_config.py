@@ -38,6 +38,8 @@ def another_value(hint, value):
         return another_value(next(option for option in args if option is not type(None)), value)
     if origin is typing.Literal:
         return next((option for option in args if option != value), value)
+    if origin is tuple and args[0] is str:
+        return (*value, "xla_other=1")  # of the compiler: the only one
     if origin is tuple and args[-1] is Ellipsis:
         return (*(value or ()), another_value(args[0], value[-1] if value else None))
     if origin is tuple:
