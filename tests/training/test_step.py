@@ -204,11 +204,19 @@ def test_bf16_is_for_the_networks_arithmetic_alone():
     outputs, normalizers = jax.eval_shape(forward, state, batch)
     assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
     assert normalizers.box_weights.dtype == np.float32
-    convolutions = re.findall(
-        r"stablehlo\.convolution\(.*tensor<\w+x(\w+)>$", step.lower(state, batch).as_text(), re.MULTILINE
-    )
-    assert len(convolutions) > 20
-    assert set(convolutions) == {"bf16"}
+
+    def convolutions(jitted):
+        """The types of the two operands and of the result of each."""
+        types = r"\(tensor<\w+x(\w+)>, tensor<\w+x(\w+)>\) -> tensor<\w+x(\w+)>$"
+        return re.findall(
+            rf"stablehlo\.convolution\(.*{types}", jitted.lower(state, batch).as_text(), re.MULTILINE
+        )
+
+    assert set(convolutions(jax.jit(forward))) == {("bf16", "bf16", "bf16")}
+    # Backward, sums over a batch that are gradients of kernels are in float32.
+    found = convolutions(step)
+    assert len(found) > 20
+    assert set(found) == {("bf16", "bf16", "bf16"), ("bf16", "bf16", "f32")}
 
 
 def test_starting_from_variables_takes_what_fits(caplog):
