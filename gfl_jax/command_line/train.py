@@ -10,8 +10,9 @@ from gfl_jax.paths import as_path
 TEXT = """\
 Trains a detector, and goes on where it stopped if the work directory holds checkpoints.
 Ctrl-C and SIGTERM save the state and stop, with exit status 130 and 143, in all processes of the run at
-the same step (then always with 143); the same command goes on, to the same bits. An evaluation stops
-after its batch, and begins again at the next start.
+the same step (then always with 143). Rerun the same command to resume; the result is bit-identical (on GPUs
+with --config.compiler.deterministic=True). An evaluation stops after its batch, and begins again at the
+next start.
 
   python main.py train --config=gfl_r50_fpn_1x_coco --workdir=runs/gfl_r50
 

@@ -61,7 +61,8 @@ def train(
     """Trains a detector, going on from the latest checkpoint in `workdir` if there is one.
 
     What a step does depends on the config and the number of the step alone, so that a run that
-    was stopped or killed, and started again, ends with the same bits as one that was not.
+    was stopped or killed, and started again, is bit-identical to one that was not (on GPUs if
+    `config.compiler.deterministic` is set).
 
     Args:
       config: the experiment.
