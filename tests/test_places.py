@@ -79,7 +79,7 @@ def test_each_command_tries_its_output_first(capsys, bad_folder, trained):
         ),
         (prepare_dataset.main, ["trees", f"--data-dir={bad_folder}"]),
         (prepare_dataset.main, ["coco2017", f"--data-dir={bad_folder}", "--coco-dir=nowhere"]),
-        (scaling.main, [f"--figure={below}"]),
+        (scaling.main, [f"--document={below}"]),
     ):
         assert str(bad_folder) in complaint(capsys, main, arguments)
 

@@ -15,9 +15,9 @@ from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.nms import nms
 from gfl_jax.inference.voting import variance_vote
 from gfl_jax.models.network import DetectorNetwork
-from gfl_jax.models.preprocess import normalize_images
-from gfl_jax.parallel.compiler_options import jit_by_rows
-from gfl_jax.parallel.mesh import on_own_rows
+from gfl_jax.models.preprocess import normalize_images, split_where_it_pays
+from gfl_jax.parallel.compiler_options import compiler_options
+from gfl_jax.parallel.mesh import on_own_rows, platform_of
 from gfl_jax.structures import Detections, HeadOutputs, Images
 
 
@@ -39,23 +39,37 @@ def make_detect(
     """
     check_voting(model.detector, inference)
 
+    platform = None if mesh is None else platform_of(mesh)
+
     def detect(variables: Any, batch: Images) -> Detections:
-        outputs = head_outputs(model, variables, batch, normalization)
+        outputs = head_outputs(model, variables, batch, normalization, platform)
         detections, _ = detections_from_outputs(outputs, batch, model.detector, inference)
         scale = jnp.tile(batch.scale_factors, 2)[:, None]
         return dataclasses.replace(detections, boxes=detections.boxes / scale)
 
     if mesh is None:
         return jax.jit(detect)
-    return jit_by_rows(on_own_rows(detect, mesh), mesh, compiler)
+    return jax.jit(on_own_rows(detect, mesh), compiler_options=compiler_options(mesh, compiler))
 
 
 def head_outputs(
-    model: DetectorNetwork, variables: Any, batch: Images, normalization: config.Normalization
+    model: DetectorNetwork,
+    variables: Any,
+    batch: Images,
+    normalization: config.Normalization,
+    platform: str | None = None,
 ) -> HeadOutputs:
-    """What the network says of uint8 images, as in testing."""
+    """What the network says of uint8 images, as in testing.
+
+    Args:
+      model: the network.
+      variables: its parameters and running statistics.
+      batch: the images of one device.
+      normalization: of the images.
+      platform: of the device, to split maps into strips where it pays; None: they stay whole.
+    """
     images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
-    outputs: Any = model.apply(variables, images)
+    outputs: Any = model.apply(variables, split_where_it_pays(images, len(images), platform))
     return outputs
 
 

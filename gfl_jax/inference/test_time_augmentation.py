@@ -18,8 +18,8 @@ from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.detect import check_voting, head_outputs, make_detect, select
 from gfl_jax.inference.views import PLAIN, views_of
 from gfl_jax.models.network import DetectorNetwork
-from gfl_jax.parallel.compiler_options import jit_by_rows
-from gfl_jax.parallel.mesh import on_own_rows
+from gfl_jax.parallel.compiler_options import compiler_options
+from gfl_jax.parallel.mesh import on_own_rows, platform_of
 from gfl_jax.structures import Detections, Images
 
 # Of variables and the views of a batch: the detections in pixels of the original images.
@@ -48,10 +48,11 @@ def make_detect_in_views(
         detect = make_detect(model, normalization, inference, mesh, compiler)
         return lambda variables, batches: detect(variables, batches[0])
     check_voting(model.detector, inference)
+    platform = None if mesh is None else platform_of(mesh)
 
     def find_candidates(whole: tuple[Any, Bool[Array, ""]], batch: Images) -> Candidates:
         variables, flip = whole
-        outputs = head_outputs(model, variables, batch, normalization)
+        outputs = head_outputs(model, variables, batch, normalization, platform)
         found = decode(outputs, batch.image_sizes, model.detector, inference)
         return to_original(found, batch.image_sizes, batch.scale_factors, flip)
 
@@ -61,7 +62,7 @@ def make_detect_in_views(
     def jit(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         if mesh is None:
             return jax.jit(function)
-        return jit_by_rows(on_own_rows(function, mesh), mesh, compiler)
+        return jax.jit(on_own_rows(function, mesh), compiler_options=compiler_options(mesh, compiler))
 
     candidates_of, merged = jit(find_candidates), jit(merge)
 

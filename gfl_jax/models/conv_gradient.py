@@ -29,42 +29,45 @@ own_kernel_gradient = jax.make_user_context(True)
 in_a_loop = jax.make_user_context(False)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def conv2d(
     x: Float[Array, "batch height width in"],
     kernel: Float[Array, "size size in_per_group out"],
     bias: Float[Array, "out"] | None,
     stride: int,
     groups: int,
+    pad_width: bool = True,
 ) -> Float[Array, "batch h w out"]:
     """A square convolution in the type of `x`, padded by half its kernel on all sides.
 
-    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top.
+    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top. Without
+    `pad_width` there is none on the left and on the right.
     Kernel and bias may be wider than `x`; so are their gradients then.
     """
-    y = _convolve(x, kernel.astype(x.dtype), stride, groups)
+    y = _convolve(x, kernel.astype(x.dtype), stride, groups, pad_width)
     return y if bias is None else y + bias.astype(x.dtype)
 
 
-def _convolve(x: Array, kernel: Array, stride: int, groups: int) -> Array:
+def _convolve(x: Array, kernel: Array, stride: int, groups: int, pad_width: bool) -> Array:
     joined = num_joined(x.shape[-1], groups)
+    by_groups = functools.partial(_convolve_groups, stride=stride, pad_width=pad_width)
     if joined == groups:
-        return _convolve_groups(x, kernel, stride, groups)
+        return by_groups(x, kernel, groups=groups)
     return lax.platform_dependent(
         x,
         kernel,
-        tpu=lambda x, kernel: _convolve_groups(x, join_groups(kernel, groups), stride, joined),
-        default=lambda x, kernel: _convolve_groups(x, kernel, stride, groups),
+        tpu=lambda x, kernel: by_groups(x, join_groups(kernel, groups), groups=joined),
+        default=lambda x, kernel: by_groups(x, kernel, groups=groups),
     )
 
 
-def _convolve_groups(x: Array, kernel: Array, stride: int, groups: int) -> Array:
+def _convolve_groups(x: Array, kernel: Array, stride: int, groups: int, pad_width: bool) -> Array:
     half = kernel.shape[0] // 2
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(half, half)] * 2,
+        padding=[(half, half), (half, half) if pad_width else (0, 0)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
@@ -73,18 +76,20 @@ def _convolve_groups(x: Array, kernel: Array, stride: int, groups: int) -> Array
 _Saved = tuple[Array, Array, Array | None]
 
 
-def _forward(x: Array, kernel: Array, bias: Array | None, stride: int, groups: int) -> tuple[Array, _Saved]:
-    return conv2d(x, kernel, bias, stride, groups), (x, kernel, bias)
+def _forward(x: Array, kernel: Array, bias: Array | None, *static: Any) -> tuple[Array, _Saved]:
+    return conv2d(x, kernel, bias, *static), (x, kernel, bias)
 
 
-def _backward(stride: int, groups: int, saved: _Saved, g: Array) -> tuple[Array, Array, Array | None]:
+def _backward(
+    stride: int, groups: int, pad_width: bool, saved: _Saved, g: Array
+) -> tuple[Array, Array, Array | None]:
     """The gradients of x, of the kernel and of the bias; `g` is that of the result."""
     x, kernel, bias = saved
     size = kernel.shape[0]
-    in_loop = in_a_loop.value and groups == 1
+    in_loop = in_a_loop.value and groups == 1 and pad_width
 
     def x_by_xla(kernel: Array, g: Array) -> Array:
-        return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups), x)(g)[0]
+        return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups, pad_width), x)(g)[0]
 
     plain = functools.partial(_plain_x_gradient, stride=stride, shape=x.shape)
     narrow = kernel.astype(x.dtype)
@@ -92,15 +97,18 @@ def _backward(stride: int, groups: int, saved: _Saved, g: Array) -> tuple[Array,
         lax.platform_dependent(narrow, g, cpu=plain, default=x_by_xla) if in_loop else x_by_xla(narrow, g)
     )
 
-    by_xla = functools.partial(_kernel_gradient_by_xla, stride=stride, size=size, groups=groups)
+    by_xla = functools.partial(
+        _kernel_gradient_by_xla, stride=stride, size=size, groups=groups, pad_width=pad_width
+    )
     own: Callable[[Array, Array], Array] | None = None
     if size == 1 and groups == 1:
         own = functools.partial(_kernel_gradient_1x1, stride=stride)
-    elif stride == 1 and groups == 1 and x.shape[-1] >= 128 and x.dtype != jnp.float64:
+    elif stride == 1 and groups == 1 and pad_width and x.shape[-1] >= 128 and x.dtype != jnp.float64:
         own = functools.partial(_kernel_gradient, size=size)
     elif in_loop:
         own = functools.partial(_plain_kernel_gradient, stride=stride, size=size)
-    # else: with stride 2 nothing is gained, in float64 time is lost, grouped ones were not looked at.
+    # else: with stride 2 nothing is gained, in float64 time is lost, grouped ones were not looked at; strips
+    # are for TPUs.
     if own is None or not own_kernel_gradient.value:
         kernel_gradient = by_xla(x, g)
     else:
@@ -124,9 +132,10 @@ def _kernel_gradient_by_xla(
     stride: int,
     size: int,
     groups: int,
+    pad_width: bool,
 ) -> Float[Array, "size size in_per_group out"]:
     """Of the joined groups on a TPU, what belongs to the kernel."""
-    by_groups = functools.partial(_kernel_gradient_of_groups, stride=stride, size=size)
+    by_groups = functools.partial(_kernel_gradient_of_groups, stride=stride, size=size, pad_width=pad_width)
     joined = num_joined(x.shape[-1], groups)
     if joined == groups:
         return by_groups(x, g, groups=groups)
@@ -146,11 +155,13 @@ def _kernel_gradient_of_groups(
     stride: int,
     size: int,
     groups: int,
+    pad_width: bool,
 ) -> Float[Array, "size size in_per_group out"]:
     """As jax has it: the batch is summed over as channels are, and the window is g."""
+    before = (size // 2, size // 2 if pad_width else 0)
     padding = [
-        (size // 2, (steps - 1) * stride + size - length - size // 2)
-        for length, steps in zip(x.shape[1:3], g.shape[1:3], strict=True)
+        (pad, (steps - 1) * stride + size - length - pad)
+        for pad, length, steps in zip(before, x.shape[1:3], g.shape[1:3], strict=True)
     ]
     return lax.conv_general_dilated(
         x,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.pixel_blocks import SIDE, block_kernel
+from gfl_jax.strips import as_images, in_strips, with_even_width, with_neighbors
 
 Initializer = Callable[..., Any]
 
@@ -18,7 +19,7 @@ KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
-    """A square convolution on NHWC, padded by half its kernel on both sides."""
+    """A square convolution on NHWC, padded by half its kernel on both sides; of whole maps or of strips."""
 
     features: int
     kernel_size: int = 1
@@ -34,10 +35,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch height width in"],
+        x: Float[Array, "*batch height width in"],
         factor: Float[Array, "features"] | None = None,
         shift: Float[Array, "features"] | None = None,
-    ) -> Float[Array, "batch h w out"]:
+    ) -> Float[Array, "*n h w out"]:
         """Applies the convolution; times `factor`, plus `shift`, if they are given, in place of a bias."""
         channels = x.shape[-1] // (SIDE * SIDE if self.blocks else self.groups)
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
@@ -46,8 +47,18 @@ class Conv(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else shift
         x = x.astype(self.dtype)
         if self.blocks:
-            return conv2d(x, block_kernel(kernel), None if bias is None else jnp.tile(bias, 4), 1, 1)
-        return conv2d(x, kernel, bias, self.stride, self.groups)
+            return _convolve(x, block_kernel(kernel), None if bias is None else jnp.tile(bias, 4), 1, 1)
+        return _convolve(x, kernel, bias, self.stride, self.groups)
+
+
+def _convolve(x: Array, kernel: Array, bias: Array | None, stride: int, groups: int) -> Array:
+    if not in_strips(x):
+        return conv2d(x, kernel, bias, stride, groups)
+    x = with_even_width(x) if stride == 2 else x
+    half, width = kernel.shape[0] // 2, x.shape[3]
+    last = (width - 1) // stride * stride  # where the last result of a strip has its center
+    x = with_neighbors(x, half, max(last + half - (width - 1), 0))
+    return as_images(lambda x: conv2d(x, kernel, bias, stride, groups, False), x)
 
 
 class BatchNorm(nn.Module):
@@ -66,8 +77,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, convolution: nn.Module, x: Float[Array, "batch height width in"], train: bool
-    ) -> Float[Array, "batch h w out"]:
+        self, convolution: nn.Module, x: Float[Array, "*batch height width in"], train: bool
+    ) -> Float[Array, "*n h w out"]:
         """Normalizes what the convolution, one without bias, makes of `x`, over batch and space.
 
         Running statistics go into the convolution's kernel: they are linear, so that neither the forward nor
@@ -85,9 +96,10 @@ class BatchNorm(nn.Module):
             return convolution(x, factor, bias - running_mean.value * factor)
         y = convolution(x)
         # One more axis: a convolution of blocks makes blocks, with several results in a place.
-        exact = y.astype(jnp.promote_types(y.dtype, jnp.float32)).reshape(*y.shape[:3], -1, *channels)
-        mean = jnp.mean(exact, axis=(0, 1, 2, 3))
-        var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2, 3))
+        exact = y.astype(jnp.promote_types(y.dtype, jnp.float32)).reshape(*y.shape[:-1], -1, *channels)
+        axes = tuple(range(exact.ndim - 1))
+        mean = jnp.mean(exact, axes)
+        var = jnp.mean(jnp.square(exact - mean), axes)
         if not self.is_initializing():
             # The running variance is the unbiased one, what normalizes is the biased one.
             count = y.size / channels[0]

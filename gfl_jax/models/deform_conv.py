@@ -11,6 +11,7 @@ scattered: a CPU adds in order, a GPU in any, unless it is told otherwise. By pr
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from gfl_jax.models.convolution import KAIMING, Conv, Initializer
 from gfl_jax.models.deform_products import deform_by_products, gradient_by_products
+from gfl_jax.strips import in_strips, split, whole
 
 Form = Literal["gathers", "products"]
 
@@ -246,11 +248,13 @@ class DeformConv(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch height width in"],
+        x: Float[Array, "*batch height width in"],
         factor: Float[Array, "features"] | None = None,
         shift: Float[Array, "features"] | None = None,
-    ) -> Float[Array, "batch h w out"]:
+    ) -> Float[Array, "*n h w out"]:
         """Applies the convolution; times `factor`, plus `shift`, if they are given."""
+        strips = x.shape[1] if in_strips(x) else None
+        x = whole(x)  # its samples may lie in any strip
         points = self.deform_groups * self.kernel_size**2
         zeros = nn.initializers.zeros
         conv_offset = Conv(
@@ -270,4 +274,5 @@ class DeformConv(nn.Module):
         y = deform_conv2d(
             x.astype(self.dtype), offsets, kernel, mask, self.stride, self.groups, self.deform_groups
         )
-        return y if shift is None else y + shift.astype(y.dtype)
+        y = y if shift is None else y + shift.astype(y.dtype)
+        return y if strips is None else split(y, math.gcd(strips, y.shape[2]))

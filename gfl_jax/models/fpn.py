@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.models.convolution import Conv
+from gfl_jax.strips import Maps, as_images, split_like
 
 XAVIER = nn.initializers.xavier_uniform()
 
@@ -21,9 +22,7 @@ class FeaturePyramid(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, features: Sequence[Float[Array, "batch h w c"]]
-    ) -> tuple[Float[Array, "b h w c"], ...]:
+    def __call__(self, features: Sequence[Maps]) -> tuple[Maps, ...]:
         """Computes the levels, finest first, from backbone features, finest first.
 
         The last `num_laterals` features are used; each must be twice as large as the next.
@@ -36,7 +35,7 @@ class FeaturePyramid(nn.Module):
 
         laterals = [conv(f"lateral_convs_{i}", 1)(x) for i, x in enumerate(features[-count:])]
         for i in range(count - 2, -1, -1):
-            laterals[i] += upsample_twice(laterals[i + 1])
+            laterals[i] += split_like(as_images(upsample_twice, laterals[i + 1]), laterals[i])
         levels = [conv(f"fpn_convs_{i}", 3)(x) for i, x in enumerate(laterals)]
         for i in range(count, pyramid.num_levels):
             top = nn.relu(levels[-1]) if pyramid.relu_on_top and i > count else levels[-1]

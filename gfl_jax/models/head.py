@@ -6,13 +6,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import num_anchors
 from gfl_jax.axes.box_representation import num_parameters
 from gfl_jax.axes.quality import has_branch
 from gfl_jax.models.convolution import Conv
+from gfl_jax.strips import Maps, whole
 from gfl_jax.structures import HeadOutputs
 
 NORMAL = nn.initializers.normal(0.01)
@@ -29,8 +30,8 @@ class DenseHead(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, levels: Sequence[Float[Array, "batch h w c"]]) -> HeadOutputs:
-        """Computes the outputs of all levels."""
+    def __call__(self, levels: Sequence[Maps]) -> HeadOutputs:
+        """Computes the outputs of all levels; they are whole where the levels are in strips."""
         detector, head = self.detector, self.detector.head
         anchors = num_anchors(detector.assigner)
 
@@ -71,9 +72,9 @@ class DenseHead(nn.Module):
         for level, x in enumerate(levels):
             class_features, box_features = climb(class_tower, x), climb(box_tower, x)
             scale = self.param(f"scale_{level}", nn.initializers.ones, ())
-            class_logits.append(class_conv(class_features).astype(wide))
-            box.append(box_conv(box_features).astype(wide) * scale.astype(wide))
+            class_logits.append(whole(class_conv(class_features)).astype(wide))
+            box.append(whole(box_conv(box_features)).astype(wide) * scale.astype(wide))
             if quality_conv is not None:
                 features = box_features if head.quality_tower == "box" else class_features
-                quality.append(quality_conv(features).astype(wide))
+                quality.append(whole(quality_conv(features)).astype(wide))
         return HeadOutputs(tuple(class_logits), tuple(box), tuple(quality))

@@ -4,13 +4,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.configuration.detector_check import check_detector
 from gfl_jax.models.fpn import FeaturePyramid
 from gfl_jax.models.head import DenseHead
 from gfl_jax.models.resnet import ResNet
+from gfl_jax.strips import Maps
 from gfl_jax.structures import HeadOutputs
 
 
@@ -26,11 +26,12 @@ class DetectorNetwork(nn.Module):
         self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype)
         self.head = DenseHead(self.detector, self.dtype)
 
-    def __call__(self, images: Float[Array, "batch height width 3"], train: bool = False) -> HeadOutputs:
+    def __call__(self, images: Maps, train: bool = False) -> HeadOutputs:
         """Runs the network.
 
         Args:
-          images: normalized, in pixels or in blocks; height and width are multiples of SIZE_DIVISOR.
+          images: normalized, in pixels or in blocks, and these in strips or not; height and width
+            are multiples of SIZE_DIVISOR.
           train: whether batch norms use (and update) the statistics of the batch, where the
             backbone's norm is "batch".
         """

@@ -1,5 +1,6 @@
 """uint8 images to network inputs, on the device."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from gfl_jax import config
 from gfl_jax.pixel_blocks import SIDE, in_blocks
+from gfl_jax.strips import ROWS, Maps, split
 
 
 def normalize_images(
@@ -38,3 +40,16 @@ def normalize_images(
         rows = side * np.arange(x.shape[1])[:, None] + row < image_sizes[:, 0, None, None]
         columns = side * np.arange(x.shape[2])[:, None] + column < image_sizes[:, 1, None, None]
         return jnp.where(rows[:, :, None] & columns[:, None], x, 0).astype(dtype)
+
+
+def split_where_it_pays(x: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> Maps:
+    """Images in blocks, on TPUs in as many strips as fill the registers; else as they are.
+
+    Args:
+      x: the images, in blocks of pixels or not.
+      images_per_chip: of these, on each device.
+      platform: of the devices, such as "tpu".
+    """
+    filling = 2 ** (max(ROWS // images_per_chip, 1).bit_length() - 1)  # a power of two
+    strips = math.gcd(filling, x.shape[2])
+    return split(x, strips) if platform == "tpu" and strips > 1 and in_blocks(x) else x

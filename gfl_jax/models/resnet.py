@@ -5,12 +5,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from gfl_jax import config
 from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
 from gfl_jax.pixel_blocks import in_blocks, max_pool_of_blocks, to_blocks
+from gfl_jax.strips import Maps
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -28,7 +29,7 @@ class ResidualBlock(nn.Module):
     deformable: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"], train: bool) -> Float[Array, "batch h2 w2 c2"]:
+    def __call__(self, x: Maps, train: bool) -> Maps:
         """Applies the block."""
         out_channels = self.width * EXPANSION[self.backbone.block]
         stride_in_1x1 = self.backbone.style == "caffe"
@@ -69,10 +70,8 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch height width 3"], train: bool = False
-    ) -> tuple[Float[Array, "batch h w c"], ...]:
-        """Computes the features of normalized images, in pixels or in blocks of them."""
+    def __call__(self, x: Maps, train: bool = False) -> tuple[Maps, ...]:
+        """Computes the features of normalized images, in pixels or in blocks of them, and these in strips."""
         backbone = self.backbone
         x = self._stem(x.astype(self.dtype), train)
         # Below the last frozen stage nothing is trained: cut here, XLA drops the backward pass.

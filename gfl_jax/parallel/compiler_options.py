@@ -1,9 +1,5 @@
 """Options of XLA's compilers for the programs of training and inference: one place, with the reasons."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 import jax
 from jax.sharding import Mesh
 
@@ -15,8 +11,7 @@ Options = dict[str, str | bool]
 
 # Below 8 images a chip XLA splits the width of every map into 8 parts that it treats as a batch ("space to
 # batch"). Most of a program is then pads, slices and copies, and temporaries are three times as large. It
-# takes all three options to switch it off. With a single image it pays all the same, since a chip's registers
-# have eight rows for the batch (docs/scaling.md has the figures).
+# takes all three options to switch it off. What pays of it is done in `gfl_jax/strips.py`.
 _WHOLE_MAPS: Options = {
     "xla_tpu_run_space_to_batch": False,
     "xla_tpu_run_space_to_batch_after_spmd": False,
@@ -28,20 +23,19 @@ _DETERMINISTIC: Options = {"xla_gpu_deterministic_ops": True}
 _QUICK: Options = {"xla_backend_optimization_level": "0"}
 
 
-def compiler_options(mesh: Mesh, compiler: config.Compiler, images_per_chip: int) -> Options | None:
+def compiler_options(mesh: Mesh, compiler: config.Compiler) -> Options | None:
     """The options for a program that runs on the devices of a mesh; None: there are none.
 
     Args:
       mesh: from `make_mesh`.
       compiler: what the config asks for; its options go before those here.
-      images_per_chip: that the program computes with at a time.
 
     Raises:
       UserError: XLA does not know an option of the config, or its value.
     """
     platform = platform_of(mesh)
     own: Options = {}
-    if platform == "tpu" and images_per_chip > 1:
+    if platform == "tpu":
         own = _WHOLE_MAPS
     elif platform == "gpu" and compiler.deterministic:
         own = _DETERMINISTIC
@@ -57,39 +51,6 @@ def compiler_options(mesh: Mesh, compiler: config.Compiler, images_per_chip: int
                 f"config.compiler.options: {reason}; give options of XLA for {platform}"
             ) from error
     return options
-
-
-@dataclasses.dataclass(frozen=True)
-class ByRows:
-    """A jitted function (whole, rows) -> rows, compiled with the options for the images of its batch."""
-
-    alone: Any  # jitted for one image a chip
-    several: Any
-    chips: int
-
-    def __call__(self, whole: Any, rows: Any) -> Any:
-        """Calls it with arrays that each device has whole, and with a batch split over the devices."""
-        return self._form(rows)(whole, rows)
-
-    def lower(self, whole: Any, rows: Any) -> jax.stages.Lowered:
-        """As the `lower` of jitted functions."""
-        lowered: jax.stages.Lowered = self._form(rows).lower(whole, rows)
-        return lowered
-
-    def _form(self, rows: Any) -> Any:
-        return self.several if jax.tree.leaves(rows)[0].shape[0] > self.chips else self.alone
-
-
-def jit_by_rows(function: Callable[[Any, Any], Any], mesh: Mesh, compiler: config.Compiler) -> ByRows:
-    """Jits a function (whole, rows) -> rows for the devices of a mesh, as the config asks.
-
-    Raises:
-      UserError: XLA does not know an option of the config, or its value.
-    """
-    alone, several = (
-        jax.jit(function, compiler_options=compiler_options(mesh, compiler, images)) for images in (1, 2)
-    )
-    return ByRows(alone, several, mesh.size)
 
 
 def quick_options(platform: str) -> Options | None:

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from gfl_jax import config
 from gfl_jax.detection_loss import Normalizers, detection_losses, loss_normalizers
 from gfl_jax.models.conv_gradient import in_a_loop
-from gfl_jax.models.preprocess import normalize_images
-from gfl_jax.parallel.mesh import split_by_batch, split_over_fsdp
+from gfl_jax.models.preprocess import normalize_images, split_where_it_pays
+from gfl_jax.parallel.mesh import platform_of, split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch, HeadOutputs
 
 LossAndRest = tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Any]]
@@ -43,13 +43,13 @@ def loss_and_gradient(
     differentiate = jax.value_and_grad(batch_loss, has_aux=True)
     divided = split_over_fsdp(params, mesh)
     if config.optimizer.accumulate == 1:
-        result, grads = differentiate(params, batch_stats, batch, model, config)
+        result, grads = differentiate(params, batch_stats, batch, model, config, mesh)
         return result, jax.lax.with_sharding_constraint(grads, divided)
     parts = micro_batches(batch, config.optimizer.accumulate, mesh)
 
     def count(part: Batch) -> Normalizers:
         # Only as much of this forward pass is compiled as the normalizers depend on.
-        outputs, _ = run_network(params, batch_stats, part, model, config)
+        outputs, _ = run_network(params, batch_stats, part, model, config, mesh)
         return loss_normalizers(outputs, part, config.detector)
 
     normalizers = jax.tree.map(jnp.sum, jax.lax.map(count, parts))
@@ -58,7 +58,7 @@ def loss_and_gradient(
         batch_stats, sums = carry
         with in_a_loop(True):
             (total, (losses, batch_stats)), grads = differentiate(
-                params, batch_stats, part, model, config, normalizers
+                params, batch_stats, part, model, config, mesh, normalizers
             )
         sums = jax.lax.with_sharding_constraint(optax.tree.add(sums, grads), divided)
         return (batch_stats, sums), (total, losses)
@@ -90,6 +90,7 @@ def batch_loss(
     batch: Batch,
     model: nn.Module,
     config: config.Config,
+    mesh: Mesh,
     normalizers: Normalizers | None = None,
 ) -> LossAndRest:
     """The training loss of a batch.
@@ -100,12 +101,13 @@ def batch_loss(
       batch: the global batch, or a part of it.
       model: the network.
       config: the experiment.
+      mesh: that the batch is split over.
       normalizers: of the global batch, where `batch` is a part of it.
 
     Returns:
       The total, and (each loss by name, the new running statistics).
     """
-    outputs, batch_stats = run_network(params, batch_stats, batch, model, config)
+    outputs, batch_stats = run_network(params, batch_stats, batch, model, config, mesh)
     with jax.named_scope("losses"):
         per_level = detection_losses(outputs, batch, config.detector, normalizers)
     losses = {name: jnp.sum(levels) for name, levels in per_level.items()}
@@ -113,10 +115,26 @@ def batch_loss(
 
 
 def run_network(
-    params: Any, batch_stats: Any, batch: Batch, model: nn.Module, config: config.Config
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    model: nn.Module,
+    config: config.Config,
+    mesh: Mesh | None = None,
 ) -> tuple[HeadOutputs, Any]:
-    """The head outputs of a batch in training, and the new running statistics."""
+    """The head outputs of a batch in training, and the new running statistics.
+
+    Args:
+      params: of the network.
+      batch_stats: running statistics.
+      batch: the global batch, or a part of it.
+      model: the network.
+      config: the experiment.
+      mesh: that the batch is split over; None: it is not.
+    """
     images = normalize_images(batch.images, batch.image_sizes, config.normalization, config.precision)
+    if mesh is not None:
+        images = split_where_it_pays(images, len(images) // mesh.size, platform_of(mesh))
     outputs, updates = model.apply(
         {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
     )

@@ -39,7 +39,6 @@ def make_train_step(
     decay = config.optimizer.ema_decay
     shapes = state_shapes(model, optimizer, ema=decay is not None)
     whole, divided = replicated(mesh), split_over_fsdp(shapes, mesh)
-    images_per_chip = config.loader.batch_size // mesh.size // config.optimizer.accumulate
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         params = jax.lax.with_sharding_constraint(state.params, whole)
@@ -65,5 +64,5 @@ def make_train_step(
         in_shardings=(divided, split_by_batch(mesh)),
         out_shardings=(divided, whole),
         donate_argnums=0,
-        compiler_options=compiler_options(mesh, config.compiler, images_per_chip),
+        compiler_options=compiler_options(mesh, config.compiler),
     )

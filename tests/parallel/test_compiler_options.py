@@ -8,7 +8,7 @@ import pytest
 
 from gfl_jax import config
 from gfl_jax.errors import UserError
-from gfl_jax.parallel.compiler_options import compiler_options, jit_by_rows, quick_options
+from gfl_jax.parallel.compiler_options import compiler_options, quick_options
 from gfl_jax.parallel.mesh import make_mesh
 
 
@@ -17,25 +17,24 @@ def mesh_of(platform):
     return types.SimpleNamespace(devices=np.array([[device]]))
 
 
-def test_tpus_split_the_width_of_maps_for_single_images_only():
-    options = compiler_options(mesh_of("tpu"), config.Compiler(), 2)
+def test_tpus_do_not_split_maps_by_themselves():
+    options = compiler_options(mesh_of("tpu"), config.Compiler())
     assert options
     assert all("space_to_batch" in name and value is False for name, value in options.items())
-    assert compiler_options(mesh_of("tpu"), config.Compiler(), 1) is None
 
 
 def test_gpus_are_deterministic_on_demand():
-    assert compiler_options(mesh_of("gpu"), config.Compiler(), 2) is None
-    asked = compiler_options(mesh_of("gpu"), config.Compiler(deterministic=True), 2)
+    assert compiler_options(mesh_of("gpu"), config.Compiler()) is None
+    asked = compiler_options(mesh_of("gpu"), config.Compiler(deterministic=True))
     assert asked == {"xla_gpu_deterministic_ops": True}
 
 
 def test_options_of_the_config_reach_the_compiler():
     asked = config.Compiler(options=("xla_backend_optimization_level=0", "xla_cpu_enable_fast_math=false"))
-    options = compiler_options(make_mesh(), asked, 2)
+    options = compiler_options(make_mesh(), asked)
     assert options == {"xla_backend_optimization_level": "0", "xla_cpu_enable_fast_math": False}
     assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
-    assert compiler_options(make_mesh(), config.Compiler(), 2) is None
+    assert compiler_options(make_mesh(), config.Compiler()) is None
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_what_the_compiler_does_not_take_is_one_line(option):
     with pytest.raises(
         UserError, match=r"config\.compiler\.options: .*; give options of XLA for cpu"
     ) as caught:
-        compiler_options(make_mesh(), config.Compiler(options=(option,)), 2)
+        compiler_options(make_mesh(), config.Compiler(options=(option,)))
     assert option.split("=")[0] in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -60,13 +59,3 @@ def test_what_the_compiler_does_not_take_is_one_line(option):
 def test_programs_that_run_once_are_compiled_quickly():
     assert quick_options("cpu")
     assert quick_options("tpu") is None
-
-
-def test_the_batch_decides_of_the_form():
-    calls = jit_by_rows(lambda whole, rows: whole + rows, make_mesh(), config.Compiler())
-    alone, several = np.ones((8, 2)), np.ones((16, 2))
-    np.testing.assert_array_equal(calls(1.0, alone), 2 * alone)
-    np.testing.assert_array_equal(calls(1.0, several), 2 * several)
-    assert calls._form(alone) is calls.alone is not calls.several
-    assert calls._form(several) is calls.several
-    assert calls.lower(1.0, several).as_text() == calls.several.lower(1.0, several).as_text()
