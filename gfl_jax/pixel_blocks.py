@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from gfl_jax.strips import in_strips, with_neighbors
+from gfl_jax.strips import with_neighbors
 
 SIDE = 4  # pixels of a block
 CHANNELS = SIDE * SIDE * 3  # its rows, their pixels, their colors
@@ -57,19 +57,23 @@ def block_kernel(kernel: Float[Array, "7 7 in out"]) -> Float[Array, "3 3 16*in 
     return kernels.swapaxes(1, 2).reshape(3, 3, SIDE * SIDE * channels, 4 * features)
 
 
-def max_pool_of_blocks(x: Float[Array, "*batch h w 4*c"]) -> Float[Array, "*batch h w c"]:
+def max_pool_of_blocks(
+    x: Float[Array, "batch h w 4*c"], images: int | None = None
+) -> Float[Array, "batch h w c"]:
     """Max pooling over 3x3 with stride 2 and padding 1, of what is not negative, in blocks of 2x2.
 
     A block's place sees its own four numbers, and of the blocks above and on the left those next to it.
+
+    Args:
+      x: in blocks.
+      images: in the batch, if they are in strips.
     """
-    if not in_strips(x):
-        return max_pool_of_blocks(x[:, None])[:, 0]
-    rows, columns, channels = x.shape[2], x.shape[3], x.shape[4] // 4
+    batch, rows, columns, channels = x.shape[0], x.shape[1], x.shape[2], x.shape[3] // 4
     # With zeros, which change no maximum.
-    padded = jnp.pad(with_neighbors(x, 1, 0), ((0, 0), (0, 0), (1, 0), (0, 0), (0, 0)))
+    padded = jnp.pad(with_neighbors(x, images or batch, 1, 0), ((0, 0), (1, 0), (0, 0), (0, 0)))
 
     def number(above: int, left: int, row: int, column: int) -> Array:
-        block = padded[:, :, 1 - above : 1 - above + rows, 1 - left : 1 - left + columns]
+        block = padded[:, 1 - above : 1 - above + rows, 1 - left : 1 - left + columns]
         first = (2 * row + column) * channels
         return block[..., first : first + channels]
 

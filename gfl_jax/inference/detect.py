@@ -14,8 +14,8 @@ from gfl_jax.errors import UserError
 from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.nms import nms
 from gfl_jax.inference.voting import variance_vote
-from gfl_jax.models.network import DetectorNetwork
-from gfl_jax.models.preprocess import normalize_images, split_where_it_pays
+from gfl_jax.models.network import DetectorNetwork, apply_network
+from gfl_jax.models.preprocess import normalize_images, num_strips
 from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import on_own_rows, platform_of
 from gfl_jax.structures import Detections, HeadOutputs, Images
@@ -69,7 +69,7 @@ def head_outputs(
       platform: of the device, to split maps into strips where it pays; None: they stay whole.
     """
     images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
-    outputs: Any = model.apply(variables, split_where_it_pays(images, len(images), platform))
+    outputs: Any = apply_network(model, variables, images, num_strips(images, len(images), platform))
     return outputs
 
 

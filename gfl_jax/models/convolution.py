@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.pixel_blocks import SIDE, block_kernel
-from gfl_jax.strips import as_images, in_strips, with_even_width, with_neighbors
+from gfl_jax.strips import Maps, with_even_width, with_neighbors
 
 Initializer = Callable[..., Any]
 
@@ -31,14 +31,15 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     # Whether x comes in blocks of 4x4 pixels; what a 7x7 kernel with stride 2 makes of it are blocks of 2x2.
     blocks: bool = False
+    images: int | None = None  # in the batch, if x is in strips
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch height width in"],
+        x: Maps,
         factor: Float[Array, "features"] | None = None,
         shift: Float[Array, "features"] | None = None,
-    ) -> Float[Array, "*n h w out"]:
+    ) -> Maps:
         """Applies the convolution; times `factor`, plus `shift`, if they are given, in place of a bias."""
         channels = x.shape[-1] // (SIDE * SIDE if self.blocks else self.groups)
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
@@ -47,18 +48,15 @@ class Conv(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else shift
         x = x.astype(self.dtype)
         if self.blocks:
-            return _convolve(x, block_kernel(kernel), None if bias is None else jnp.tile(bias, 4), 1, 1)
-        return _convolve(x, kernel, bias, self.stride, self.groups)
-
-
-def _convolve(x: Array, kernel: Array, bias: Array | None, stride: int, groups: int) -> Array:
-    if not in_strips(x):
-        return conv2d(x, kernel, bias, stride, groups)
-    x = with_even_width(x) if stride == 2 else x
-    half, width = kernel.shape[0] // 2, x.shape[3]
-    last = (width - 1) // stride * stride  # where the last result of a strip has its center
-    x = with_neighbors(x, half, max(last + half - (width - 1), 0))
-    return as_images(lambda x: conv2d(x, kernel, bias, stride, groups, False), x)
+            kernel, bias = block_kernel(kernel), None if bias is None else jnp.tile(bias, 4)
+        stride = 1 if self.blocks else self.stride
+        if self.images is None:
+            return conv2d(x, kernel, bias, stride, self.groups)
+        x = with_even_width(x, self.images) if stride == 2 else x
+        half, width = kernel.shape[0] // 2, x.shape[2]
+        last = (width - 1) // stride * stride  # where the last result of a strip has its center
+        x = with_neighbors(x, self.images, half, max(last + half - (width - 1), 0))
+        return conv2d(x, kernel, bias, stride, self.groups, pad_width=False)
 
 
 class BatchNorm(nn.Module):
@@ -76,9 +74,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(
-        self, convolution: nn.Module, x: Float[Array, "*batch height width in"], train: bool
-    ) -> Float[Array, "*n h w out"]:
+    def __call__(self, convolution: nn.Module, x: Maps, train: bool) -> Maps:
         """Normalizes what the convolution, one without bias, makes of `x`, over batch and space.
 
         Running statistics go into the convolution's kernel: they are linear, so that neither the forward nor
@@ -96,10 +92,9 @@ class BatchNorm(nn.Module):
             return convolution(x, factor, bias - running_mean.value * factor)
         y = convolution(x)
         # One more axis: a convolution of blocks makes blocks, with several results in a place.
-        exact = y.astype(jnp.promote_types(y.dtype, jnp.float32)).reshape(*y.shape[:-1], -1, *channels)
-        axes = tuple(range(exact.ndim - 1))
-        mean = jnp.mean(exact, axes)
-        var = jnp.mean(jnp.square(exact - mean), axes)
+        exact = y.astype(jnp.promote_types(y.dtype, jnp.float32)).reshape(*y.shape[:3], -1, *channels)
+        mean = jnp.mean(exact, axis=(0, 1, 2, 3))
+        var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2, 3))
         if not self.is_initializing():
             # The running variance is the unbiased one, what normalizes is the biased one.
             count = y.size / channels[0]

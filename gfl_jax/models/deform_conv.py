@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from gfl_jax.models.convolution import KAIMING, Conv, Initializer
 from gfl_jax.models.deform_products import deform_by_products, gradient_by_products
-from gfl_jax.strips import in_strips, split, whole
+from gfl_jax.strips import Maps, split_again, whole
 
 Form = Literal["gathers", "products"]
 
@@ -244,17 +244,18 @@ class DeformConv(nn.Module):
     version: int = 1
     kernel_init: Initializer = KAIMING
     dtype: Any = jnp.float32
+    images: int | None = None  # in the batch, if x is in strips
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch height width in"],
+        x: Maps,
         factor: Float[Array, "features"] | None = None,
         shift: Float[Array, "features"] | None = None,
-    ) -> Float[Array, "*n h w out"]:
+    ) -> Maps:
         """Applies the convolution; times `factor`, plus `shift`, if they are given."""
-        strips = x.shape[1] if in_strips(x) else None
-        x = whole(x)  # its samples may lie in any strip
+        strips = len(x) // (self.images or len(x))
+        x = whole(x, self.images)  # samples may lie in any strip
         points = self.deform_groups * self.kernel_size**2
         zeros = nn.initializers.zeros
         conv_offset = Conv(
@@ -275,4 +276,4 @@ class DeformConv(nn.Module):
             x.astype(self.dtype), offsets, kernel, mask, self.stride, self.groups, self.deform_groups
         )
         y = y if shift is None else y + shift.astype(y.dtype)
-        return y if strips is None else split(y, math.gcd(strips, y.shape[2]))
+        return split_again(y, self.images, math.gcd(strips, y.shape[2]))

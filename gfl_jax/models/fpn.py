@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.models.convolution import Conv
-from gfl_jax.strips import Maps, as_images, split_like
+from gfl_jax.strips import Maps, split_again
 
 XAVIER = nn.initializers.xavier_uniform()
 
@@ -20,6 +20,7 @@ class FeaturePyramid(nn.Module):
 
     pyramid: config.Pyramid
     dtype: Any = jnp.float32
+    images: int | None = None  # in the batch, if maps are in strips
 
     @nn.compact
     def __call__(self, features: Sequence[Maps]) -> tuple[Maps, ...]:
@@ -31,11 +32,13 @@ class FeaturePyramid(nn.Module):
         channels, count = pyramid.channels, pyramid.num_laterals
 
         def conv(name: str, kernel_size: int, stride: int = 1) -> Conv:
-            return Conv(channels, kernel_size, stride, kernel_init=XAVIER, dtype=self.dtype, name=name)
+            fields = {"kernel_init": XAVIER, "dtype": self.dtype, "images": self.images, "name": name}
+            return Conv(channels, kernel_size, stride, **fields)
 
         laterals = [conv(f"lateral_convs_{i}", 1)(x) for i, x in enumerate(features[-count:])]
         for i in range(count - 2, -1, -1):
-            laterals[i] += split_like(as_images(upsample_twice, laterals[i + 1]), laterals[i])
+            strips = len(laterals[i]) // (self.images or len(laterals[i]))
+            laterals[i] += split_again(upsample_twice(laterals[i + 1]), self.images, strips)
         levels = [conv(f"fpn_convs_{i}", 3)(x) for i, x in enumerate(laterals)]
         for i in range(count, pyramid.num_levels):
             top = nn.relu(levels[-1]) if pyramid.relu_on_top and i > count else levels[-1]

@@ -13,6 +13,7 @@ from gfl_jax.axes.assigner import num_anchors
 from gfl_jax.axes.box_representation import num_parameters
 from gfl_jax.axes.quality import has_branch
 from gfl_jax.models.convolution import Conv
+from gfl_jax.models.group_norm import GroupNorm
 from gfl_jax.strips import Maps, whole
 from gfl_jax.structures import HeadOutputs
 
@@ -28,6 +29,7 @@ class DenseHead(nn.Module):
 
     detector: config.Detector
     dtype: Any = jnp.float32
+    images: int | None = None  # in the batch, if maps are in strips
 
     @nn.compact
     def __call__(self, levels: Sequence[Maps]) -> HeadOutputs:
@@ -37,21 +39,15 @@ class DenseHead(nn.Module):
 
         def conv(name: str, features: int, bias: float | None) -> Conv:
             start = nn.initializers.constant(bias or 0.0)
-            return Conv(features, 3, 1, 1, bias is not None, NORMAL, start, self.dtype, name=name)
+            fields = {"kernel_init": NORMAL, "bias_init": start, "dtype": self.dtype, "images": self.images}
+            return Conv(features, 3, use_bias=bias is not None, **fields, name=name)
 
         def tower(name: str) -> list[tuple[nn.Module, nn.Module]]:
             bias = 0.0 if head.tower_bias else None
             return [
                 (
                     conv(f"{name}_{i}", head.channels, bias),
-                    nn.GroupNorm(
-                        head.num_groups,
-                        epsilon=1e-5,
-                        # E[x^2] - E[x]^2 loses nothing where x has the eight bits of bfloat16.
-                        use_fast_variance=self.dtype == jnp.bfloat16,
-                        dtype=self.dtype,
-                        name=f"{name}_{i}_gn",
-                    ),
+                    GroupNorm(head.num_groups, self.images, name=f"{name}_{i}_gn"),
                 )
                 for i in range(head.num_convs)
             ]
@@ -72,9 +68,9 @@ class DenseHead(nn.Module):
         for level, x in enumerate(levels):
             class_features, box_features = climb(class_tower, x), climb(box_tower, x)
             scale = self.param(f"scale_{level}", nn.initializers.ones, ())
-            class_logits.append(whole(class_conv(class_features)).astype(wide))
-            box.append(whole(box_conv(box_features)).astype(wide) * scale.astype(wide))
+            class_logits.append(whole(class_conv(class_features), self.images).astype(wide))
+            box.append(whole(box_conv(box_features), self.images).astype(wide) * scale.astype(wide))
             if quality_conv is not None:
                 features = box_features if head.quality_tower == "box" else class_features
-                quality.append(whole(quality_conv(features)).astype(wide))
+                quality.append(whole(quality_conv(features), self.images).astype(wide))
         return HeadOutputs(tuple(class_logits), tuple(box), tuple(quality))

@@ -4,13 +4,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.configuration.detector_check import check_detector
 from gfl_jax.models.fpn import FeaturePyramid
 from gfl_jax.models.head import DenseHead
 from gfl_jax.models.resnet import ResNet
-from gfl_jax.strips import Maps
+from gfl_jax.strips import Maps, split
 from gfl_jax.structures import HeadOutputs
 
 
@@ -19,12 +20,13 @@ class DetectorNetwork(nn.Module):
 
     detector: config.Detector
     dtype: Any = jnp.float32
+    images: int | None = None  # in the batch, if they are in strips
 
     def setup(self) -> None:
         """Makes the three parts."""
-        self.backbone = ResNet(self.detector.backbone, self.dtype)
-        self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype)
-        self.head = DenseHead(self.detector, self.dtype)
+        self.backbone = ResNet(self.detector.backbone, self.dtype, self.images)
+        self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype, self.images)
+        self.head = DenseHead(self.detector, self.dtype, self.images)
 
     def __call__(self, images: Maps, train: bool = False) -> HeadOutputs:
         """Runs the network.
@@ -36,6 +38,27 @@ class DetectorNetwork(nn.Module):
             backbone's norm is "batch".
         """
         return self.head(self.pyramid(self.backbone(images, train)))
+
+
+def apply_network(
+    model: DetectorNetwork,
+    variables: Any,
+    images: Float[Array, "batch height width c"],
+    strips: int,
+    **how: Any,
+) -> Any:
+    """What `model.apply` gives for normalized images, computed in so many strips of each.
+
+    Args:
+      model: the network.
+      variables: its parameters and running statistics.
+      images: normalized, whole.
+      strips: from `num_strips`.
+      **how: further arguments of `model.apply`.
+    """
+    if strips == 1:
+        return model.apply(variables, images, **how)
+    return model.clone(images=len(images)).apply(variables, split(images, strips), **how)
 
 
 def build_detector(detector: config.Detector, precision: str = "float32") -> DetectorNetwork:

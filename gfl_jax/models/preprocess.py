@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from gfl_jax import config
 from gfl_jax.pixel_blocks import SIDE, in_blocks
-from gfl_jax.strips import ROWS, Maps, split
+from gfl_jax.strips import ROWS
 
 
 def normalize_images(
@@ -42,14 +42,15 @@ def normalize_images(
         return jnp.where(rows[:, :, None] & columns[:, None], x, 0).astype(dtype)
 
 
-def split_where_it_pays(x: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> Maps:
-    """Images in blocks, on TPUs in as many strips as fill the registers; else as they are.
+def num_strips(images: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> int:
+    """How many strips of an image make its maps quickest: on TPUs as many as fill the registers, else one.
 
     Args:
-      x: the images, in blocks of pixels or not.
+      images: in blocks of pixels, as they must be for strips, or not.
       images_per_chip: of these, on each device.
       platform: of the devices, such as "tpu".
     """
+    if platform != "tpu" or not in_blocks(images):
+        return 1
     filling = 2 ** (max(ROWS // images_per_chip, 1).bit_length() - 1)  # a power of two
-    strips = math.gcd(filling, x.shape[2])
-    return split(x, strips) if platform == "tpu" and strips > 1 and in_blocks(x) else x
+    return math.gcd(filling, images.shape[2])

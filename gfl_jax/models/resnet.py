@@ -27,6 +27,7 @@ class ResidualBlock(nn.Module):
     stride: int
     dtype: Any
     deformable: bool = False
+    images: int | None = None  # in the batch, if x is in strips
 
     @nn.compact
     def __call__(self, x: Maps, train: bool) -> Maps:
@@ -34,13 +35,14 @@ class ResidualBlock(nn.Module):
         out_channels = self.width * EXPANSION[self.backbone.block]
         stride_in_1x1 = self.backbone.style == "caffe"
         groups = self.backbone.groups
+        shared: dict[str, Any] = {"dtype": self.dtype, "images": self.images}
+        fields = {"use_bias": False, **shared}
 
         def norm(conv: nn.Module, bn: str, x: Array) -> Array:
             return batch_norm(self.backbone, bn)(conv, x, train)
 
         def conv_norm(x: Array, name: str, bn: str, features: int, kernel_size: int, stride: int) -> Array:
-            conv = Conv(features, kernel_size, stride, use_bias=False, dtype=self.dtype, name=name)
-            return norm(conv, bn, x)
+            return norm(Conv(features, kernel_size, stride, **fields, name=name), bn, x)
 
         if self.backbone.block == "basic":
             y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 3, self.stride))
@@ -52,10 +54,10 @@ class ResidualBlock(nn.Module):
             if self.deformable:
                 version, deform_groups = self.backbone.deform_version, self.backbone.deform_groups
                 conv2: nn.Module = DeformConv(
-                    middle, 3, second, groups, deform_groups, version, dtype=self.dtype, name="conv2"
+                    middle, 3, second, groups, deform_groups, version, **shared, name="conv2"
                 )
             else:
-                conv2 = Conv(middle, 3, second, groups, use_bias=False, dtype=self.dtype, name="conv2")
+                conv2 = Conv(middle, 3, second, groups, **fields, name="conv2")
             y = nn.relu(norm(conv2, "bn2", y))
             y = conv_norm(y, "conv3", "bn3", out_channels, 1, 1)
         if self.stride != 1 or x.shape[-1] != out_channels:
@@ -68,6 +70,7 @@ class ResNet(nn.Module):
 
     backbone: config.Backbone
     dtype: Any = jnp.float32
+    images: int | None = None  # in the batch, if they are in strips
 
     @nn.compact
     def __call__(self, x: Maps, train: bool = False) -> tuple[Maps, ...]:
@@ -82,7 +85,8 @@ class ResNet(nn.Module):
                 stride = 2 if k > 1 and i == 0 else 1
                 deformable = k in backbone.deform_stages
                 name = f"layer{k}_{i}"
-                x = ResidualBlock(backbone, width, stride, self.dtype, deformable, name=name)(x, train)
+                block = ResidualBlock(backbone, width, stride, self.dtype, deformable, self.images, name=name)
+                x = block(x, train)
             x = jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
             features.append(x)
         return tuple(features)
@@ -90,15 +94,18 @@ class ResNet(nn.Module):
     def _stem(self, x: Array, train: bool) -> Array:
         width, blocks = self.backbone.widths[0], in_blocks(x)
         conv7 = self.backbone.stem == "conv7"
+        fields: dict[str, Any] = {"use_bias": False, "dtype": self.dtype, "images": self.images}
         if conv7:
-            conv = Conv(width, 7, 2, use_bias=False, dtype=self.dtype, blocks=blocks, name="conv1")
+            conv = Conv(width, 7, 2, **fields, blocks=blocks, name="conv1")
         else:
             x = x if blocks else to_blocks(x)
-            conv = Conv(width, 3, use_bias=False, dtype=self.dtype, name="conv1")
+            conv = Conv(width, 3, **fields, name="conv1")
         x = nn.relu(batch_norm(self.backbone, "bn1")(conv, x, train))
         if not conv7:
             return x
-        return max_pool_of_blocks(x) if blocks else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        return (
+            max_pool_of_blocks(x, self.images) if blocks else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        )
 
 
 def batch_norm(backbone: config.Backbone, name: str) -> BatchNorm:

@@ -7,7 +7,6 @@ use (and their running statistics follow) one micro-batch after the other.
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,7 +16,8 @@ from jaxtyping import Array, Float
 from gfl_jax import config
 from gfl_jax.detection_loss import Normalizers, detection_losses, loss_normalizers
 from gfl_jax.models.conv_gradient import in_a_loop
-from gfl_jax.models.preprocess import normalize_images, split_where_it_pays
+from gfl_jax.models.network import DetectorNetwork, apply_network
+from gfl_jax.models.preprocess import normalize_images, num_strips
 from gfl_jax.parallel.mesh import platform_of, split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch, HeadOutputs
 
@@ -25,7 +25,7 @@ LossAndRest = tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Any]]
 
 
 def loss_and_gradient(
-    params: Any, batch_stats: Any, batch: Batch, model: nn.Module, config: config.Config, mesh: Mesh
+    params: Any, batch_stats: Any, batch: Batch, model: DetectorNetwork, config: config.Config, mesh: Mesh
 ) -> tuple[LossAndRest, Any]:
     """What `batch_loss` gives for a global batch, and its gradient, divided over `fsdp`.
 
@@ -88,7 +88,7 @@ def batch_loss(
     params: Any,
     batch_stats: Any,
     batch: Batch,
-    model: nn.Module,
+    model: DetectorNetwork,
     config: config.Config,
     mesh: Mesh,
     normalizers: Normalizers | None = None,
@@ -118,7 +118,7 @@ def run_network(
     params: Any,
     batch_stats: Any,
     batch: Batch,
-    model: nn.Module,
+    model: DetectorNetwork,
     config: config.Config,
     mesh: Mesh | None = None,
 ) -> tuple[HeadOutputs, Any]:
@@ -133,9 +133,7 @@ def run_network(
       mesh: that the batch is split over; None: it is not.
     """
     images = normalize_images(batch.images, batch.image_sizes, config.normalization, config.precision)
-    if mesh is not None:
-        images = split_where_it_pays(images, len(images) // mesh.size, platform_of(mesh))
-    outputs, updates = model.apply(
-        {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
-    )
+    strips = 1 if mesh is None else num_strips(images, len(images) // mesh.size, platform_of(mesh))
+    variables = {"params": params, "batch_stats": batch_stats}
+    outputs, updates = apply_network(model, variables, images, strips, train=True, mutable=["batch_stats"])
     return outputs, updates["batch_stats"]

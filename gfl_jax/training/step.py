@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax import config
+from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import replicated, split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch
@@ -22,7 +22,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    model: nn.Module,
+    model: DetectorNetwork,
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     config: config.Config,
