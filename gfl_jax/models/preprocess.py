@@ -12,6 +12,8 @@ from gfl_jax import config
 from gfl_jax.pixel_blocks import SIDE, in_blocks
 from gfl_jax.strips import ROWS
 
+MOST = 2  # images on a chip for which strips pay
+
 
 def normalize_images(
     images: UInt8[Array, "batch h w c"],
@@ -43,14 +45,15 @@ def normalize_images(
 
 
 def num_strips(images: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> int:
-    """How many strips of an image make its maps quickest: on TPUs as many as fill the registers, else one.
+    """How many strips make the maps of images quickest: for one or two on a TPU as many as fill its registers.
+
+    With three or four, the columns of the neighbors cost more than rows that stay empty.
 
     Args:
       images: in blocks of pixels, as they must be for strips, or not.
       images_per_chip: of these, on each device.
       platform: of the devices, such as "tpu".
     """
-    if platform != "tpu" or not in_blocks(images):
+    if platform != "tpu" or not in_blocks(images) or images_per_chip > MOST:
         return 1
-    filling = 2 ** (max(ROWS // images_per_chip, 1).bit_length() - 1)  # a power of two
-    return math.gcd(filling, images.shape[2])
+    return math.gcd(ROWS // images_per_chip, images.shape[2])
