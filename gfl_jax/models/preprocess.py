@@ -45,7 +45,7 @@ def normalize_images(
 
 
 def num_strips(images: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> int:
-    """How many strips make the maps of images quickest: for one or two on a TPU as many as fill its registers.
+    """How many strips make the maps of images quickest: on a TPU, for one or two, as fill its registers.
 
     With three or four, the columns of the neighbors cost more than rows that stay empty.
 
