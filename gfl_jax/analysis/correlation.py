@@ -9,16 +9,11 @@ from matplotlib.axes import Axes
 
 from gfl_jax.analysis.collect import Collected
 from gfl_jax.analysis.text_tables import Table
+from gfl_jax.axes.quality import PREDICTED_BY, Quality
 from gfl_jax.console.plain import shortened
 from gfl_jax.drawing.figure import BLUE, VERMILION, new_figure, save_figure, tidy
 
 QUOTED = "the rebuttal on COCO val: GFL 0.78, ATSS 0.72"
-PREDICTED_BY = {
-    "joint": "joint score",
-    "none": "class score",
-    "iou": "IoU branch",
-    "centerness": "centerness branch",
-}
 MOST_POINTS = 4000  # of a panel; more hide one another
 
 Pairs = tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]  # predicted and actual IoU
@@ -41,7 +36,7 @@ def quality_pairs(collected: Collected) -> dict[str, Pairs]:
     }
 
 
-def correlation_table(runs: Mapping[str, tuple[str, Collected]]) -> Table:
+def correlation_table(runs: Mapping[str, tuple[Quality, Collected]]) -> Table:
     """Pearson's r of each run; `runs` maps names to the kind of quality and what was collected."""
     rows = [
         (name, PREDICTED_BY[quality], of, len(predicted), pearson(predicted, actual))
@@ -52,7 +47,7 @@ def correlation_table(runs: Mapping[str, tuple[str, Collected]]) -> Table:
     return Table("Correlation of predicted and actual IoU", headings, rows, QUOTED)
 
 
-def plot_correlation(runs: Mapping[str, tuple[str, Collected]], path: Path) -> None:
+def plot_correlation(runs: Mapping[str, tuple[Quality, Collected]], path: Path) -> None:
     """Scatter plots: a row for each run, positives on the left and detections on the right."""
     figure = new_figure(8, 4.1 * len(runs) + 0.3)
     axes = figure.subplots(len(runs), 2, sharex=True, sharey=True, squeeze=False)

@@ -5,17 +5,51 @@ centerness, iou: by a branch, whose score is multiplied in (FCOS, ATSS; IoU-Net)
 none: not at all.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 from jaxtyping import Array, Bool, Float
 
 Quality = Literal["joint", "centerness", "iou", "none"]
 
+Maps = Float[Array, "batch h w channels"]
+
+# What predicts the IoU of a box, in words.
+PREDICTED_BY: dict[Quality, str] = {
+    "joint": "joint score",
+    "none": "class score",
+    "iou": "IoU branch",
+    "centerness": "centerness branch",
+}
+
 
 def has_branch(quality: Quality) -> bool:
     """Whether the head has a branch for it."""
     return quality in ("centerness", "iou")
+
+
+def has_soft_labels(quality: Quality) -> bool:
+    """Whether class scores learn an IoU, which the focal loss cannot."""
+    return quality == "joint"
+
+
+def reads_distributions(quality: Quality) -> bool:
+    """Whether it takes sides that are distributions."""
+    return False
+
+
+def make_class_logits(quality: Quality, bins: int, dtype: Any) -> Callable[[Maps, Maps], Maps]:
+    """A function (class map, box map) -> class logits, to be made in the head's compact method.
+
+    Its layers, if it has some, become the head's, and are those of all levels.
+
+    Args:
+      quality: how localization quality is predicted.
+      bins: of a side's distribution.
+      dtype: of the arithmetic of its layers.
+    """
+    return lambda class_map, box_map: class_map
 
 
 def branch_labels(
@@ -29,7 +63,7 @@ def class_labels(
     quality: Quality, positive: Bool[Array, "*n"], overlap: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
     """What the score of a positive's class learns."""
-    return overlap if quality == "joint" else positive.astype(overlap.dtype)
+    return overlap if has_soft_labels(quality) else positive.astype(overlap.dtype)
 
 
 def final_scores(class_scores: Float[Array, "*n"], branch_logits: Float[Array, "*n"]) -> Float[Array, "*n"]:

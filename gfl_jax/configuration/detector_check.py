@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 from gfl_jax.axes.assigner import num_anchors
+from gfl_jax.axes.quality import has_soft_labels, reads_distributions
 from gfl_jax.config import Detector
 from gfl_jax.errors import UserError
 
@@ -103,8 +104,14 @@ def check_detector(detector: Detector) -> None:
         (
             "classification.kind",
             detector.classification.kind,
-            detector.classification.kind != "focal" or detector.quality != "joint",
-            "'quality_focal' or 'l2' with quality='joint', whose labels are soft",
+            detector.classification.kind != "focal" or not has_soft_labels(detector.quality),
+            f"another than 'focal' with quality={detector.quality!r}, whose labels are soft",
+        ),
+        (
+            "quality",
+            detector.quality,
+            box.kind == "general" or not reads_distributions(detector.quality),
+            f"another with box.kind={box.kind!r}, whose sides are no distributions",
         ),
         (
             "box.coding",

@@ -29,6 +29,7 @@ MODULES = (
     (r"^head/box/", r"bbox_head.PREFIX_reg."),
     (r"^head/quality/", r"bbox_head.PREFIX_centerness."),
     (r"^head/scale_(\d+)$", r"bbox_head.scales.\1.scale"),
+    (r"^head/(\w+?)_(\d+)/", r"bbox_head.\1.\2."),  # whatever else a head has
 )
 LEAVES = (
     (r"(kernel|scale)$", "weight"),

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from gfl_jax import config
 from gfl_jax.axes.assigner import num_anchors
 from gfl_jax.axes.box_representation import num_parameters
-from gfl_jax.axes.quality import has_branch
+from gfl_jax.axes.quality import has_branch, make_class_logits
 from gfl_jax.models.convolution import Conv
 from gfl_jax.models.group_norm import GroupNorm
 from gfl_jax.strips import Maps, whole
@@ -61,6 +61,7 @@ class DenseHead(nn.Module):
         class_conv = conv("class_logits", anchors * detector.num_classes, -math.log((1 - PRIOR) / PRIOR))
         box_conv = conv("box", anchors * 4 * num_parameters(detector.box), 0.0)
         quality_conv = conv("quality", anchors, 0.0) if has_branch(detector.quality) else None
+        with_quality = make_class_logits(detector.quality, num_parameters(detector.box), self.dtype)
 
         # Losses and decoding are in float32 at least, whatever the network computes in.
         wide = jnp.promote_types(self.dtype, jnp.float32)
@@ -68,8 +69,9 @@ class DenseHead(nn.Module):
         for level, x in enumerate(levels):
             class_features, box_features = climb(class_tower, x), climb(box_tower, x)
             scale = self.param(f"scale_{level}", nn.initializers.ones, ())
-            class_logits.append(whole(class_conv(class_features), self.images).astype(wide))
+            scores = whole(class_conv(class_features), self.images).astype(wide)
             box.append(whole(box_conv(box_features), self.images).astype(wide) * scale.astype(wide))
+            class_logits.append(with_quality(scores, box[-1]))
             if quality_conv is not None:
                 features = box_features if head.quality_tower == "box" else class_features
                 quality.append(whole(quality_conv(features), self.images).astype(wide))
