@@ -1,8 +1,20 @@
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gfl_jax.axes.quality import branch_labels, class_labels, final_scores, has_branch
+from gfl_jax.axes.quality import (
+    branch_labels,
+    class_labels,
+    final_scores,
+    has_branch,
+    largest,
+    logit_of_product,
+    make_class_logits,
+)
 
 OVERLAP, CENTERNESS = jnp.array([0.5, 0.2]), jnp.array([0.9, 0.3])
 
@@ -21,7 +33,9 @@ def test_a_branch_learns_its_labels_and_leaves_hard_ones_to_the_class(quality, l
     np.testing.assert_array_equal(class_labels(quality, positive, OVERLAP), [1, 0])
 
 
-@pytest.mark.parametrize(("quality", "labels"), [("joint", [0.5, 0.2]), ("none", [1, 1])])
+@pytest.mark.parametrize(
+    ("quality", "labels"), [("joint", [0.5, 0.2]), ("distribution", [0.5, 0.2]), ("none", [1, 1])]
+)
 def test_without_a_branch_the_class_score_may_carry_the_quality(quality, labels):
     assert not has_branch(quality)
     found = class_labels(quality, jnp.array([True, True]), OVERLAP)
@@ -30,3 +44,60 @@ def test_without_a_branch_the_class_score_may_carry_the_quality(quality, labels)
 
 def test_the_score_of_a_branch_is_multiplied_in():
     np.testing.assert_allclose(final_scores(jnp.array([0.8, 0.8]), jnp.array([0.0, -np.inf])), [0.4, 0.0])
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5]), min_size=4, max_size=9))
+def test_the_largest_are_those_of_a_sorted_list(values):
+    found = largest(jnp.array(values), 4)
+    np.testing.assert_array_equal(found, jnp.array(sorted(values, reverse=True)[:4]))
+
+
+def test_each_of_the_largest_passes_its_gradient_on():
+    weights = jnp.array([1.0, 10.0, 100.0])
+    for values, slopes in (
+        ([0.1, 0.4, 0.2, 0.3], [0, 1, 100, 10]),
+        ([0.2, 0.2, 0.2, 0.2], [1, 10, 100, 0]),
+    ):
+        found = jax.grad(lambda x: jnp.sum(largest(x, 3) * weights))(jnp.array(values))
+        np.testing.assert_array_equal(found, slopes)
+
+
+def test_the_logit_of_a_product():
+    a, b = jnp.meshgrid(jnp.linspace(-5, 5, 11), jnp.linspace(-5, 5, 11))
+    product = jax.nn.sigmoid(a) * jax.nn.sigmoid(b)
+    np.testing.assert_allclose(jax.nn.sigmoid(logit_of_product(a, b)), product, rtol=1e-5)
+    slope = jax.grad(lambda a, b: logit_of_product(a, b), argnums=(0, 1))
+    for extreme in ((-1e4, -1e4), (1e4, 1e4), (-1e4, 1e4)):
+        assert np.isfinite(logit_of_product(*extreme))
+        assert np.isfinite(slope(*extreme)).all()
+
+
+class Head(nn.Module):
+    quality: str
+
+    @nn.compact
+    def __call__(self, class_map, box_map):
+        return make_class_logits(self.quality, 5, jnp.float32)(class_map, box_map)
+
+
+def test_scores_are_multiplied_with_what_the_distributions_say():
+    """With two anchors: each is multiplied with what its own four sides say."""
+    rng = np.random.default_rng(0)
+    class_map, box_map = (rng.normal(size=(1, 2, 3, n)).astype(np.float32) for n in (2 * 3, 2 * 4 * 5))
+    variables = Head("distribution").init(jax.random.key(0), class_map, box_map)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), variables)
+    found = Head("distribution").apply(variables, class_map, box_map)
+    first, second = (variables["params"][f"reg_conf_{i}"] for i in (0, 2))
+    for place in np.ndindex(1, 2, 3):
+        for anchor in range(2):
+            sides = box_map[place].reshape(2, 4, 5)[anchor]
+            probabilities = np.exp(sides) / np.sum(np.exp(sides), axis=-1, keepdims=True)
+            best = -np.sort(-probabilities, axis=-1)[:, :4]
+            seen = np.concatenate([best, best.mean(-1, keepdims=True)], axis=-1).reshape(-1)
+            hidden = np.maximum(seen @ first["kernel"][0, 0] + first["bias"], 0)
+            quality = jax.nn.sigmoid(hidden @ second["kernel"][0, 0] + second["bias"])
+            scores = jax.nn.sigmoid(class_map[place].reshape(2, 3)[anchor])
+            of_anchor = jax.nn.sigmoid(found[place].reshape(2, 3)[anchor])
+            np.testing.assert_allclose(of_anchor, scores * quality, rtol=1e-4)
+    assert Head("joint").init(jax.random.key(0), class_map, box_map) == {}
+    np.testing.assert_array_equal(Head("joint").apply({}, class_map, box_map), class_map)
