@@ -1,7 +1,8 @@
 """Which locations are positive, and for which box: one of the four axes of a detector."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -47,6 +48,20 @@ class Assigner:
     def __post_init__(self) -> None:
         """Checks the fields."""
         check_fields(self)
+
+
+def assigner_requirements(assigner: Assigner, levels: int) -> Iterator[tuple[str, bool, str]]:
+    """What an assigner asks of its fields for so many levels: each field, whether it fits, and what does."""
+    kind, bounds, upper = assigner.kind, assigner.range_bounds, assigner.positive_iou
+    yield "range_bounds", all(a < b for a, b in pairwise(bounds)), "in ascending order"
+    one_each = kind != "fcos" or len(bounds) == levels - 1
+    yield "range_bounds", one_each, f"one for each of the {levels} levels but the last"
+    yield "negative_iou", assigner.negative_iou <= upper, f"at most positive_iou={upper}"
+    yield "anchor_ratios", len(assigner.anchor_ratios) > 0, "at least one"
+    single = kind == "max_iou" or num_anchors(assigner) == 1
+    yield "anchor_ratios", single, f"one, with one octave part: {kind} has a single anchor at a location"
+    enough = kind != "atss" or assigner.topk * levels > 1
+    yield "topk", enough, "at least 2 with one level, for the deviation of the candidates' overlaps"
 
 
 class Targets(NamedTuple):

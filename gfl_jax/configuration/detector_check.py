@@ -1,8 +1,6 @@
 """Whether the parts of a detector fit together, told before anything is compiled."""
 
-from itertools import pairwise
-
-from gfl_jax.axes.assigner import num_anchors
+from gfl_jax.axes.assigner import assigner_requirements
 from gfl_jax.axes.quality import has_soft_labels, reads_distributions
 from gfl_jax.config import Detector
 from gfl_jax.errors import UserError
@@ -70,36 +68,9 @@ def check_detector(detector: Detector) -> None:
             backbone.frozen_stages <= stages,
             f"at most the {stages} stages",
         ),
-        (
-            "assigner.range_bounds",
-            assigner.range_bounds,
-            all(a < b for a, b in pairwise(assigner.range_bounds)),
-            "in ascending order",
-        ),
-        (
-            "assigner.negative_iou",
-            assigner.negative_iou,
-            assigner.negative_iou <= assigner.positive_iou,
-            f"at most positive_iou={assigner.positive_iou}",
-        ),
-        ("assigner.anchor_ratios", assigner.anchor_ratios, len(assigner.anchor_ratios) > 0, "at least one"),
-        (
-            "assigner.topk",
-            assigner.topk,
-            assigner.kind != "atss" or assigner.topk * levels > 1,
-            "at least 2 with one level, for the deviation of the candidates' overlaps",
-        ),
-        (
-            "assigner.range_bounds",
-            assigner.range_bounds,
-            assigner.kind != "fcos" or len(assigner.range_bounds) == levels - 1,
-            f"one for each of the {levels} levels but the last",
-        ),
-        (
-            "assigner.anchor_ratios",
-            assigner.anchor_ratios,
-            assigner.kind == "max_iou" or num_anchors(assigner) == 1,
-            f"one, with one octave part: {assigner.kind} has a single anchor at a location",
+        *(
+            (f"assigner.{field}", getattr(assigner, field), fits, what)
+            for field, fits, what in assigner_requirements(assigner, levels)
         ),
         (
             "classification.kind",
