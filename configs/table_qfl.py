@@ -5,7 +5,8 @@
 
 RetinaNet is its assigner and its nine anchors in the head that all detectors share here (group norm,
 GIoU loss, deltas with the deviations of ATSS), so that rows differ in the loss alone; it is not
-checked against a reference.
+checked against a reference. Nor is FoveaBox, whose boxes have FCOS's GIoU loss here, not a smooth L1 loss on
+the logarithms of the distances.
 """
 
 from typing import Any, Literal
@@ -34,22 +35,34 @@ RETINANET: dict[str, Any] = {
     "detector.box.kind": "dirac",
     "detector.box.coding": "deltas",
 }
+FOVEA: dict[str, Any] = {
+    "detector.assigner.kind": "fovea",
+    "detector.box.kind": "dirac",
+    "detector.box.activation": "exp",
+}
+SIZE_RANGES: dict[str, dict[str, Any]] = {  # pixels; for small data around the anchors of ATSS
+    "coco": {},
+    "trees": {"detector.assigner.size_ranges": ((1, 48), (24, 96), (48, 1000))},
+    "digits": {"detector.assigner.size_ranges": ((1, 32), (16, 64), (32, 1000))},
+}
 SMALLEST_ANCHOR = {"coco": 4.0, "trees": 3.0, "digits": 2.5}  # in strides
 ROWS = tuple(
     Row(label, detector, {"detector": detector.lower(), "loss": loss})
-    for detector in ("RetinaNet", "FCOS", "ATSS")
+    for detector in ("RetinaNet", "FoveaBox", "FCOS", "ATSS")
     for loss, (label, _) in LOSSES.items()
 )
 
 
 def get_config(
-    detector: Literal["retinanet", "fcos", "atss"] = "retinanet",
+    detector: Literal["retinanet", "foveabox", "fcos", "atss"] = "retinanet",
     loss: Literal["focal", "quality_focal"] = "quality_focal",
     dataset: Literal["coco", "trees", "digits"] = "coco",
 ) -> Config:
     if detector == "retinanet":
         anchors = {"detector.assigner.anchor_scale": SMALLEST_ANCHOR[dataset]}
         config = override(gfl.get_config(dataset), RETINANET | anchors)
+    elif detector == "foveabox":
+        config = override(gfl.get_config(dataset), FOVEA | SIZE_RANGES[dataset])
     else:
         config = table_1.get_config(detector, "joint", None, dataset)
     return override(config, {"name": f"table_qfl_{detector}_{loss}_{dataset}", **LOSSES[loss][1]})

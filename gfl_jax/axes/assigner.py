@@ -1,4 +1,10 @@
-"""Which locations are positive, and for which box: one of the four axes of a detector."""
+"""Which locations are positive, and for which box: one of the four axes of a detector.
+
+atss: those whose anchors overlap a box most, by its statistics (Zhang et al. 2020);
+fcos: those inside a box, on the level for its size (Tian et al. 2019);
+fovea: those in the middle of a box, on the levels for its size (FoveaBox, Kong et al. 2020);
+max_iou: those whose anchors overlap a box by more than a bound (RetinaNet, Lin et al. 2017).
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -13,6 +19,7 @@ from gfl_jax.configuration.fields import Positive, Range, Share, check_fields
 from gfl_jax.structures import Batch
 from gfl_jax.targets.atss import assign_atss
 from gfl_jax.targets.fcos import assign_fcos
+from gfl_jax.targets.fovea import assign_fovea
 from gfl_jax.targets.locations import (
     GridSizes,
     Locations,
@@ -28,20 +35,30 @@ from gfl_jax.targets.max_iou import assign_max_iou
 class Assigner:
     """Which locations are positive, and for which box."""
 
-    kind: Literal["atss", "fcos", "max_iou"] = "atss"
+    kind: Literal["atss", "fcos", "fovea", "max_iou"] = "atss"
     # Anchors of a location, in strides: squares of `anchor_scale` and the octave's parts above,
     # each with every ratio of height to width. ATSS has one, RetinaNet nine, FCOS uses none.
     anchor_scale: Positive = 8.0
     anchor_octave_parts: Annotated[int, Range(least=1, most=100)] = 1
     anchor_ratios: tuple[Annotated[float, Range(least=1e-3, most=1e3)], ...] = (1.0,)
-    # Whether locations lie in the middle of their cells, as FCOS's always do, or in the upper left corner.
-    # Weights of mmdetection 1.x, the official GFL repository's among them, need the middle.
+    # Whether locations lie in the middle of their cells, as FCOS's and FoveaBox's always do, or in the upper
+    # left corner. Weights of mmdetection 1.x, the official GFL repository's among them, need the middle.
     cell_centers: bool = False
     topk: Annotated[int, Range(least=1, most=10**4)] = 9  # ATSS: candidates of a box on each level
     # FCOS: a level takes the boxes whose farthest side is at most this many pixels away, and
     # farther than the bound of the level before. The last level has no bound.
     range_bounds: tuple[Positive, ...] = (64, 128, 256, 512)
     center_radius: Positive | None = None  # FCOS: positives are at most so many strides from the center
+    # FoveaBox: of each level, between which sizes (the square root of a box's area) in pixels it takes boxes,
+    # and the share of a box's width and height in which locations are positive.
+    size_ranges: tuple[tuple[Positive, Positive], ...] = (
+        (1, 64),
+        (32, 128),
+        (64, 256),
+        (128, 512),
+        (256, 2048),
+    )
+    fovea_share: Share = 0.4
     positive_iou: Share = 0.5  # max-IoU: anchors from here on are positive,
     negative_iou: Share = 0.4  # those below this one are background, others neither
 
@@ -56,6 +73,10 @@ def assigner_requirements(assigner: Assigner, levels: int) -> Iterator[tuple[str
     yield "range_bounds", all(a < b for a, b in pairwise(bounds)), "in ascending order"
     one_each = kind != "fcos" or len(bounds) == levels - 1
     yield "range_bounds", one_each, f"one for each of the {levels} levels but the last"
+    pairs = kind != "fovea" or len(assigner.size_ranges) == levels
+    yield "size_ranges", pairs, f"one pair for each of the {levels} levels"
+    ascending = all(low < high for low, high in assigner.size_ranges)
+    yield "size_ranges", ascending, "pairs of a least and a larger greatest size"
     yield "negative_iou", assigner.negative_iou <= upper, f"at most positive_iou={upper}"
     yield "anchor_ratios", len(assigner.anchor_ratios) > 0, "at least one"
     single = kind == "max_iou" or num_anchors(assigner) == 1
@@ -88,7 +109,7 @@ def canvas_locations(canvas: Sequence[int], strides: Sequence[int], assigner: As
 
 def location_offset(assigner: Assigner) -> float:
     """Strides from the upper left corner of a cell to its location, along both axes."""
-    return 0.5 if assigner.kind == "fcos" or assigner.cell_centers else 0.0
+    return 0.5 if assigner.kind in ("fcos", "fovea") or assigner.cell_centers else 0.0
 
 
 def num_anchors(assigner: Assigner) -> int:
@@ -110,8 +131,12 @@ def assign_targets(batch: Batch, locations: Locations, strides: Sequence[int], a
     valid = valid_locations(valid_sizes, grid_sizes, num_anchors(assigner))
 
     def assign(boxes: Array, box_mask: Array, valid_size: Array, valid: Array) -> tuple[Array, Array]:
-        if assigner.kind == "fcos":  # counts every location of the canvas as background, as in the reference
+        # These two count every location of the canvas as background, as in the reference.
+        if assigner.kind == "fcos":
             index = assign_fcos(boxes, box_mask, locations, assigner.range_bounds, assigner.center_radius)
+            return index, jnp.ones_like(valid)
+        if assigner.kind == "fovea":
+            index = assign_fovea(boxes, box_mask, locations, assigner.size_ranges, assigner.fovea_share)
             return index, jnp.ones_like(valid)
         if assigner.kind == "max_iou":
             return assign_max_iou(
@@ -154,6 +179,11 @@ def make_targets(
 
 
 def count_positives(targets: Targets, assigner: Assigner) -> Int[Array, ""]:
-    """Positives of the batch; assigners with anchors count at least one a picture."""
-    of_picture = jnp.sum(targets.positive, axis=1)
-    return jnp.sum(of_picture if assigner.kind == "fcos" else jnp.maximum(of_picture, 1))
+    """Positives of the batch, as its losses are divided by them.
+
+    FoveaBox counts one more in each image; assigners with anchors count at least one.
+    """
+    of_image = jnp.sum(targets.positive, axis=1)
+    if assigner.kind == "fovea":
+        return jnp.sum(of_image + 1)
+    return jnp.sum(of_image if assigner.kind == "fcos" else jnp.maximum(of_image, 1))
