@@ -22,7 +22,7 @@ from gfl_jax.configuration.overrides import override
 from gfl_jax.data.categories import listed
 from gfl_jax.data.coco_file import CocoFile
 from gfl_jax.data.layouts import find_layout
-from gfl_jax.trained import trained_config
+from gfl_jax.training.trained import trained_config
 
 EPOCHS = 12
 LEAST_SHOWN = 8000  # images

@@ -99,6 +99,19 @@ class Detector:
 
 
 @dataclasses.dataclass(frozen=True)
+class Distillation:
+    """Localization distillation (LD, Zheng et al. 2022): positives learn box sides from a teacher too."""
+
+    teacher: str = ""  # a work directory of `train`, or published weights by name; empty: there is none
+    temperature: Positive = 10.0
+    weight: NotNegative = 0.25
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Normalization:
     """Pixels to network inputs, on the device: (value - mean) / std, channels as stated."""
 
@@ -313,6 +326,7 @@ class Config:
     precision: Literal["float32", "bfloat16", "float64", "fp32", "bf16"] = "float32"
     init_from: str = ""  # what to start from: a checkpoint, a file of weights, or a name of `models`
     detector: Detector = Detector()
+    distillation: Distillation = Distillation()
     normalization: Normalization = Normalization()
     resize: Resize = Resize()
     crops: Crops | None = None

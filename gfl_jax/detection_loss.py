@@ -1,5 +1,6 @@
 """What a detector minimizes: the losses of a batch, weighted and normalized as in the reference."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from gfl_jax.axes.box_representation import box_losses, box_weights, decode_boxe
 from gfl_jax.axes.classification import class_loss
 from gfl_jax.axes.quality import branch_labels, class_labels, has_branch
 from gfl_jax.boxes import boxes_to_distances, centerness, iou
+from gfl_jax.losses.distillation import localization_distillation_loss
 from gfl_jax.losses.focal import binary_cross_entropy
 from gfl_jax.structures import Batch, HeadOutputs
 from gfl_jax.targets.locations import flatten_levels, grid_sizes_of, sum_per_level
@@ -22,6 +24,14 @@ class Normalizers(NamedTuple):
 
     positives: Int[Array, ""]  # as `count_positives` has them
     box_weights: Float[Array, ""]
+    images: Int[Array, ""]
+
+
+class Lesson(NamedTuple):
+    """What a teacher says of a batch, for localization distillation."""
+
+    box: Sequence[Float[Array, "batch h w sides_times_parameters"]]  # as in `HeadOutputs`
+    settings: config.Distillation
 
 
 def detection_losses(
@@ -30,6 +40,7 @@ def detection_losses(
     detector: config.Detector,
     normalizers: Normalizers | None = None,
     targets: Targets | None = None,
+    lesson: Lesson | None = None,
 ) -> dict[str, Float[Array, "levels"]]:
     """The losses of a global batch, level by level; their sum is what training minimizes.
 
@@ -43,11 +54,13 @@ def detection_losses(
       normalizers: of the global batch, where `batch` is a part of it: the losses of all parts then
         add up to those of the whole. None: the batch is the whole.
       targets: of the batch; None: the assigner's.
+      lesson: of a teacher; None: there is none.
 
     Returns:
-      loss_cls; loss_centerness or loss_iou of a quality branch; and those of `box_losses`.
+      loss_cls; loss_centerness or loss_iou of a quality branch; those of `box_losses`; and loss_ld of a
+      lesson.
     """
-    return _losses_and_normalizers(outputs, batch, detector, normalizers, targets)[0]
+    return _losses_and_normalizers(outputs, batch, detector, normalizers, targets, lesson)[0]
 
 
 def loss_normalizers(outputs: HeadOutputs, batch: Batch, detector: config.Detector) -> Normalizers:
@@ -61,6 +74,7 @@ def _losses_and_normalizers(
     detector: config.Detector,
     normalizers: Normalizers | None,
     targets: Targets | None = None,
+    lesson: Lesson | None = None,
 ) -> tuple[dict[str, Float[Array, "levels"]], Normalizers]:
     """The losses, and the normalizers of this batch, whether they were used or given others."""
     box, quality = detector.box, detector.quality
@@ -84,7 +98,8 @@ def _losses_and_normalizers(
     label_centerness = centerness(boxes_to_distances(points / strides, true_boxes)) * positive
 
     weights = box_weights(class_logits, label_centerness, positive, box)
-    own = Normalizers(count_positives(targets, detector.assigner), jnp.sum(weights))
+    images = jnp.asarray(len(positive))
+    own = Normalizers(count_positives(targets, detector.assigner), jnp.sum(weights), images)
     used = own if normalizers is None else normalizers
     num_positives = jnp.maximum(used.positives, 1)
     weight_sum = jnp.maximum(used.box_weights, box.min_normalizer)
@@ -102,4 +117,10 @@ def _losses_and_normalizers(
     for name, loss in box_losses(parameters, boxes, true_boxes, points / strides, strides, box).items():
         weighted = jnp.where(positive, loss, 0) * weights
         losses[name] = sum_per_level(weighted, locations) / weight_sum
+    if lesson is not None:
+        settings, taught = lesson.settings, side_parameters(lesson.box, box)
+        of_sides = localization_distillation_loss(parameters, taught, settings.temperature)
+        weighted = settings.weight * jnp.mean(of_sides, axis=-1) * weights
+        # mmdetection does not divide it, but averages gradients over processes of two images each.
+        losses["loss_ld"] = sum_per_level(weighted, locations) * (2 / used.images)
     return losses, own

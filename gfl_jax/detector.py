@@ -28,8 +28,8 @@ from gfl_jax.export import export_detector
 from gfl_jax.paths import as_path
 from gfl_jax.prediction.predict import Predict, make_predict
 from gfl_jax.prediction.predict_exported import read_exported
-from gfl_jax.trained import Trained, load_trained, trained_config
 from gfl_jax.training import loop
+from gfl_jax.training.trained import Trained, load_trained, trained_config
 
 
 class Found(NamedTuple):

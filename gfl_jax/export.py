@@ -25,7 +25,7 @@ from gfl_jax.files import require_writable_file, write_files
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.models.network import build_detector
 from gfl_jax.structures import SIZE_DIVISOR, Images
-from gfl_jax.trained import Trained
+from gfl_jax.training.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -19,7 +19,7 @@ from gfl_jax.data.headers import try_headers
 from gfl_jax.data.image_files import image_files_source
 from gfl_jax.export import loader_code
 from gfl_jax.prediction.predict import make_predict
-from gfl_jax.trained import load_run
+from gfl_jax.training.trained import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 60, 90

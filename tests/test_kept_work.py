@@ -18,7 +18,7 @@ from gfl_jax.compilation import report as compilation
 from gfl_jax.config import Backbone, Config, Detector
 from gfl_jax.errors import UserError
 from gfl_jax.evaluation import evaluate, snapshots
-from gfl_jax.trained import Trained
+from gfl_jax.training.trained import Trained
 
 RESULTS = [{"image_id": 1, "category_id": 1, "bbox": [1.0, 1.0, 9.0, 9.0], "score": 0.5}]
 METRICS = {"AP": 0.5, "AP50": 0.5, "AP75": 0.5}

@@ -21,7 +21,7 @@ from gfl_jax.errors import UserError, in_words
 from gfl_jax.evaluation.evaluate import open_evaluation
 from gfl_jax.models.network import build_detector
 from gfl_jax.parallel.mesh import make_mesh, put_everywhere
-from gfl_jax.trained import Trained
+from gfl_jax.training.trained import Trained
 
 ANALYSES = ("correlation", "labels", "distributions")
 

@@ -51,7 +51,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Does what the command says; returns the exit status."""
     from gfl_jax.analysis.analyze import analyze
-    from gfl_jax.trained import Trained, load_published, load_run
+    from gfl_jax.training.trained import Trained, load_published, load_run
 
     workdirs = [args.workdir, *args.more] if args.workdir else args.more
     if not workdirs and not args.config and not args.model:

@@ -15,7 +15,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.pretrained.published import require_detector
 
 if TYPE_CHECKING:
-    from gfl_jax.trained import Trained
+    from gfl_jax.training.trained import Trained
 
 
 def processes(args: argparse.Namespace, stop_together: bool) -> contextlib.AbstractContextManager[None]:
@@ -51,7 +51,7 @@ def config_of(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
 
 def trained_of(args: argparse.Namespace, config: Config) -> "Trained":
     """The detector of --model or --workdir."""
-    from gfl_jax.trained import load_published, load_run
+    from gfl_jax.training.trained import load_published, load_run
 
     if args.model and args.checkpoint:
         raise UserError(f"--checkpoint={args.checkpoint}: is of a --workdir; leave it out with --model")

@@ -22,7 +22,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
     command.add_argument(
         "--detector",
-        choices=["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "gflv2", "all"],
+        choices=["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "gflv2", "ld", "all"],
         default="gfl",
         help="whose figures, of those in tests/data (gfl)",
     )

@@ -13,7 +13,7 @@ from gfl_jax.data.loader import reads_blocks
 from gfl_jax.data.plan import named_buckets
 from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.views import view_canvas, views_of
-from gfl_jax.models.network import build_detector
+from gfl_jax.models.network import DetectorNetwork, build_detector
 from gfl_jax.parallel.mesh import platform_of, replicated, split_by_batch, split_over_fsdp, with_shardings
 from gfl_jax.pixel_blocks import CHANNELS, SIDE
 from gfl_jax.structures import Batch
@@ -26,6 +26,8 @@ from gfl_jax.training.optimizer import (
 )
 from gfl_jax.training.state import state_shapes
 from gfl_jax.training.step import make_train_step
+from gfl_jax.training.teacher import make_teacher
+from gfl_jax.training.trained import trained_config
 
 # Rows for boxes in a batch: COCO's images have up to 93. They cost next to nothing.
 BOXES = 96
@@ -41,19 +43,28 @@ def lower_training(config: Config, mesh: Mesh, canvas: Shape, images: int) -> ja
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     shapes = state_shapes(model, optimizer, ema=config.optimizer.ema_decay is not None)
     state = with_shardings(shapes, split_over_fsdp(shapes, mesh))
-    step: Any = make_train_step(model, optimizer, schedule, config, mesh)  # jitted
-    return step.lower(state, abstract_batch(mesh, canvas, images, reads_blocks(config, platform_of(mesh))))
+    teacher, taught = None, tuple[Any, ...]()
+    if config.distillation.teacher:
+        teacher = make_teacher(trained_config(config.distillation.teacher), config)
+        taught = (with_shardings(_variables(teacher.model, config), replicated(mesh)),)
+    step: Any = make_train_step(model, optimizer, schedule, config, mesh, teacher)  # jitted
+    batch = abstract_batch(mesh, canvas, images, reads_blocks(config, platform_of(mesh)))
+    return step.lower(state, batch, *taught)
 
 
 def lower_inference(config: Config, mesh: Mesh, canvas: Shape, images: int) -> jax.stages.Lowered:
     """Images to detections, in a single view, for batches of `images` in all."""
     model = build_detector(config.detector, config.precision)
-    variables = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
+    variables = _variables(model, config)
     detect: Any = make_detect(model, config.normalization, config.inference, mesh, config.compiler)  # jitted
     return detect.lower(
         with_shardings(variables, replicated(mesh)),
         abstract_batch(mesh, canvas, images, reads_blocks(config, platform_of(mesh))),
     )
+
+
+def _variables(model: DetectorNetwork, config: Config) -> Any:
+    return state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).variables
 
 
 def abstract_batch(mesh: Mesh, canvas: Shape, images: int, blocks: bool = False) -> Batch:

@@ -18,7 +18,7 @@ from gfl_jax.data.transforms import resized_sizes
 from gfl_jax.evaluation.evaluate import each_group
 from gfl_jax.inference.views import views_of
 from gfl_jax.parallel.mesh import make_mesh
-from gfl_jax.trained import Trained
+from gfl_jax.training.trained import Trained
 
 
 class Prediction(NamedTuple):

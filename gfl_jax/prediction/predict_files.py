@@ -30,7 +30,7 @@ from gfl_jax.inference.views import views_of
 from gfl_jax.paths import require_local
 from gfl_jax.prediction.inputs import find_inputs, is_video
 from gfl_jax.prediction.predict import Predict, Prediction, make_predict
-from gfl_jax.trained import Trained
+from gfl_jax.training.trained import Trained
 
 SAVE_EVERY = 60.0  # seconds
 

@@ -5,6 +5,7 @@ by the normalizers of the global batch. Batch norms with `norm="batch"` are the 
 use (and their running statistics follow) one micro-batch after the other.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,18 +15,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from gfl_jax import config
-from gfl_jax.detection_loss import Normalizers, detection_losses, loss_normalizers
+from gfl_jax.detection_loss import Lesson, Normalizers, detection_losses, loss_normalizers
 from gfl_jax.models.conv_gradient import in_a_loop
 from gfl_jax.models.network import DetectorNetwork, apply_network
 from gfl_jax.models.preprocess import normalize_images, num_strips
 from gfl_jax.parallel.mesh import platform_of, split_by_batch, split_over_fsdp
 from gfl_jax.structures import Batch, HeadOutputs
 
+Teach = Callable[[Batch], Lesson]
 LossAndRest = tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Any]]
 
 
 def loss_and_gradient(
-    params: Any, batch_stats: Any, batch: Batch, model: DetectorNetwork, config: config.Config, mesh: Mesh
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    model: DetectorNetwork,
+    config: config.Config,
+    mesh: Mesh,
+    teach: Teach | None = None,
 ) -> tuple[LossAndRest, Any]:
     """What `batch_loss` gives for a global batch, and its gradient, divided over `fsdp`.
 
@@ -39,11 +47,12 @@ def loss_and_gradient(
       model: the network.
       config: the experiment.
       mesh: from `make_mesh`.
+      teach: gives the lesson of a batch; None: there is no teacher.
     """
     differentiate = jax.value_and_grad(batch_loss, has_aux=True)
     divided = split_over_fsdp(params, mesh)
     if config.optimizer.accumulate == 1:
-        result, grads = differentiate(params, batch_stats, batch, model, config, mesh)
+        result, grads = differentiate(params, batch_stats, batch, model, config, mesh, teach=teach)
         return result, jax.lax.with_sharding_constraint(grads, divided)
     parts = micro_batches(batch, config.optimizer.accumulate, mesh)
 
@@ -58,7 +67,7 @@ def loss_and_gradient(
         batch_stats, sums = carry
         with in_a_loop(True):
             (total, (losses, batch_stats)), grads = differentiate(
-                params, batch_stats, part, model, config, mesh, normalizers
+                params, batch_stats, part, model, config, mesh, normalizers, teach
             )
         sums = jax.lax.with_sharding_constraint(optax.tree.add(sums, grads), divided)
         return (batch_stats, sums), (total, losses)
@@ -92,6 +101,7 @@ def batch_loss(
     config: config.Config,
     mesh: Mesh,
     normalizers: Normalizers | None = None,
+    teach: Teach | None = None,
 ) -> LossAndRest:
     """The training loss of a batch.
 
@@ -103,13 +113,15 @@ def batch_loss(
       config: the experiment.
       mesh: that the batch is split over.
       normalizers: of the global batch, where `batch` is a part of it.
+      teach: gives the lesson of a batch; None: there is no teacher.
 
     Returns:
       The total, and (each loss by name, the new running statistics).
     """
     outputs, batch_stats = run_network(params, batch_stats, batch, model, config, mesh)
+    lesson = None if teach is None else teach(batch)
     with jax.named_scope("losses"):
-        per_level = detection_losses(outputs, batch, config.detector, normalizers)
+        per_level = detection_losses(outputs, batch, config.detector, normalizers, lesson=lesson)
     losses = {name: jnp.sum(levels) for name, levels in per_level.items()}
     return sum(losses.values(), jnp.zeros(())), (losses, batch_stats)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from etils.epath import Path
@@ -41,6 +41,8 @@ from gfl_jax.training.start import check_start, start_from_file
 from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
 from gfl_jax.training.stop import StopRequest
+from gfl_jax.training.teacher import make_teacher
+from gfl_jax.training.trained import load_trained, trained_config
 
 
 class NonFiniteLossError(UserError):
@@ -94,7 +96,11 @@ def train(
     learning_rate = scaled_learning_rate(config.optimizer, config.loader.batch_size)
     schedule = make_schedule(config.schedule, learning_rate, total_steps)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
-    train_step = make_train_step(model, optimizer, schedule, config, mesh)
+    teacher, taught = None, tuple[Any, ...]()
+    if config.distillation.teacher:
+        trained = load_trained(config.distillation.teacher, trained_config(config.distillation.teacher))
+        teacher, taught = make_teacher(trained.config, config), (put_everywhere(trained.variables, mesh),)
+    train_step = make_train_step(model, optimizer, schedule, config, mesh, teacher)
     detect = make_detect_in_views(model, config.normalization, config.inference, mesh, config.compiler)
 
     def is_due(every: int) -> bool:
@@ -164,7 +170,7 @@ def train(
                 with profile.step(step + 1, before=state):
                     with log.clock.measure("input"):
                         batch = next(batches)
-                    state, step_metrics = train_step(state, put_batch(batch, mesh))
+                    state, step_metrics = train_step(state, put_batch(batch, mesh), *taught)
                 step += 1
                 log.clock.step_started(step_metrics)
                 profile.started(step_metrics)

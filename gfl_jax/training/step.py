@@ -1,6 +1,7 @@
 """One step of training as one compiled function of the state and a global batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gfl_jax import config
+from gfl_jax.detection_loss import Lesson
 from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import replicated, split_by_batch, split_over_fsdp
@@ -16,9 +18,10 @@ from gfl_jax.structures import Batch
 from gfl_jax.training.gradient import loss_and_gradient
 from gfl_jax.training.optimizer import trainable_mask, trained_only
 from gfl_jax.training.state import TrainState, state_shapes, update_ema
+from gfl_jax.training.teacher import Teacher, box_maps
 
 Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -27,6 +30,7 @@ def make_train_step(
     learning_rate: optax.Schedule,
     config: config.Config,
     mesh: Mesh,
+    teacher: Teacher | None = None,
 ) -> TrainStep:
     """Makes the jit-compiled train step, compiled once for each shape of a batch.
 
@@ -35,15 +39,22 @@ def make_train_step(
     each loss by its name, their sum "loss", "gradient_norm" of the trained parameters before clipping,
     "learning_rate", and "finite". Where "finite" is False, because the loss or the norm is
     NaN or infinite, the new state is the old one.
+
+    With a `teacher` the step takes the teacher's variables too, whole on every device.
     """
     decay = config.optimizer.ema_decay
     shapes = state_shapes(model, optimizer, ema=decay is not None)
     whole, divided = replicated(mesh), split_over_fsdp(shapes, mesh)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, *taught: Any) -> tuple[TrainState, Metrics]:
+        def lesson(part: Batch) -> Lesson:
+            assert teacher is not None
+            with jax.named_scope("teacher"):
+                return Lesson(box_maps(teacher, taught[0], part, mesh), config.distillation)
+
         params = jax.lax.with_sharding_constraint(state.params, whole)
         (total, (losses, batch_stats)), grads = loss_and_gradient(
-            params, state.batch_stats, batch, model, config, mesh
+            params, state.batch_stats, batch, model, config, mesh, lesson if teacher else None
         )
         mask = trainable_mask(grads, config.detector.backbone)
         norm = optax.tree.norm(trained_only(grads, mask))
@@ -61,7 +72,7 @@ def make_train_step(
 
     return jax.jit(
         step,
-        in_shardings=(divided, split_by_batch(mesh)),
+        in_shardings=(divided, split_by_batch(mesh), *((whole,) if teacher else ())),
         out_shardings=(divided, whole),
         donate_argnums=0,
         compiler_options=compiler_options(mesh, config.compiler),

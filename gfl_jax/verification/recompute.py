@@ -16,13 +16,14 @@ from gfl_jax.axes.assigner import (
     make_targets,
 )
 from gfl_jax.boxes import boxes_to_distances, centerness
-from gfl_jax.detection_loss import detection_losses
+from gfl_jax.detection_loss import Lesson, detection_losses
 from gfl_jax.inference.detect import detections_from_outputs
 from gfl_jax.interop.torch_names import from_torch, to_torch
 from gfl_jax.models.network import DetectorNetwork
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.structures import SIZE_DIVISOR, Batch
 from gfl_jax.targets.locations import Locations, grid_sizes_of
+from gfl_jax.training.teacher import Teacher, box_maps
 from gfl_jax.verification.deterministic import image, weight
 from gfl_jax.verification.reference import Reference
 from gfl_jax.verification.ties import is_a_choice
@@ -31,8 +32,8 @@ from gfl_jax.verification.ties import is_a_choice
 EPSILON = float(np.finfo(np.float32).eps)
 
 
-def deterministic_variables(model: DetectorNetwork, dtype: Any) -> dict[str, Any]:
-    """The variables of a network with the reference's weights."""
+def deterministic_variables(model: DetectorNetwork, dtype: Any, prefix: str = "") -> dict[str, Any]:
+    """The variables of a network with the reference's weights, drawn for their names with a prefix."""
     sample = jnp.zeros((1, SIZE_DIVISOR, SIZE_DIVISOR, 3))
     shapes: Any = jax.eval_shape(model.init, jax.random.key(0), sample)
     names: dict[str, tuple[int, ...]] = {}
@@ -40,7 +41,7 @@ def deterministic_variables(model: DetectorNetwork, dtype: Any) -> dict[str, Any
         arrays = jax.tree.map(lambda x: np.empty(x.shape, np.int8), collection)
         names |= {name: x.shape for name, x in to_torch(arrays, model.detector).items()}
     variables = from_torch(
-        {name: weight(name, shape) for name, shape in names.items()}, shapes, model.detector
+        {name: weight(prefix + name, shape) for name, shape in names.items()}, shapes, model.detector
     )
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), variables)
 
@@ -124,9 +125,25 @@ class Results(NamedTuple):
 
 
 def recompute(
-    model: DetectorNetwork, experiment: config.Config, variables: Any, batch: Batch, targets: Targets
+    model: DetectorNetwork,
+    experiment: config.Config,
+    teacher: Teacher | None,
+    variables: Any,
+    taught: Any,
+    batch: Batch,
+    targets: Targets,
 ) -> Results:
-    """Everything that a case's figures are about, with the targets of `case_targets`; to be compiled."""
+    """Everything that a case's figures are about; to be compiled.
+
+    Args:
+      model: the network.
+      experiment: the config of the detector.
+      teacher: None: there is none.
+      variables: of the network.
+      taught: variables of the teacher.
+      batch: from `make_batch`.
+      targets: from `case_targets`.
+    """
     inputs = normalize_images(batch.images, batch.image_sizes, experiment.normalization, model.dtype)
 
     def forward(network: DetectorNetwork) -> Any:
@@ -140,8 +157,9 @@ def recompute(
     locations = assigner_locations(grid_sizes_of(levels), strides, assigner)
     normalizers = _reference_normalizers(targets, locations, experiment.detector)
     differentiate = jax.value_and_grad(_loss, has_aux=True)
+    lesson = teacher and Lesson(box_maps(teacher, taught, batch), experiment.distillation)
     (_, losses), gradients = differentiate(
-        variables["params"], variables["batch_stats"], model, experiment, batch, targets, normalizers
+        variables["params"], variables["batch_stats"], model, experiment, batch, targets, normalizers, lesson
     )
     detections, _ = detections_from_outputs(outputs, batch, experiment.detector, experiment.inference)
     return Results(inputs, features, levels, outputs, targets, losses, gradients, detections)
@@ -155,11 +173,12 @@ def _loss(
     batch: Batch,
     targets: Targets,
     normalizers: dict[str, Any],
+    lesson: Lesson | None,
 ) -> tuple[Any, Any]:
     images = normalize_images(batch.images, batch.image_sizes, experiment.normalization, model.dtype)
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
-    losses = detection_losses(outputs, batch, experiment.detector, targets=targets)
+    losses = detection_losses(outputs, batch, experiment.detector, targets=targets, lesson=lesson)
     losses = {name: loss * normalizers[name] / (normalizers[name] + EPSILON) for name, loss in losses.items()}
     return sum(jnp.sum(x) for x in losses.values()), losses
 
@@ -169,12 +188,13 @@ def _reference_normalizers(
 ) -> dict[str, Any]:
     """What the reference divides each loss by together with its epsilon.
 
-    For the box losses of detectors with anchors that is 1, and 4 for the sides of DFL: it
-    divides them by the sum of the weights in another place, without an epsilon.
+    For the box losses of detectors with anchors that is 1, and 4 for the sides of DFL and LD: it
+    divides them by the sum of the weights in another place, or not at all, without an epsilon.
     """
     positives = jnp.maximum(count_positives(targets, detector.assigner), 1)
     box: Any = 1.0
     if detector.assigner.kind == "fcos":
         distances = boxes_to_distances(jnp.asarray(locations.points), targets.boxes)
         box = jnp.maximum(jnp.sum(centerness(distances) * targets.positive), detector.box.min_normalizer)
-    return {"loss_cls": positives, "loss_centerness": positives, "loss_bbox": box, "loss_dfl": 4.0}
+    of_classes = {"loss_cls": positives, "loss_centerness": positives}
+    return of_classes | {"loss_bbox": box, "loss_dfl": 4.0, "loss_ld": 4.0}

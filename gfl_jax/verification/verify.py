@@ -26,6 +26,7 @@ DETECTORS = {  # files of figures in FIGURES, and whose they are
     "fcos_tricks": "fcos_r50_fpn_tricks_1x_coco",
     "gfl_r101_dcn": "gfl_r101_dcn_c3-c5_fpn_ms2x_coco",
     "gflv2": "gflv2_r50_fpn_1x_coco",
+    "ld": "ld_r50_gfl_r101_fpn_1x_coco",
 }
 
 

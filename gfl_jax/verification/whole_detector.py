@@ -14,12 +14,14 @@ from gfl_jax import config
 from gfl_jax.axes.assigner import assigner_locations
 from gfl_jax.axes.box_representation import decode_distances, unit
 from gfl_jax.boxes import boxes_to_distances
+from gfl_jax.configuration.config_files import load_config
 from gfl_jax.interop.torch_names import to_torch
 from gfl_jax.models.network import build_detector
 from gfl_jax.parallel.compiler_options import quick_options
 from gfl_jax.structures import Batch
 from gfl_jax.targets.locations import grid_sizes_of
 from gfl_jax.training.optimizer import make_optimizer
+from gfl_jax.training.teacher import make_teacher
 from gfl_jax.verification.deterministic import projection
 from gfl_jax.verification.recompute import (
     Results,
@@ -68,11 +70,16 @@ def verify_detector(reference: Reference, experiment: config.Config, precision: 
     variables = deterministic_variables(model, jnp.promote_types(precision, jnp.float32))
     cases = [str(case) for case in reference["cases"]]
     batches = {case: make_batch(reference, case, precision) for case in cases}
-    run = jax.jit(partial(recompute, model, experiment))
+    teacher, taught = None, None
+    if experiment.distillation.teacher:
+        teacher = make_teacher(load_config(experiment.distillation.teacher), experiment)
+        wide = jnp.promote_types(precision, jnp.float32)
+        taught = deterministic_variables(teacher.model, wide, prefix="teacher.")
+    run = jax.jit(partial(recompute, model, experiment, teacher))
     targets = {case: case_targets(reference, case, batches[case], experiment.detector) for case in cases}
     for case in cases:
         given, ties = targets[case]
-        results = jax.device_get(run(variables, batches[case], given))
+        results = jax.device_get(run(variables, taught, batches[case], given))
         for part, value, tolerance in _compare_case(
             reference, case, batches[case], results, tolerances, experiment
         ):
@@ -80,7 +87,7 @@ def verify_detector(reference: Reference, experiment: config.Config, precision: 
             yield Row(f"{case}: {part}{note}", value, tolerance)
     if "traj/losses" in reference:
         first = cases[0]  # by position, as above, or it would be compiled again
-        run_first = lambda variables: run(variables, batches[first], targets[first][0])  # noqa: E731
+        run_first = lambda variables: run(variables, taught, batches[first], targets[first][0])  # noqa: E731
         yield from _compare_training(reference, run_first, experiment, variables, tolerances)
 
 

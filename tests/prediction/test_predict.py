@@ -21,7 +21,7 @@ from gfl_jax.prediction import predict as predict_module
 from gfl_jax.prediction import predict_files as module
 from gfl_jax.prediction.predict import Prediction, make_predict, plan_runs
 from gfl_jax.prediction.predict_files import image_ids, predict_inputs
-from gfl_jax.trained import Trained
+from gfl_jax.training.trained import Trained
 
 CATEGORIES = Categories(("red", "green", "blue"), (10, 20, 30))
 

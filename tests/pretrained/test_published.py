@@ -21,9 +21,9 @@ from gfl_jax.interop.foreign_names import mmdetection_name
 from gfl_jax.interop.torch_files import write_torch_file
 from gfl_jax.interop.torch_names import match_entries, whole_state_dict
 from gfl_jax.pretrained.published import DETECTORS, PUBLISHED
-from gfl_jax.trained import load_published
 from gfl_jax.training.start import start_from_file
 from gfl_jax.training.state import TrainState
+from gfl_jax.training.trained import load_published
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
 STRUCTURES = {  # names and shapes of entries, as mmdetection has them
