@@ -29,7 +29,9 @@ from gfl_jax.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 TREES = ROOT / "tests" / "data" / "trees"
-TABLES = {name: ROOT / "configs" / f"table_{name}.py" for name in ("1", "beta", "boxes", "dfl", "qfl")}
+TABLES = {
+    name: ROOT / "configs" / f"table_{name}.py" for name in ("1", "beta", "boxes", "dfl", "qfl", "quality")
+}
 ROWS = [(name, row) for name, file in TABLES.items() for row in load_module(file).ROWS]
 STEPS = 20
 FIRST_SCORE = 0.1  # box losses that are weighted by the score then count in full from the start
@@ -135,6 +137,8 @@ def test_the_rows_are_those_of_the_paper():
     assert {d.classification.beta for d in detectors["beta"]} == {0, 1, 2, 2.5, 4}
     assert {d.box.reg_max for d in detectors["dfl"] if d.box.spacing == 1} == {12, 14, 16, 18}
     assert {d.box.spacing for d in detectors["dfl"]} == {0.5, 1, 2, 4}
+    assert {d.quality for d in detectors["quality"]} == {"joint", "distribution"}
+    assert {d.classification.kind for d in detectors["quality"]} == {"quality_focal", "varifocal"}
     assert {d.assigner.kind for d in detectors["qfl"]} == {"max_iou", "fovea", "fcos", "atss"}
 
 

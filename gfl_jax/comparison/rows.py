@@ -18,6 +18,7 @@ class Row(NamedTuple):
     column: str  # rows of equal label stand side by side, one column group for each name
     arguments: Mapping[str, Any]  # of the file's `get_config`
     paper_ap: float | None = None  # on COCO, in percent, where the paper or its rebuttal tells
+    teacher: str | None = None  # the name of a row above, from whose run of the same seed this one learns
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from etils.epath import Path
 from gfl_jax.comparison.rows import Row
 from gfl_jax.config import Config
 from gfl_jax.configuration.config_files import config_differences, config_from_fields
+from gfl_jax.configuration.overrides import override
 from gfl_jax.errors import UserError, in_words
 from gfl_jax.files import read_file, write_file
 from gfl_jax.paths import absolute
@@ -41,7 +42,7 @@ def compare_rows(
 
     Args:
       rows: of the table.
-      make_config: the experiment of a row; its seed is replaced.
+      make_config: the experiment of a row; its seed is replaced, and its teacher, if the row has one.
       seeds: how many, from 0 on.
       workdir: where the runs live.
       say: takes a line for each run.
@@ -60,15 +61,24 @@ def compare_rows(
     done: list[Path] = []
     jobs = [(seed, row) for seed in range(seeds) for row in rows]
     first_error: Exception | None = None
+
+    def folder_of(name: str, seed: int) -> Path:
+        return workdir / f"{name}_seed_{seed}"
+
+    def config_of(row: Row, seed: int) -> Config:
+        config = dataclasses.replace(make_config(row), seed=seed)
+        if row.teacher is None:
+            return config
+        return override(config, {"distillation.teacher": str(folder_of(row.teacher, seed))})
+
     for seed, row in jobs:  # those that are there are looked at before any is made
-        config, folder = dataclasses.replace(make_config(row), seed=seed), workdir / f"{row.name}_seed_{seed}"
+        config, folder = config_of(row, seed), folder_of(row.name, seed)
         if read_result(folder, config) is None:
             check_start(config, folder)
     # Runs of one row differ in the seed alone: the second finds the first one's compiled programs.
     with compilation_cache(workdir / "compiled"):
         for number, (seed, row) in enumerate(jobs, start=1):
-            folder = workdir / f"{row.name}_seed_{seed}"
-            config = dataclasses.replace(make_config(row), seed=seed)
+            config, folder = config_of(row, seed), folder_of(row.name, seed)
             metrics = read_result(folder, config)
             if metrics is None:
                 if done and (done[0] / DATA_FILE).is_file():

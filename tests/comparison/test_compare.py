@@ -168,6 +168,17 @@ def test_what_is_done_is_not_done_again(training, tmp_path):
     assert said == []
 
 
+def test_a_row_learns_from_the_run_of_another_one_with_the_same_seed(training, tmp_path):
+    pupil = Row("taught", "ATSS", {"assigner": "atss", "quality": "taught"}, teacher="atss_iou")
+    compare_rows((A_IOU, pupil), make_config, 2, tmp_path, lambda _: None)
+    for seed in (0, 1):
+        config = json.loads((tmp_path / f"atss_taught_seed_{seed}" / "result.json").read_text())["config"]
+        assert config["distillation"]["teacher"] == str(tmp_path / f"atss_iou_seed_{seed}")
+        assert config["seed"] == seed
+    of_teacher = json.loads((tmp_path / "atss_iou_seed_0" / "result.json").read_text())["config"]
+    assert of_teacher["distillation"]["teacher"] == ""
+
+
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
 def test_a_stopped_comparison_has_what_was_done_and_goes_on(training, tmp_path, stop_at):
     training.stop_at = stop_at
