@@ -45,7 +45,9 @@ def test_names(theirs, mmdetections):
     assert mmdetection_name(theirs) == mmdetections
 
 
-@pytest.mark.parametrize("reference", ["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "gfl_x101_dcn"])
+@pytest.mark.parametrize(
+    "reference", ["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "gfl_x101_dcn", "gflv2"]
+)
 def test_names_of_mmdetection_stay_and_its_backbones_are_found_without_a_prefix(reference_dir, reference):
     names = json.loads((reference_dir / f"{reference}_structure.json").read_text())["shapes"]
     for name in names:

@@ -42,6 +42,7 @@ def state_dict(structure):
         ("fcos_r50_fpn_tricks_1x_coco", "fcos_tricks"),
         ("gfl_r101_dcn_c3-c5_fpn_ms2x_coco", "gfl_r101_dcn"),
         ("gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco", "gfl_x101_dcn"),
+        ("gflv2_r50_fpn_1x_coco", "gflv2"),
     ],
 )
 def test_every_entry_has_its_place_and_comes_back(name, reference, reference_dir):

@@ -66,6 +66,7 @@ def test_the_default_detector_is_the_references_gfl(reference_dir):
         ("fcos_r50_fpn_tricks_1x_coco", "fcos_tricks", None),
         ("gfl_r101_dcn_c3-c5_fpn_ms2x_coco", "gfl_r101_dcn", 52_718_837),
         ("gfl_x101_32x4d_dcn_c4-c5_fpn_ms2x_coco", "gfl_x101_dcn", 53_467_053),
+        ("gflv2_r50_fpn_1x_coco", "gflv2", 32_441_946),
     ],
 )
 def test_configs_have_the_names_and_shapes_of_the_reference(reference_dir, name, reference, parameters):

@@ -1,4 +1,4 @@
-"""ATSS and FCOS against the reference in float64: one batch of two pictures of unequal sizes.
+"""ATSS, FCOS, GFLv2 and localization distillation against the reference in float64: one batch of two pictures of unequal sizes.
 
 `python main.py verify --dtype=float64 --detector=all` recomputes all batches, and a few steps of training.
 """
@@ -15,7 +15,7 @@ from gfl_jax.verification.whole_detector import verify_detector
 CASE = "d_unequal"
 
 
-@pytest.mark.parametrize("name", ["atss", "fcos", "fcos_tricks"])
+@pytest.mark.parametrize("name", ["atss", "fcos", "fcos_tricks", "gflv2", "ld"])
 def test_every_row_of_a_batch_passes_in_float64(reference_dir, name):
     reference = Reference(reference_dir / f"{name}.npz")
     reference.arrays["cases"] = np.array([CASE])
@@ -24,5 +24,7 @@ def test_every_row_of_a_batch_passes_in_float64(reference_dir, name):
         rows = list(verify_detector(reference, load_config(DETECTORS[name]), "float64"))
     assert [row for row in rows if not row.passed] == []
     parts = {row.part.removeprefix(f"{CASE}: ") for row in rows}
-    assert {"targets", "loss_cls", "loss_bbox", "loss_centerness", "quality predictions"} <= parts
+    own = {"gflv2": {"loss_dfl"}, "ld": {"loss_dfl", "loss_ld"}}
+    of_branch = {"loss_centerness", "quality predictions"}
+    assert {"targets", "loss_cls", "loss_bbox", *own.get(name, of_branch)} <= parts
     assert len(rows) >= 16
