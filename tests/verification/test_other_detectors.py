@@ -1,4 +1,4 @@
-"""ATSS, FCOS, GFLv2 and localization distillation against the reference in float64: one batch of two pictures of unequal sizes.
+"""The other detectors against the reference in float64: one batch of two images of unequal sizes.
 
 `python main.py verify --dtype=float64 --detector=all` recomputes all batches, and a few steps of training.
 """
