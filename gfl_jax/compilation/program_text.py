@@ -16,7 +16,8 @@ _CALLED = re.compile(
     r"true_computation|false_computation)=(\{[^}]*\}|%?[\w.-]+)"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_OPCODE = re.compile(r"= (?:\([^=]*?\)|\S+) ([\w-]+)\(")
+# A type may be a tuple, with remarks such as /*index=5*/ in it.
+_OPCODE = re.compile(r"= (?:\(.*?\)|\S+) ([\w-]+)\(")
 
 
 class Computation(NamedTuple):

@@ -51,7 +51,9 @@ TEXT = "\n".join(
         line("%r = f32[8]{0} all-reduce(%g), replica_groups=[1,8]<=[8], to_apply=%sum", 30),
         line("%s = f32[8]{0} gather(%r, %i)", 20, "jit(step)/losses/targets/gather"),
         line(
-            "%w.1 = (s32[], f32[8]{0}) while(%t0), condition=%condition, body=%body, "
+            # More than five values have remarks among them.
+            "%w.1 = (s32[]{:T(128)}, f32[8]{0:T(256)S(1)}, s32[], s32[], s32[], /*index=5*/s32[]) while(%t0), "
+            "condition=%condition, body=%body, "
             'backend_config={"known_trip_count":{"n":"10"}}'
         ),
         line("ROOT %w.2 = (s32[], f32[8]{0}) while(%t1), condition=%condition, body=%body"),
