@@ -52,7 +52,7 @@ TEXT = "\n".join(
         line("%s = f32[8]{0} gather(%r, %i)", 20, "jit(step)/losses/targets/gather"),
         line(
             # More than five values have remarks among them.
-            "%w.1 = (s32[]{:T(128)}, f32[8]{0:T(256)S(1)}, s32[], s32[], s32[], /*index=5*/s32[]) while(%t0), "
+            "%w.1 = (s32[]{:T(128)}, f32[8]{0:T(256)S(1)}, s32[], s32[], /*index=5*/s32[]) while(%t0), "
             "condition=%condition, body=%body, "
             'backend_config={"known_trip_count":{"n":"10"}}'
         ),
