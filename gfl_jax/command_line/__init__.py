@@ -1,6 +1,6 @@
-"""The command line: `main` puts it together, and each command has a file with its text, flags and work."""
+"""The command line. Each command has a file with its help text, flags and code; `main` combines them."""
 
 import os
 
-# Set before jax is imported: what its C++ parts log below "fatal" is in the exceptions too.
+# Must be set before jax is imported. Hides C++ log messages below "fatal": the exceptions repeat them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

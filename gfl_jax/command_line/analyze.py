@@ -1,4 +1,4 @@
-"""Figures that look into trained detectors."""
+"""The `analyze` command: figures, tables and CSV files about trained detectors."""
 
 import argparse
 import dataclasses
@@ -6,65 +6,84 @@ import dataclasses
 from etils.epath import Path
 
 from gfl_jax.command_line.arguments import file_name, whole_number
-from gfl_jax.command_line.setup import config_of
+from gfl_jax.command_line.setup import config_from_args
 from gfl_jax.errors import UserError
 from gfl_jax.files import require_writable
 from gfl_jax.paths import as_path
 
 TEXT = """\
-Looks into trained detectors on their evaluation split: three figures, each with a table and a CSV.
+Analyzes trained detectors on their evaluation split: three figures, each with a table and a CSV file.
 
   python main.py analyze --workdir=runs/gfl_trees
   python main.py analyze --workdir=runs/gfl runs/atss --only correlation
   python main.py analyze --workdir=runs/gfl_trees --only distributions --boxes 0 17
   python main.py analyze --config=configs/gfl_trees.py --only labels
 
-correlation: predicted against actual IoU, over positives and detections, with Pearson's r.
-labels: IoU and centerness of the positives, and the best ones of each true box; without a
-work directory centerness alone.
-distributions: of the sides of chosen boxes, beside the picture (detectors with general boxes)."""
+correlation: predicted against actual IoU with Pearson's r, for the positives and for the detections.
+
+labels: IoU and centerness of the positives, and the highest of both for each ground-truth box. Without a
+trained detector (--config alone), only centerness is available.
+
+distributions: the distributions of the sides of selected boxes, drawn beside the image. The detector must
+have general boxes (config.detector.box.kind="general").
+
+All detectors are analyzed on the data set of the first one."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    command.add_argument("--workdir", type=as_path, metavar="DIR", help="a run of `train`")
-    command.add_argument("--model", metavar="NAME", help="published weights, as `models` lists them")
-    command.add_argument("more", nargs="*", type=as_path, metavar="DIR", help="more runs, to stand beside it")
+    """Adds the flags of the command."""
+    command.add_argument("--workdir", type=as_path, metavar="DIR", help="work directory of `train`")
+    command.add_argument("--model", metavar="NAME", help="published weights, listed by `models`")
     command.add_argument(
-        "--config", type=file_name, metavar="FILE", help="instead of the work directories' config.json"
+        "more", nargs="*", type=as_path, metavar="DIR", help="more work directories to compare with"
     )
     command.add_argument(
-        "--output", type=as_path, metavar="DIR", help="default: DIR/analyze in the first work directory"
+        "--config",
+        type=file_name,
+        metavar="FILE",
+        help="config to use instead of the work directories' config.json",
     )
     command.add_argument(
-        "--only", nargs="+", choices=["correlation", "labels", "distributions"], help="default: all three"
+        "--output",
+        type=as_path,
+        metavar="DIR",
+        help="output directory (default analyze/ in the first work directory)",
+    )
+    command.add_argument(
+        "--only",
+        nargs="+",
+        choices=["correlation", "labels", "distributions"],
+        help="analyses to make (default all three)",
     )
     command.add_argument(
         "--boxes",
         nargs="+",
         type=whole_number("--boxes", 0),
         metavar="N",
-        help="draw the N-th best detections, from 0 on",
+        help="draw the N-th best detections, counted from 0 (default a selection)",
     )
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Does what the command says; returns the exit status."""
+    """Runs the command and returns the exit status."""
     from gfl_jax.analysis.analyze import analyze
     from gfl_jax.training.trained import Trained, load_published, load_run
 
     workdirs = [args.workdir, *args.more] if args.workdir else args.more
     if not workdirs and not args.config and not args.model:
         raise UserError(
-            "analyze: give the --workdir of a run, or a --config to look at its labels alone, or a --model"
+            "analyze: no detector is given; give the --workdir of a run, a --model, or a --config to analyze "
+            "its labels only"
         )
-    configs = [config_of(argparse.Namespace(config=args.config, workdir=w), overrides) for w in workdirs]
+    configs = [
+        config_from_args(argparse.Namespace(config=args.config, workdir=w), overrides) for w in workdirs
+    ]
     if args.model or not configs:
-        configs.insert(0, config_of(args, overrides))
+        configs.insert(0, config_from_args(args, overrides))
     name = args.model or configs[0].name
     output = args.output or (workdirs[0] if workdirs else Path("runs", name)) / "analyze"
     require_writable(output)
-    # All of them are shown the same images.
+    # All detectors are compared on the same images.
     configs = [dataclasses.replace(config, dataset=configs[0].dataset) for config in configs]
     runs: list[Trained] = []
     if args.model:

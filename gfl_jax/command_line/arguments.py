@@ -1,4 +1,4 @@
-"""Flags: their types, those that several commands have, and the fields of the config."""
+"""Types of flags, flags that several commands share, and the --config.NAME=VALUE flags."""
 
 import argparse
 import math
@@ -10,12 +10,12 @@ from gfl_jax.paths import as_path
 
 
 def file_name(text: str) -> str:
-    """The same as text, for a config file, which may have arguments after its name."""
+    """The type of a flag that names a config: expands `~` and keeps arguments, as in FILE:NAME=VALUE."""
     return os.path.expanduser(text)
 
 
 def whole_number(flag: str, least: int | None = None) -> Callable[[str], int]:
-    """The type of a flag that takes whole numbers, from `least` on if it is given; others are a UserError."""
+    """Makes the type of a flag: a whole number, at least `least` if given. Other values raise UserError."""
 
     def parse(text: str) -> int:
         try:
@@ -29,8 +29,8 @@ def whole_number(flag: str, least: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def share(flag: str) -> Callable[[str], float]:
-    """The type of a flag that takes numbers from 0 to 1; others are a UserError."""
+def fraction(flag: str) -> Callable[[str], float]:
+    """Makes the type of a flag: a number from 0 to 1. Other values raise UserError."""
 
     def parse(text: str) -> float:
         try:
@@ -45,7 +45,7 @@ def share(flag: str) -> Callable[[str], float]:
 
 
 def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
-    """--config.NAME=VALUE or --config.NAME VALUE, as names and values."""
+    """Parses --config.NAME=VALUE and --config.NAME VALUE to a dictionary from NAME to VALUE."""
     overrides: dict[str, str] = {}
     words = list(rest)
     while words:
@@ -62,44 +62,58 @@ def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> di
 
 
 def add_trained(command: argparse.ArgumentParser) -> None:
-    """The flags that name a trained detector."""
+    """Adds the flags that name a trained detector."""
     trained = command.add_mutually_exclusive_group(required=True)
-    trained.add_argument("--workdir", type=as_path, metavar="DIR", help="a run of `train`")
-    trained.add_argument("--model", metavar="NAME", help="published weights, as `models` lists them")
+    trained.add_argument("--workdir", type=as_path, metavar="DIR", help="work directory of `train`")
+    trained.add_argument("--model", metavar="NAME", help="published weights, listed by `models`")
     command.add_argument(
-        "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"
+        "--config",
+        type=file_name,
+        metavar="FILE",
+        help="config to use instead of the work directory's config.json",
     )
     command.add_argument(
-        "--checkpoint", type=as_path, metavar="DIR", help="default: the best by AP, else the latest"
+        "--checkpoint",
+        type=as_path,
+        metavar="DIR",
+        help="checkpoint to load (default the best by AP, else the latest)",
     )
 
 
 def add_output(command: argparse.ArgumentParser) -> None:
-    """The folder of what a command makes of a trained detector."""
+    """Adds the flag that names the output directory of a command."""
     command.add_argument(
-        "--output", type=as_path, metavar="DIR", help="default: DIR/COMMAND in the work directory"
+        "--output",
+        type=as_path,
+        metavar="DIR",
+        help="output directory (default WORKDIR/COMMAND, or runs/NAME/COMMAND with --model)",
     )
 
 
 PROCESSES = """\
-A run on several hosts is this command on each of them. Under Slurm (srun), Open MPI and on TPUs of GKE the
-processes find one another. Elsewhere, as in other Jobs of Kubernetes, each gets the first three of these,
-or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. If one is lost, the others name it and
-end with status 3; the same commands go on from the last checkpoint. If one meets bad input, all end with
-its line and status 2."""
+To use several hosts, run this command on each of them. Under Slurm (srun), under Open MPI and on TPUs of
+GKE, the processes find each other. Elsewhere, for example in other Kubernetes Jobs, give each process the
+first three of these flags, or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID. A flag overrides its environment variable.
+
+If a process is lost, the others print which one and exit with status 3. Rerun the same commands; training
+resumes from the last checkpoint. If a process gets bad input, all processes print its error message and
+exit with status 2."""
 
 
 def add_launch(command: argparse.ArgumentParser) -> None:
-    """The flags that say which processes a run has."""
+    """Adds the flags for a run of several processes."""
     several = command.add_argument_group("several processes", PROCESSES)
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="a free port on process 0's machine")
-    several.add_argument("--num-processes", metavar="N", help="how many there are")
-    several.add_argument("--process-id", metavar="I", help="which one this is, from 0 on")
-    several.add_argument("--distributed", action="store_true", help="let jax find out (Cloud TPU VMs)")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="host of process 0 and a free port on it")
+    several.add_argument("--num-processes", metavar="N", help="number of processes")
+    several.add_argument("--process-id", metavar="I", help="number of this process, from 0")
+    several.add_argument(
+        "--distributed", action="store_true", help="let jax detect the processes (Cloud TPU VMs)"
+    )
     several.add_argument(
         "--heartbeat-seconds",
         type=whole_number("--heartbeat-seconds", 2),
         default=100,
         metavar="S",
-        help="silence of a lost process (100)",
+        help="seconds without a heartbeat before a process counts as lost (default 100)",
     )

@@ -1,11 +1,11 @@
-"""COCO metrics of a trained detector."""
+"""The `evaluate` command: COCO metrics of a trained detector."""
 
 import argparse
 import json
 from collections.abc import Sequence
 
 from gfl_jax.command_line.arguments import add_launch, add_output, add_trained, whole_number
-from gfl_jax.command_line.setup import config_of, place_of, processes, trained_of
+from gfl_jax.command_line.setup import config_from_args, default_output_root, detector_from_args, processes
 from gfl_jax.files import require_writable, write_file
 from gfl_jax.paths import as_path
 
@@ -17,36 +17,39 @@ Computes the COCO metrics of a trained detector on its evaluation split.
   python main.py evaluate --workdir=runs/gfl_r50 \\
       --config.inference.test_scales="(0.8,1.0,1.25)" --config.inference.test_flip=True
 
-Prints the twelve numbers and the AP of each class, and writes the detections as a COCO
-results JSON. Without --config, the config is the one that the work directory holds.
+The command prints the twelve COCO metrics and the AP of each class. It writes the detections to results.json,
+in the COCO results format. Without --config, it uses the config in the work directory.
 
-Classes are matched by name, in whatever order the data list them. Classes that the data or the detector do
-not have are told and do not count. Data without annotations, such as COCO's image_info_test-dev2017.json,
-give results.json for the server, and no metrics."""
+Classes are matched by name; their order in the data does not matter. Classes that only the data or only the
+detector has are reported and do not count.
+
+For data without annotations, such as COCO's image_info_test-dev2017.json, the command writes results.json for
+the evaluation server and computes no metrics."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Adds the flags of the command."""
     add_trained(command)
     add_output(command)
     command.add_argument(
         "--backend",
         choices=["hotcoco", "pycocotools"],
         default="hotcoco",
-        help="pycocotools: the reference, with the same numbers in twenty times the time",
+        help="library that computes the metrics (default hotcoco); pycocotools is the reference: it gives "
+        "the same numbers and takes twenty times as long",
     )
     command.add_argument(
         "--pictures",
         type=whole_number("--pictures", 0),
         default=4,
         metavar="N",
-        help="draw the first N pictures with their boxes (4)",
+        help="draw ground truth and detections of the first N images (default 4)",
     )
     add_launch(command)
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Does what the command says; returns the exit status."""
+    """Runs the command and returns the exit status."""
     with processes(args, stop_together=False):
         _evaluate(args, overrides)
     return 0
@@ -64,14 +67,14 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from gfl_jax.parallel.agreement import is_first
     from gfl_jax.parallel.mesh import make_mesh
 
-    config = config_of(args, overrides)
-    output = args.output or place_of(args) / "evaluate" / (
+    config = config_from_args(args, overrides)
+    output = args.output or default_output_root(args) / "evaluate" / (
         config.dataset.eval_split if config.dataset.tfds_dir else ""
     )
     if is_first():
         require_writable(output)
-    source = make_source(config, "eval")  # before the weights, which may have to be fetched
-    trained = trained_of(args, config)
+    source = make_source(config, "eval")  # an error here comes before a download of weights
+    trained = detector_from_args(args, config)
     source = in_labels_of(source, config, trained.classes, trained.name)
     tell_shapes(source, config, training=False)
     written = [output / "results.json", output / "metrics.json"]
@@ -84,7 +87,7 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     def keep(results: Sequence[Result]) -> None:
         if is_first():
-            (output / "metrics.json").unlink(missing_ok=True)  # of other detections
+            (output / "metrics.json").unlink(missing_ok=True)  # it belongs to older detections
             write_results(output / "results.json", results)
 
     metrics, results = evaluate_source(detect, variables, source, config, mesh, args.backend, keep)
@@ -94,11 +97,11 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         write_file(output / "metrics.json", json.dumps(metrics.scalars(), indent=1))
     console = Console()
     if metrics is None:
-        print(f"{source.name}: has no annotations, so there are no metrics")
+        print(f"{source.name}: has no annotations; no metrics are computed")
     else:
         if len(metrics.classes) > 1:
             console.print(class_table(metrics))
         console.print(metrics_table(metrics))
-    print(f"{len(results)} detections in {len(source)} pictures: {output}/results.json")
-    pictures = save_snapshots(output, "", source, results, args.pictures)
-    print(f"{len(pictures)} pictures with the true boxes and the detected ones, in {output}")
+    print(f"{len(results)} detections in {len(source)} images: {output}/results.json")
+    drawn = save_snapshots(output, "", source, results, args.pictures)
+    print(f"{len(drawn)} images with ground truth and detections: {output}")

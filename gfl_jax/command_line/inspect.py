@@ -1,45 +1,53 @@
-"""What a data set is to a detector, before anything is trained."""
+"""The `inspect` command: a data set as the detector of a config would learn from it."""
 
 import argparse
 from pathlib import Path
 
 from gfl_jax.command_line.arguments import file_name, whole_number
-from gfl_jax.command_line.setup import config_of
+from gfl_jax.command_line.setup import config_from_args
 from gfl_jax.files import require_writable
 from gfl_jax.paths import as_path
 
 TEXT = """\
-Says what a data set is to the detector of a config, before anything is trained.
+Describes a data set for the detector of a config: counts, sizes, and which boxes each level learns from.
 
   python main.py inspect --config=configs/gfl_trees.py
   python main.py inspect --config=finetune:data=DIR,model=gfl_r50_fpn_1x_coco
 
-Prints the numbers and sizes of images and boxes, the boxes of each class, and which level of the pyramid
-learns from boxes of which size. Boxes that no location learns from are counted and named: too small ones,
-thin ones, those that others hide, and those between the anchors of two levels. A larger config.resize or
-another config.detector.assigner may help.
+The command prints the number and the sizes of images and boxes, the number of boxes of each class, and the
+sizes of the boxes that each level of the pyramid learns from. Nothing is trained.
 
-samples.png shows images as training does, resized, cropped and mirrored, with the boxes in the colors of
-their levels. Sizes and levels are of the first images that a run with this config sees."""
+Boxes that no location learns from are counted, and their images are named. Such boxes are too small, too
+thin, hidden by other boxes, or between the anchors of two levels. A larger config.resize or another
+config.detector.assigner may help.
+
+samples.png shows images as training sees them: resized, cropped and mirrored. Each box has the color of its
+level. The sample and the numbers about levels come from the first images that a run with this config sees."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    command.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
+    """Adds the flags of the command."""
     command.add_argument(
-        "--output", type=as_path, metavar="DIR", help="gets samples.png; default: runs/NAME/inspect"
+        "--config",
+        required=True,
+        type=file_name,
+        metavar="FILE",
+        help="config: a file, or a name in configs/",
+    )
+    command.add_argument(
+        "--output", type=as_path, metavar="DIR", help="directory for samples.png (default runs/NAME/inspect)"
     )
     command.add_argument(
         "--images",
         type=whole_number("--images", 1),
         default=200,
         metavar="N",
-        help="how many images to look at as training shows them (200)",
+        help="number of training images to inspect (default 200)",
     )
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Does what the command says; returns the exit status."""
+    """Runs the command and returns the exit status."""
     from rich.console import Console
 
     from gfl_jax.analysis.data_set import (
@@ -54,7 +62,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.data.loader import has_eval_data, make_source, tell_shapes
     from gfl_jax.drawing import save_png
 
-    config = config_of(args, overrides)
+    config = config_from_args(args, overrides)
     output = args.output or as_path(Path("runs", config.name, "inspect"))
     require_writable(output)
     sources = {"training": make_source(config, "train")}
@@ -71,5 +79,5 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     for line in forgotten(shown, train):
         print(line)
     save_png(output / "samples.png", draw_samples(shown[:12], strides))
-    print(f"images as the network sees them: {output}/samples.png")
+    print(f"images as training sees them: {output}/samples.png")
     return 0

@@ -1,6 +1,6 @@
-"""The command line as a whole: its commands, and the exit status.
+"""The command line: all commands, and the exit status.
 
-Commands import what they need when they run, so that `--help` answers at once.
+Each command imports its dependencies only when it runs. This keeps `--help` fast.
 """
 
 import argparse
@@ -37,20 +37,20 @@ COMMANDS = {
 }
 
 CONFIG_HELP = """\
-Fields of the config are changed with dots: --config.optimizer.learning_rate=0.02
---config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py (and gfl_jax/axes/ for the
-four axes of a detector) lists them with their meaning; configs/ holds the experiments."""
+To change fields of the config, give their names with dots: --config.optimizer.learning_rate=0.02
+--config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py documents the fields, and gfl_jax/axes/
+those of the four axes of a detector. configs/ holds the experiments."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status.
 
-    0, 1 (a check or some of a list failed, or nobody reads the output), 2 (bad input), 3 (another process of
-    the run was lost), 130 (Ctrl-C), 143 (SIGTERM, after which a training run has saved its state).
+    0: success. 1: a check failed, some inputs or runs failed, or nobody reads the output. 2: bad input.
+    3: another process of the run was lost. 130: Ctrl-C. 143: SIGTERM; a training run first saves its state.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("gfl_jax").setLevel(logging.INFO)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it logs it raises too
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises the errors that it logs
     logging.captureWarnings(True)
 
     def command() -> int:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `command` is the name of the chosen command."""
+    """Makes the parser of the whole command line. Its result has the name of the command as `command`."""
     installed = sys.argv[0].endswith("gfl-jax")
     parser = argparse.ArgumentParser(
         prog="gfl-jax" if installed else "main.py",

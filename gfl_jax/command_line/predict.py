@@ -1,56 +1,57 @@
-"""Detections in images and videos."""
+"""The `predict` command: detections in images and videos."""
 
 import argparse
 
-from gfl_jax.command_line.arguments import add_output, add_trained, share
-from gfl_jax.command_line.setup import config_of, place_of, trained_of
+from gfl_jax.command_line.arguments import add_output, add_trained, fraction
+from gfl_jax.command_line.setup import config_from_args, default_output_root, detector_from_args
 from gfl_jax.files import require_writable
 
 TEXT = """\
-Detects in images and videos: draws the boxes and writes them as a COCO results JSON.
+Detects objects in images and videos, draws the boxes and writes them as COCO results JSON.
 
   python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions
   python main.py predict --workdir=runs/gfl_trees photos 'day*/*.jpg' clip.mp4 --output=predictions
 
-A folder stands for all images and videos in it and below it, hidden ones left out. Drawn images are PNG
-files, drawn videos MP4 files. They keep the folders below the one that all inputs have in common, and
-their names; where two would get one name, the old ending stays (a.jpg.png). Nothing takes the place of an
-input, or of a file that is not of an earlier `predict`.
+A folder means all images and videos in it and in its subfolders, except hidden ones.
 
-results.json has all detections, whatever their score. In each, file_name is the path below the folder
-that all inputs have in common, and image_id the number in the file name, if each input is an image named
-by a number of its own (0001.jpg); otherwise all images and frames are counted from 1. A detection in a
-video has the number of its frame too, from 0 on.
+Drawn images are PNG files and drawn videos are MP4 files. They keep their names, and their folders below the
+common folder of all inputs. If two outputs would have the same name, the old extension is kept (a.jpg.png).
+The command never overwrites an input, or a file that an earlier `predict` did not write.
 
-An input that cannot be used is named at the end, and all others are done: then the exit status is 1, or 2
-if no input could be used."""
+results.json has all detections, whatever their score. In each detection, file_name is the path below the
+common folder of all inputs. image_id is the number in the file name, if every input is an image that is named
+by its own number (0001.jpg); otherwise all images and frames are numbered from 1. A detection in a video also
+has the number of its frame, counted from 0.
+
+If an input cannot be used, the command names it at the end and processes all others. The exit status is then
+1, or 2 if no input could be used."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Adds the flags of the command."""
     add_trained(command)
     add_output(command)
     command.add_argument(
         "inputs",
         nargs="+",
         metavar="IMAGE",
-        help="an image, a video, a folder of them, a pattern in quotes",
+        help="image, video, folder of them, or pattern in quotes",
     )
     command.add_argument(
         "--min-score",
-        type=share("--min-score"),
+        type=fraction("--min-score"),
         default=0.3,
         metavar="SCORE",
-        help="draw boxes from this score on (0.3)",
+        help="draw only boxes with at least this score (default 0.3)",
     )
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Does what the command says; returns the exit status."""
+    """Runs the command and returns the exit status."""
     from gfl_jax.prediction.predict_files import predict_inputs
 
-    config = config_of(args, overrides)
-    output = args.output or place_of(args) / "predict"
-    trained = trained_of(args, config)
+    config = config_from_args(args, overrides)
+    output = args.output or default_output_root(args) / "predict"
+    trained = detector_from_args(args, config)
     require_writable(output)
     return predict_inputs(trained, args.inputs, output, args.min_score)

@@ -1,4 +1,4 @@
-"""What several commands begin with: processes, a config, a trained detector."""
+"""The first steps that commands share: start processes, load a config, load a trained detector."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def processes(args: argparse.Namespace, stop_together: bool) -> contextlib.AbstractContextManager[None]:
-    """The block in which a command asks anything of jax."""
+    """The context in which a command uses jax: one process, or several as the flags or a launcher say."""
     from gfl_jax.parallel.launch import find_launch
 
     flags = {name: getattr(args, name) for name in ("coordinator", "num_processes", "process_id")}
@@ -31,8 +31,8 @@ def processes(args: argparse.Namespace, stop_together: bool) -> contextlib.Abstr
     return processes(launch, args.heartbeat_seconds, stop_together)
 
 
-def config_of(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
-    """The config of --config, or that of the model or of the work directory, with the overrides."""
+def config_from_args(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
+    """Loads the config of --config, of the model or of the work directory, and applies the overrides."""
     if getattr(args, "model", None):
         require_detector(args.model)
     if args.config or getattr(args, "model", None):
@@ -49,17 +49,19 @@ def config_of(args: argparse.Namespace, overrides: dict[str, str]) -> Config:
     return config
 
 
-def trained_of(args: argparse.Namespace, config: Config) -> "Trained":
-    """The detector of --model or --workdir."""
+def detector_from_args(args: argparse.Namespace, config: Config) -> "Trained":
+    """Loads the detector of --model or --workdir."""
     from gfl_jax.training.trained import load_published, load_run
 
     if args.model and args.checkpoint:
-        raise UserError(f"--checkpoint={args.checkpoint}: is of a --workdir; leave it out with --model")
+        raise UserError(
+            f"--checkpoint={args.checkpoint}: works only with --workdir; leave it out with --model"
+        )
     if args.model:
         return load_published(args.model, config)
     return load_run(args.workdir, config, args.checkpoint)
 
 
-def place_of(args: argparse.Namespace) -> Path:
-    """Where outputs go if nothing is said: the work directory, or a folder of the model's name."""
+def default_output_root(args: argparse.Namespace) -> Path:
+    """The folder for outputs without --output: the work directory, or runs/MODEL with --model."""
     return args.workdir or Path("runs") / args.model

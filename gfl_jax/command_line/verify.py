@@ -1,4 +1,4 @@
-"""Figures of the reference, recomputed."""
+"""The `verify` command: recomputes reference values of mmdetection."""
 
 import argparse
 
@@ -8,30 +8,38 @@ from gfl_jax.configuration.overrides import parse_overrides
 from gfl_jax.paths import local_path
 
 TEXT = """\
-Recomputes figures of an independent PyTorch implementation (mmdetection) on this machine:
-features, outputs, targets, losses, gradients, detections and a few steps of training.
-Exit status 1 if any deviates by more than its tolerance.
+Recomputes the reference values of an independent PyTorch implementation (mmdetection) and compares them.
 
   python main.py verify --dtype=float64
   python main.py verify --dtype=float64 --detector=all
-  python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py"""
+  python main.py verify --reference=FILE.npz --config=configs/gfl_r50_fpn_1x_coco.py
+
+The values are features, outputs, targets, losses, gradients, detections and a few steps of training. They are
+recomputed on this machine. The exit status is 1 if any of them deviates by more than its tolerance."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Adds the flags of the command."""
     command.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
     command.add_argument(
         "--detector",
         choices=["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "gflv2", "ld", "all"],
         default="gfl",
-        help="whose figures, of those in tests/data (gfl)",
+        help="reference detector to verify (default gfl)",
     )
-    command.add_argument("--reference", type=local_path, metavar="FILE", help="other figures, of --config")
-    command.add_argument("--config", type=file_name, metavar="FILE", help="of the reference's detector")
+    command.add_argument(
+        "--reference", type=local_path, metavar="FILE", help="reference file to verify instead, for --config"
+    )
+    command.add_argument(
+        "--config",
+        type=file_name,
+        metavar="FILE",
+        help="config of the detector in --reference (default gfl_r50_fpn_1x_coco)",
+    )
 
 
 def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Does what the command says; returns the exit status."""
+    """Runs the command and returns the exit status."""
     from rich.console import Console
     from rich.table import Table
 

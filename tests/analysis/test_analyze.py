@@ -131,7 +131,7 @@ def test_nothing_but_labels_without_a_checkpoint(capsys, name):
 
 
 def test_neither_a_work_directory_nor_a_config(capsys):
-    assert "analyze: give the --workdir of a run, or a --config" in complaint(capsys, ["analyze"])
+    assert "analyze: no detector is given; give the --workdir of a run" in complaint(capsys, ["analyze"])
 
 
 def test_a_second_work_directory_that_is_not_there(capsys, workdir, tmp_path):

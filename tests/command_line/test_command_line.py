@@ -1,4 +1,4 @@
-"""What a person gets who makes a mistake: one line, exit status 2, no traceback; and `predict` at work."""
+"""User errors give one line, exit status 2 and no traceback; and a run of `predict`."""
 
 import json
 import shutil
@@ -20,14 +20,14 @@ SIZES = [f"--config.loader.{name}={DEVICES}" for name in ("batch_size", "eval_ba
 TRAIN = ["train", TREES, *SIZES]
 
 
-def write_picture(path, height, width):
+def write_image(path, height, width):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     cv2.imwrite(str(path), pixels)
     return path
 
 
-def complaint(capsys, arguments):
-    """The one line that a command prints on stderr before it ends with status 2."""
+def error_line(capsys, arguments):
+    """Runs a command that must exit with status 2; returns the one line that it prints on stderr."""
     assert main([str(argument) for argument in arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
@@ -44,14 +44,14 @@ def complaint(capsys, arguments):
         ("--config.=1", ["config.: there is no such field"]),
     ],
 )
-def test_a_bad_field(capsys, tmp_path, argument, words):
-    line = complaint(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", argument])
+def test_an_invalid_config_field(capsys, tmp_path, argument, words):
+    line = error_line(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", argument])
     assert all(word in line for word in words)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_config_file(capsys, tmp_path):
-    line = complaint(capsys, ["train", "--config=nowhere.py", f"--workdir={tmp_path}"])
+    line = error_line(capsys, ["train", "--config=nowhere.py", f"--workdir={tmp_path}"])
     assert line.startswith("error: --config=nowhere.py: there is no such file; see configs/")
 
 
@@ -65,66 +65,66 @@ def test_a_missing_config_file(capsys, tmp_path):
 def test_a_missing_data_set(capsys, tmp_path, directory, command):
     missing = tmp_path / directory
     arguments = [*TRAIN, f"--workdir={tmp_path / 'run'}", f"--config.dataset.tfds_dir={missing}"]
-    line = complaint(capsys, arguments)
+    line = error_line(capsys, arguments)
     assert str(missing) in line
     assert command in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("steps", ["5:5", "5", "first:last"])
-def test_a_bad_range_of_steps_to_profile(capsys, tmp_path, steps):
-    line = complaint(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", f"--profile={steps}"])
+def test_an_invalid_range_of_steps_to_profile(capsys, tmp_path, steps):
+    line = error_line(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", f"--profile={steps}"])
     assert line.startswith(f"error: --profile={steps}: ")
     assert not (tmp_path / "run").exists()
 
 
-def test_no_data_set_at_all(capsys, tmp_path):
-    line = complaint(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.dataset.tfds_dir=''"])
+def test_no_data_set(capsys, tmp_path):
+    line = error_line(capsys, [*TRAIN, f"--workdir={tmp_path / 'run'}", "--config.dataset.tfds_dir=''"])
     assert "config.dataset: names no data for train; set tfds_dir, or train_json and train_images" in line
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["predict", "picture.png"]])
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "image.png"]])
 def test_a_missing_work_directory(capsys, tmp_path, command):
     missing = tmp_path / "nowhere"
-    line = complaint(capsys, [*command, f"--workdir={missing}"])
+    line = error_line(capsys, [*command, f"--workdir={missing}"])
     assert line.startswith(f"error: {missing / 'config.json'}: there is no such file; name a work directory")
-    line = complaint(capsys, ["predict", "picture.png", f"--workdir={missing}", TREES])
+    line = error_line(capsys, ["predict", "image.png", f"--workdir={missing}", TREES])
     assert line.startswith(f"error: {missing}: no checkpoint there; name a work directory")
     assert not missing.exists()
 
 
 def test_a_missing_checkpoint(capsys, trained):
-    line = complaint(capsys, ["predict", "x.png", f"--workdir={trained}", "--checkpoint=nowhere"])
+    line = error_line(capsys, ["predict", "x.png", f"--workdir={trained}", "--checkpoint=nowhere"])
     assert "nowhere: no checkpoint there" in line
 
 
 def test_missing_categories(capsys, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("categories.json"))
-    line = complaint(capsys, ["predict", "x.png", f"--workdir={tmp_path / 'run'}"])
+    line = error_line(capsys, ["predict", "x.png", f"--workdir={tmp_path / 'run'}"])
     assert f"{tmp_path / 'run'}: has no categories.json" in line
 
 
-def test_a_missing_picture_and_one_that_is_none(capsys, trained, tmp_path):
+def test_a_missing_image_and_files_that_are_no_images(capsys, trained, tmp_path):
     missing, text, folder = tmp_path / "missing.png", tmp_path / "text.png", tmp_path / "folder"
-    text.write_text("no picture")
+    text.write_text("no image")
     folder.mkdir()
     predict = ["predict", f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
-    assert f"{missing}: cannot be read (No such file or directory)" in complaint(capsys, [*predict, missing])
-    assert f"{text}: cannot be decoded as an image" in complaint(capsys, [*predict, text])
-    assert f"{folder}: the folder holds no image and no video" in complaint(capsys, [*predict, folder])
+    assert f"{missing}: cannot be read (No such file or directory)" in error_line(capsys, [*predict, missing])
+    assert f"{text}: cannot be decoded as an image" in error_line(capsys, [*predict, text])
+    assert f"{folder}: the folder holds no image and no video" in error_line(capsys, [*predict, folder])
     assert not (tmp_path / "out").exists()
 
 
 def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):
-    pictures = [write_picture(tmp_path / "7.png", 60, 90), write_picture(tmp_path / "b.jpg", 130, 40)]
+    images = [write_image(tmp_path / "7.png", 60, 90), write_image(tmp_path / "b.jpg", 130, 40)]
     output = tmp_path / "out"
     options = [f"--workdir={trained}", f"--output={output}", "--min-score=0"]
     override = "--config.inference.max_detections=5"
-    assert main(["predict", *map(str, pictures), *options, override]) == 0
+    assert main(["predict", *map(str, images), *options, override]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert f"{pictures[0]}: 5 detections, 5 drawn: {output / '7.png'}" in printed.out
-    for name, height, width in (("7.png", 60, 90), ("b.png", 130, 40)):  # drawn, maybe enlarged
+    assert f"{images[0]}: 5 detections, 5 drawn: {output / '7.png'}" in printed.out
+    for name, height, width in (("7.png", 60, 90), ("b.png", 130, 40)):  # a drawn image may be enlarged
         shape = cv2.imread(str(output / name)).shape
         assert shape[0] * width == shape[1] * height
     results = json.loads((output / "results.json").read_text())
@@ -139,30 +139,30 @@ def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):
         assert y + height <= limits[1] + 1e-4
 
 
-def test_impossible_views(capsys, trained, tmp_path):
-    picture = write_picture(tmp_path / "7.png", 60, 90)
-    predict = ["predict", str(picture), f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
-    line = complaint(capsys, [*predict, "--config.inference.test_scales=(1.0, -2)"])
+def test_invalid_test_scales(capsys, trained, tmp_path):
+    image = write_image(tmp_path / "7.png", 60, 90)
+    predict = ["predict", str(image), f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
+    line = error_line(capsys, [*predict, "--config.inference.test_scales=(1.0, -2)"])
     assert "config.inference.test_scales[1]=-2: must be from 0.01 to 100" in line
-    line = complaint(capsys, [*predict, "--config.inference.test_scales=()"])
+    line = error_line(capsys, [*predict, "--config.inference.test_scales=()"])
     assert "config.inference.test_scales=(): must have a scale" in line
-    line = complaint(capsys, [*predict, "--config.inference.test_scales=0.5"])
+    line = error_line(capsys, [*predict, "--config.inference.test_scales=0.5"])
     assert "config.inference.test_scales=0.5: must be tuple[float, ...]" in line
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_or_foreign_reference_file(capsys, reference_dir, tmp_path):
-    line = complaint(capsys, ["verify", "--reference=nowhere.npz"])
+    line = error_line(capsys, ["verify", "--reference=nowhere.npz"])
     assert line == "error: --reference=nowhere.npz: there is no such file"
-    (tmp_path / "text.npz").write_text("no figures")
-    line = complaint(capsys, ["verify", f"--reference={tmp_path / 'text.npz'}"])
+    (tmp_path / "text.npz").write_text("no arrays")
+    line = error_line(capsys, ["verify", f"--reference={tmp_path / 'text.npz'}"])
     assert f"{tmp_path / 'text.npz'}: is not a readable .npz file" in line
-    line = complaint(capsys, ["verify", f"--reference={reference_dir / 'units.npz'}"])
+    line = error_line(capsys, ["verify", f"--reference={reference_dir / 'units.npz'}"])
     assert "units.npz: has no entry 'cases'; is it a file of reference figures?" in line
 
 
 @pytest.mark.parametrize(("deviation", "status"), [(1e-9, 0), (1e-3, 1), (float("nan"), 1)])
-def test_verify_fails_if_a_row_does(capsys, monkeypatch, deviation, status):
+def test_verify_fails_if_a_row_fails(capsys, monkeypatch, deviation, status):
     monkeypatch.setenv("COLUMNS", "100")
     rows = [Row("good part", 0.0, 0.0), Row("other part", deviation, 1e-6)]
     monkeypatch.setattr(verify, "verify_default", lambda dtype, detectors: iter(rows))
@@ -186,7 +186,7 @@ def test_verify_fails_if_a_row_does(capsys, monkeypatch, deviation, status):
         (["verify", "--dtype=float16"], "invalid choice: 'float16'"),
     ],
 )
-def test_a_bad_command_line(capsys, arguments, words):
+def test_an_invalid_command_line(capsys, arguments, words):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
@@ -206,7 +206,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("command", OPTIONS)
-def test_help_tells_all(capsys, command):
+def test_help_lists_all_options(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
@@ -216,7 +216,7 @@ def test_help_tells_all(capsys, command):
     assert "--config.optimizer.learning_rate=0.02" in text
 
 
-def test_help_names_the_commands(capsys):
+def test_help_lists_all_commands(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
