@@ -1,7 +1,7 @@
-"""What the numbers of a box side mean: one of the four axes of a detector.
+"""What the head predicts for a box side: one of the four axes of a detector.
 
 Each location has `num_parameters` numbers for each of its four sides:
-  dirac: the distance (one number), or, for deltas, the shift or log ratio to the anchor;
+  dirac: the distance (one number), or, for deltas, the shift or log ratio relative to the anchor;
   gaussian: mean and log variance of the distance;
   general: logits of a distribution over the distances y_0, y_1, ..., y_n (GFL sec. 3.2).
 """
@@ -23,24 +23,26 @@ from gfl_jax.targets.locations import flatten_levels
 
 @dataclasses.dataclass(frozen=True)
 class BoxRepresentation:
-    """What a box side is, and the losses on it."""
+    """What the head predicts for a box side, and the losses on it."""
 
-    # One number, a mean with a variance, or a distribution over the distances 0..reg_max.
+    # Prediction for a side: one number (dirac), mean and variance (gaussian), or a distribution (general).
     kind: Literal["dirac", "gaussian", "general"] = "general"
-    coding: Literal["distances", "deltas"] = "distances"  # deltas: of the anchor, for dirac only
-    activation: Literal["relu", "exp"] = "relu"  # what makes dirac and gaussian distances positive
-    unit: Literal["stride", "pixel"] = "stride"  # of the dirac and gaussian distances
-    reg_max: Annotated[int, Range(least=1, most=10**4)] = (
-        16  # general: the paper's n; bins are y_i = i * spacing, i = 0..n
-    )
-    spacing: Positive = 1.0  # general: the paper's delta, in strides
-    loss: Literal["giou", "iou"] = "giou"
-    loss_weight: NotNegative = 2.0
-    # How much a positive counts: by its best class score, by its centerness, or all alike.
+    # Meaning of the numbers: distances from the location to the sides (distances), or, for dirac only, shifts
+    # and log ratios relative to the anchor (deltas).
+    coding: Literal["distances", "deltas"] = "distances"
+    activation: Literal["relu", "exp"] = "relu"  # dirac and gaussian: function that makes distances positive
+    unit: Literal["stride", "pixel"] = "stride"  # dirac and gaussian: unit of the predicted distances
+    # general: the paper's n; the bins are the distances y_i = i * spacing, i = 0, ..., n.
+    reg_max: Annotated[int, Range(least=1, most=10**4)] = 16
+    spacing: Positive = 1.0  # general: the paper's delta, the distance between bins in strides
+    loss: Literal["giou", "iou"] = "giou"  # Loss on whole boxes: 1 - GIoU (giou), or -log IoU (iou)
+    loss_weight: NotNegative = 2.0  # Weight of the loss on whole boxes
+    # Weight of each positive in the box losses: its best class score, its centerness, or 1 (none).
     weighting: Literal["score", "centerness", "none"] = "score"
-    min_normalizer: Positive = 1.0  # least sum of these weights that the losses are divided by
-    dfl_weight: NotNegative = 0.25  # general: of the distribution focal loss; 0: none
-    likelihood_weight: NotNegative = 0.1  # gaussian: of the negative log-likelihood
+    # Box losses are divided by the sum of the weights of all positives, but at least by this.
+    min_normalizer: Positive = 1.0
+    dfl_weight: NotNegative = 0.25  # general: weight of the distribution focal loss (DFL); 0: no DFL
+    likelihood_weight: NotNegative = 0.1  # gaussian: weight of the negative log-likelihood
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -48,7 +50,7 @@ class BoxRepresentation:
 
 
 def num_parameters(box: BoxRepresentation) -> int:
-    """Numbers for each side."""
+    """The number of predicted numbers for each side."""
     return {"dirac": 1, "gaussian": 2, "general": box.reg_max + 1}[box.kind]
 
 
@@ -67,7 +69,7 @@ def bins(box: BoxRepresentation) -> Float[Array, "bins"]:
 
 def integral(logits: Float[Array, "*n bins"], values: Float[Array, "bins"]) -> Float[Array, "*n"]:
     """Expected value of a distribution over `values` (GFL eq. 4)."""
-    # By default accelerators multiply float32 numbers in bfloat16 or TF32.
+    # "highest", because accelerators multiply float32 in bfloat16 or TF32 by default.
     return jnp.matmul(jax.nn.softmax(logits, axis=-1), values.astype(logits.dtype), precision="highest")
 
 
@@ -78,13 +80,13 @@ def decode_boxes(
     anchors: Float[Array, "*n 4"],
     box: BoxRepresentation,
 ) -> Float[Array, "*n 4"]:
-    """The boxes that the head's numbers mean, in pixels.
+    """Decodes the head's numbers to boxes in pixels.
 
     Args:
-      parameters: of the left, top, right and bottom side.
+      parameters: the head's numbers for the left, top, right and bottom side.
       points: the locations, in pixels.
       strides: of the locations' levels, in pixels.
-      anchors: of the locations, in pixels; only deltas need them.
+      anchors: of the locations, in pixels; used only for deltas.
       box: the representation.
     """
     if box.coding == "deltas":
@@ -100,7 +102,7 @@ def decode_distances(parameters: Float[Array, "*n 4 k"], box: BoxRepresentation)
 
 
 def unit(strides: Float[Array, "*n 1"], box: BoxRepresentation) -> Float[Array, "*n 1"]:
-    """Pixels in the unit of distances; that of a general distribution is the stride."""
+    """The unit of predicted distances, in pixels. A general distribution always uses the stride."""
     in_pixels = box.kind != "general" and box.unit == "pixel"
     return jnp.ones_like(strides) if in_pixels else strides
 
@@ -111,7 +113,7 @@ def side_variances(
     """Variances of the four sides in square pixels; dirac sides have none."""
     if box.kind == "general":
         values = bins(box).astype(parameters.dtype)
-        # About the mean: of a sharp distribution E[y^2] - E[y]^2 would be rounding alone.
+        # About the mean, because E[y^2] - E[y]^2 of a sharp distribution would be nothing but rounding.
         squares = jnp.square(values - integral(parameters, values)[..., None])
         variance = jnp.sum(jax.nn.softmax(parameters, axis=-1) * squares, axis=-1)
         return variance * jnp.square(unit(strides, box))
@@ -126,18 +128,19 @@ def box_losses(
     strides: Float[Array, "*n 1"],
     box: BoxRepresentation,
 ) -> dict[str, Float[Array, "*n"]]:
-    """The losses of each location, with the weights of the representation.
+    """The box losses of each location, with the weights of the representation.
 
     Args:
-      parameters: of the head.
-      boxes: what they mean, in strides.
-      true_boxes: in strides.
+      parameters: the head's numbers.
+      boxes: the boxes decoded from them, in strides.
+      true_boxes: the assigned ground truths, in strides.
       points: the locations, in strides.
-      strides: in pixels.
+      strides: of the locations' levels, in pixels.
       box: the representation.
 
     Returns:
-      loss_bbox; loss_dfl of a general distribution (GFL eq. 6); loss_likelihood of a gaussian.
+      loss_bbox; also loss_dfl for a general distribution (GFL eq. 6) unless dfl_weight is 0, or
+      loss_likelihood for a gaussian.
     """
     overlap_loss = giou_loss if box.loss == "giou" else iou_loss
     losses = {"loss_bbox": box.loss_weight * overlap_loss(boxes, true_boxes)}
@@ -159,7 +162,7 @@ def box_weights(
     positive: Bool[Array, "*n"],
     box: BoxRepresentation,
 ) -> Float[Array, "*n"]:
-    """How much each location counts in the box losses; zero where it is not positive."""
+    """The weight of each location in the box losses: zero where it is not positive."""
     if box.weighting == "score":
         return jax.nn.sigmoid(jnp.max(jax.lax.stop_gradient(class_logits), axis=-1)) * positive
     return centerness * positive if box.weighting == "centerness" else positive.astype(centerness.dtype)

@@ -1,8 +1,8 @@
 """The loss on the class scores: one of the four axes of a detector.
 
-focal: on hard labels (Lin et al. 2017);
-quality_focal, l2: on soft ones (GFL eq. 5, its Table I);
-varifocal: on soft ones, by which positives are weighted (Zhang et al. 2021, eq. 2).
+focal: with hard labels (Lin et al. 2017);
+quality_focal, l2: with soft labels (GFL eq. 5 and Table I);
+varifocal: with soft labels, which are also the weights of positives (Zhang et al. 2021, eq. 2).
 """
 
 import dataclasses
@@ -19,11 +19,14 @@ from gfl_jax.losses.focal import binary_cross_entropy, focal_loss, l2_loss, qual
 class ClassificationLoss:
     """The loss on the class scores."""
 
+    # Loss function: focal loss, QFL (quality_focal), varifocal loss, or the squared error (l2).
     kind: Literal["focal", "quality_focal", "varifocal", "l2"] = "quality_focal"
-    beta: Annotated[float, Range(least=0, most=100)] = 2.0  # of the quality focal loss (GFL eq. 5)
-    alpha: Share = 0.25  # of the focal loss, and of the varifocal loss, whose paper has 0.75
-    gamma: Annotated[float, Range(least=0, most=100)] = 2.0  # of these two
-    weight: NotNegative = 1.0
+    beta: Annotated[float, Range(least=0, most=100)] = 2.0  # quality_focal: exponent beta of QFL (GFL eq. 5)
+    # focal: weight of the true class; the other classes have 1 - alpha. varifocal: weight of negatives; its
+    # paper uses 0.75.
+    alpha: Share = 0.25
+    gamma: Annotated[float, Range(least=0, most=100)] = 2.0  # focal and varifocal: exponent gamma
+    weight: NotNegative = 1.0  # Weight of the loss on the class scores
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -33,12 +36,12 @@ class ClassificationLoss:
 def class_loss(
     logits: Float[Array, "*n classes"], labels: Float[Array, "*n classes"], loss: ClassificationLoss
 ) -> Float[Array, "*n"]:
-    """The sum over the classes.
+    """The loss of each location, summed over the classes.
 
     Args:
       logits: class scores before the sigmoid.
-      labels: between 0 and 1; the focal loss takes hard ones only.
-      loss: which one.
+      labels: between 0 and 1; the focal loss takes only 0 and 1.
+      loss: the loss function and its parameters.
     """
     if loss.kind == "focal":
         losses = focal_loss(logits, labels, loss.alpha, loss.gamma)

@@ -1,10 +1,10 @@
 """How localization quality is predicted: one of the four axes of a detector.
 
 joint: merged into the class score, whose label is the IoU (GFL);
-distribution: likewise, after multiplying the score with what is read off the distributions of the box's
-  sides: sharp ones mean a good box (GFLv2, Li et al. 2021, sec. 3.2);
-centerness, iou: by a branch, whose score is multiplied in (FCOS, ATSS; IoU-Net);
-none: not at all.
+distribution: like joint, but the class score is first multiplied by a score that small layers compute from
+  the distributions of the box sides: sharp distributions mean a good box (GFLv2, Li et al. 2021, sec. 3.2);
+centerness, iou: by a branch, whose score is multiplied with the class score (FCOS, ATSS; IoU-Net);
+none: not predicted.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,12 @@ from jaxtyping import Array, Bool, Float
 
 Quality = Literal["joint", "distribution", "centerness", "iou", "none"]
 
-# Of a distribution GFLv2 sees the largest probabilities and their mean, and reads them by so many units.
-NUM_LARGEST = 4
-HIDDEN = 64
+NUM_LARGEST = 4  # GFLv2 reads this many of the largest probabilities of a distribution, and their mean
+HIDDEN = 64  # channels of the hidden layer that reads them
 
 Maps = Float[Array, "batch h w channels"]
 
-# What predicts the IoU of a box, in words.
+# The name of what predicts the IoU of a box, for tables and figures.
 PREDICTED_BY: dict[Quality, str] = {
     "joint": "joint score",
     "distribution": "joint score",
@@ -34,28 +33,28 @@ PREDICTED_BY: dict[Quality, str] = {
 
 
 def has_branch(quality: Quality) -> bool:
-    """Whether the head has a branch for it."""
+    """Whether the head has a quality branch."""
     return quality in ("centerness", "iou")
 
 
 def has_soft_labels(quality: Quality) -> bool:
-    """Whether class scores learn an IoU, which the focal loss cannot."""
+    """Whether the labels of class scores are IoUs, which the focal loss does not support."""
     return quality in ("joint", "distribution")
 
 
 def reads_distributions(quality: Quality) -> bool:
-    """Whether it takes sides that are distributions."""
+    """Whether the quality is read from distributions of the box sides."""
     return quality == "distribution"
 
 
 def make_class_logits(quality: Quality, bins: int, dtype: Any) -> Callable[[Maps, Maps], Maps]:
-    """A function (class map, box map) -> class logits, to be made in the head's compact method.
+    """Makes a function (class map, box map) -> class logits; call this in the head's compact method.
 
-    Its layers, if it has some, become the head's, and are those of all levels.
+    Its layers, if any, belong to the head and are shared by all levels.
 
     Args:
       quality: how localization quality is predicted.
-      bins: of a side's distribution.
+      bins: number of bins of a side's distribution.
       dtype: of the arithmetic of its layers.
     """
     if not reads_distributions(quality):
@@ -64,7 +63,7 @@ def make_class_logits(quality: Quality, bins: int, dtype: Any) -> Callable[[Maps
     def conv(name: str, features: int) -> nn.Conv:
         return nn.Conv(features, (1, 1), dtype=dtype, kernel_init=nn.initializers.normal(0.01), name=name)
 
-    # Named as in mmdetection, where a ReLU is number 1.
+    # The names are mmdetection's, where number 1 is a ReLU.
     first, second = conv("reg_conf_0", HIDDEN), conv("reg_conf_2", 1)
 
     def class_logits(class_map: Maps, box_map: Maps) -> Maps:
@@ -79,9 +78,9 @@ def make_class_logits(quality: Quality, bins: int, dtype: Any) -> Callable[[Maps
 
 
 def largest(values: Float[Array, "*n m"], count: int) -> Float[Array, "*n k"]:
-    """The `count` largest values, largest first, by comparing all with all.
+    """The `count` largest values, largest first, found by comparing each value with every other one.
 
-    For a few values this is quicker than sorting, and its gradient scatters nothing.
+    For a few values this is faster than sorting, and its gradient needs no scatter.
     """
     one, other = values[..., :, None], values[..., None, :]
     positions = jnp.arange(values.shape[-1])
@@ -98,17 +97,17 @@ def logit_of_product(a: Float[Array, "*n"], b: Float[Array, "*n"]) -> Float[Arra
 def branch_labels(
     quality: Quality, overlap: Float[Array, "*n"], centerness: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
-    """What the branch learns by cross-entropy: the IoU of the decoded and the true box, or its centerness."""
+    """The labels of the branch, for cross-entropy: IoU of decoded and true box, or centerness."""
     return {"iou": overlap, "centerness": centerness}[quality]
 
 
 def class_labels(
     quality: Quality, positive: Bool[Array, "*n"], overlap: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
-    """What the score of a positive's class learns."""
+    """The label of each location's true class: its IoU, or 1 if it is positive."""
     return overlap if has_soft_labels(quality) else positive.astype(overlap.dtype)
 
 
 def final_scores(class_scores: Float[Array, "*n"], branch_logits: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """What the detections of a detector with a branch are ranked by; others rank by the class score."""
+    """The scores that rank detections of a detector with a branch; others rank by the class score."""
     return class_scores * jax.nn.sigmoid(branch_logits)

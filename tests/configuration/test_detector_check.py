@@ -54,11 +54,11 @@ from gfl_jax.models.network import build_detector
         ),
         (
             {"assigner.kind": "fcos", "assigner.range_bounds": (64, 128)},
-            "assigner.range_bounds=(64.0, 128.0): must be one for each of the 5 levels but the last",
+            "assigner.range_bounds=(64.0, 128.0): must be one value for each of the 5 levels except the last",
         ),
         (
             {"assigner.anchor_ratios": (0.5, 1.0, 2.0)},
-            "assigner.anchor_ratios=(0.5, 1.0, 2.0): must be one, with one octave part: atss has",
+            "assigner.anchor_ratios=(0.5, 1.0, 2.0): must be one ratio, with anchor_octave_parts=1: atss has",
         ),
         ({"assigner.anchor_octave_parts": 3, "assigner.kind": "fcos"}, "assigner.anchor_ratios=(1.0,): must"),
         ({"classification.kind": "focal"}, "classification.kind='focal': must be another than 'focal' with"),
