@@ -19,7 +19,7 @@ from killed_run import KILLS_ITSELF
 from gfl_jax import paths
 from gfl_jax.command_line.main import main
 from gfl_jax.configuration.config_files import to_json
-from gfl_jax.errors import UserError, in_words
+from gfl_jax.errors import UserError, error_line
 from gfl_jax.files import require_writable, writing
 from gfl_jax.paths import as_path
 from gfl_jax.training.checkpoint import Checkpoints
@@ -185,7 +185,7 @@ def test_what_cannot_be_in_a_bucket_is_told_at_once(bucket, trained, config_file
     train = ("train", f"--config={config_file}", f"--workdir={tmp_path}/run")
     assert "must be on this machine" in told(*train, "--config.dataset.tfds_dir=gs://bucket/coco/1.0.0")
     assert "Python files must be" in told("train", "--config=gs://bucket/a.py", f"--workdir={tmp_path}/run")
-    assert "images to look at must be" in told("predict", f"--workdir={trained}", "gs://bucket/1.jpg")
+    assert "inputs must be on this machine" in told("predict", f"--workdir={trained}", "gs://bucket/1.jpg")
     video = tmp_path / "a.mp4"
     video.write_bytes(b"none")
     output = f"--output={bucket}/drawn"
@@ -223,5 +223,5 @@ def test_a_bucket_that_does_not_answer_is_told_in_a_line(error):
 
 def test_errors_of_its_libraries_are_lines_wherever_they_come_from():
     error = aiohttp.ClientError("Cannot connect to host storage.googleapis.com")
-    assert "Cannot connect to host" in in_words(error)
-    assert "check network and credentials" in in_words(error)
+    assert "Cannot connect to host" in error_line(error)
+    assert "check network and credentials" in error_line(error)

@@ -1,4 +1,4 @@
-"""What a user names to look at: image and video files, folders of them, and patterns."""
+"""The inputs of `predict`: image and video files, folders of them, and patterns."""
 
 import glob
 import os
@@ -15,68 +15,71 @@ _VIDEO = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|mpe?g|wmv|flv|3gp|m2ts|mts)", 
 
 
 class Inputs(NamedTuple):
-    """The files, each once, in the order in which they were named; and what is wrong with the rest."""
+    """The files, each once, in the order in which they were named, and the problems with the other words."""
 
     files: list[Path]
-    problems: list[str]  # a line for each word that led to no file
+    problems: list[str]  # one line for each word without a file, or for a folder that cannot be read
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video, by its ending."""
+    """Whether a file is a video, by its extension."""
     return _VIDEO.fullmatch(path.suffix) is not None
 
 
 def find_inputs(words: Sequence[str], leave_out: Path | None = None) -> Inputs:
-    """The files that words name: a file stands for itself, a folder for all images and videos below it.
+    """Finds the files that words of the command line name.
 
-    A word with `*`, `?` or `[` that is no file's name is a pattern; `~` is the home folder. Folders are
-    sorted. In folders, hidden files are left out.
+    A word is a file, a folder (all images and videos in it and below it), or a pattern: a word with `*`, `?`
+    or `[` that is not the name of a file. `~` is the home folder. The contents of folders are sorted; hidden
+    files and folders are left out.
 
     Args:
-      words: of the command line.
-      leave_out: a folder that is not entered on the way through others.
+      words: from the command line.
+      leave_out: a folder to skip when it lies below one that is searched.
     """
     files: dict[str, Path] = {}
     problems: list[str] = []
     for word in words:
         if is_remote(word):
-            problems.append(f"{word}: images to look at must be on this machine; copy them to a folder here")
+            problems.append(f"{word}: inputs must be on this machine; copy them to a local folder")
             continue
         name = os.path.expanduser(word)
         is_there = os.path.lexists(name)
         if not is_there and not glob.has_magic(name):
-            problems.append(f"{word or repr(word)}: cannot be read (No such file or directory); name images")
+            problems.append(
+                f"{word or repr(word)}: cannot be read (No such file or directory); check the path"
+            )
             continue
         found: list[Path] = []
-        told = len(problems)
+        problems_before = len(problems)
         for path in [name] if is_there else sorted(glob.glob(name, recursive=True)):
             found += _files_below(path, leave_out, problems) if os.path.isdir(path) else [Path(path)]
-        if not found and len(problems) == told:
+        if not found and len(problems) == problems_before:
             what = "the folder holds" if is_there else "the pattern matches"
-            problems.append(f"{word}: {what} no image and no video; name some")
+            problems.append(f"{word}: {what} no image and no video; check the path")
         for file in found:
-            # Only the folder's links are followed: two links to one content are two images.
+            # Links are resolved for the folder only: two links to the same content are two images.
             files.setdefault(os.path.join(os.path.realpath(file.parent), file.name), file)
     return Inputs(list(files.values()), problems)
 
 
 def _files_below(folder: str, leave_out: Path | None, problems: list[str]) -> Iterator[Path]:
-    """Image and video files, sorted; links to folders are followed, each folder is entered once."""
+    """Yields the image and video files below a folder, sorted. Follows links; enters each folder once."""
 
-    def tell(error: OSError) -> None:
+    def add_problem(error: OSError) -> None:
         problems.append(f"{error.filename}: cannot be read ({error.strerror}); check the folder")
 
     entered = {identity(folder)}
     left_out = None if leave_out is None else identity(leave_out)
-    for parent, folders, names in os.walk(folder, onerror=tell, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=add_problem, followlinks=True):
         for name in sorted(names):
             file = Path(parent, name)
             if not name.startswith(".") and (_IMAGE.fullmatch(file.suffix) or is_video(file)):
                 yield file
-        shown = []
+        to_enter = []
         for name in sorted(folders):
             this = identity(os.path.join(parent, name))
             if not name.startswith(".") and this != left_out and this not in entered:
                 entered.add(this)
-                shown.append(name)
-        folders[:] = shown
+                to_enter.append(name)
+        folders[:] = to_enter

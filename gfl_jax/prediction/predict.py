@@ -1,4 +1,4 @@
-"""Detections in the images of any source, in the batches of an evaluation; smaller ones of large images."""
+"""Detections in the images of any source, in evaluation batches, or in smaller batches for large images."""
 
 import dataclasses
 import functools
@@ -22,48 +22,49 @@ from gfl_jax.training.trained import Trained
 
 
 class Prediction(NamedTuple):
-    """The detections of one image, in its own pixels; numpy arrays without padding."""
+    """The detections of one image, in pixels of that image, as numpy arrays without padding."""
 
-    position: int  # in the source
+    position: int  # of the image in the source
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
 
 
-# Of a source, whose images that need too much memory get a line in the dictionary.
+# Takes a source, and a dictionary that gets the error message of each image that needs too much memory.
 Predict = Callable[[Source, dict[int, str]], Iterator[Prediction]]
 
 
 class Run(NamedTuple):
     """Images that go through the network in batches of one size."""
 
-    positions: np.ndarray  # in the source
+    positions: np.ndarray  # of the images in the source
     buckets: tuple[Shape, ...]
-    batch: int
+    batch: int  # images per batch
     devices: int
 
 
 def make_predict(detector: Trained) -> Predict:
-    """A function that detects in each image of a source, and leaves out those that cannot be read.
+    """Makes a function that detects in each image of a source and skips images that cannot be read.
 
-    Predictions come in the order of `plan_runs` and of the evaluation plan: that of the source, where all
-    images are of one size. It compiles once for each shape of a batch. Where memory does not suffice for a
-    batch, its images go one by one; those that are too large even then get a line in the dictionary.
+    Predictions come in the order of `plan_runs` and of the evaluation plan. If all images have the same size,
+    this is the order of the source. The function compiles once for each shape of a batch. If memory does not
+    suffice for a batch, its images go through the network one by one. Images that are too large even then
+    get an error message in the dictionary.
     """
     config = detector.config
     views = views_of(config.inference)
 
     @functools.cache
-    def on(device_count: int) -> tuple[Any, Any, Any]:
+    def on_devices(device_count: int) -> tuple[Any, Any, Any]:
         mesh = make_mesh(devices=jax.devices()[:device_count])
         return mesh, *detector.on(mesh)
 
-    def in_run(source: Source, run: Run) -> Iterator[Prediction]:
-        mesh, placed, detect = on(run.devices)
+    def predict_run(source: Source, run: Run) -> Iterator[Prediction]:
+        mesh, variables, detect = on_devices(run.devices)
         loader = dataclasses.replace(config.loader, buckets=run.buckets, eval_batch_size=run.batch, workers=0)
         fitting, part = dataclasses.replace(config, loader=loader), source.take(run.positions)
-        for batches, found in each_group(detect, placed, part, fitting, mesh, views, True, "predicting"):
-            indices = np.min([b.indices for b in batches], axis=0)  # of what was read in all views
+        for batches, found in each_group(detect, variables, part, fitting, mesh, views, True, "predicting"):
+            indices = np.min([b.indices for b in batches], axis=0)  # -1 if a view was not read
             for row in np.flatnonzero(indices >= 0):
                 mask = np.asarray(found.mask[row])
                 arrays = (np.asarray(x[row])[mask] for x in (found.boxes, found.scores, found.labels))
@@ -74,7 +75,7 @@ def make_predict(detector: Trained) -> Predict:
         while runs:
             run, left = runs[0], dict.fromkeys(runs.pop(0).positions.tolist())
             try:
-                for found in in_run(source, run):
+                for found in predict_run(source, run):
                     del left[found.position]
                     yield found
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -83,17 +84,17 @@ def make_predict(detector: Trained) -> Predict:
                 if run.batch > 1:
                     runs.insert(0, run._replace(positions=np.array(list(left)), batch=1, devices=1))
                 else:
-                    too_large |= {i: _too_large(source, i) for i in left}
+                    too_large |= {i: _too_large_message(source, i) for i in left}
 
     return predict
 
 
 def plan_runs(sizes: Int[np.ndarray, "images 2"], config: Config, device_count: int) -> list[Run]:
-    """Which images go through the network together, and in which shapes.
+    """Decides which images go through the network together, and in which shapes.
 
-    What fits in the config's buckets goes in its evaluation batches. What fits in none gets a canvas of its
-    own, and batches with no more pixels than the config's largest, so that they need no more memory. Where
-    there are fewer images than a batch, they go one by one.
+    Images that fit in the config's buckets go in the config's evaluation batches. Other images get additional
+    canvases. Their batches have at most as many pixels as the config's largest batch, so they do not need
+    more memory. If there are fewer images than a batch has, they go one by one.
     """
     shapes = evaluation_buckets(sizes, config)
     given = by_area(config.loader.buckets or shapes)
@@ -114,9 +115,9 @@ def plan_runs(sizes: Int[np.ndarray, "images 2"], config: Config, device_count: 
     return runs
 
 
-def _too_large(source: Source, i: int) -> str:
+def _too_large_message(source: Source, i: int) -> str:
     height, width = source.sizes[i].tolist()
     return (
-        f"{source.file_names[i]}: with {height} x {width} pixels it needs more memory than there is; "
+        f"{source.file_names[i]}: its {height} x {width} pixels need more memory than is available; "
         "make it smaller, or cut it into parts"
     )

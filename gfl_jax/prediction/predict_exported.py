@@ -1,4 +1,4 @@
-"""Detections in the images of any source by an exported file, which holds weights and program in one."""
+"""Detections in the images of any source by an exported file, which holds both weights and program."""
 
 import json
 from collections.abc import Iterator
@@ -16,29 +16,31 @@ from gfl_jax.prediction.predict import Predict, Prediction
 
 
 def read_exported(file: Path) -> tuple[Predict, Categories]:
-    """A function that detects in each image of a source, one after the other, and the classes.
+    """Reads an exported detector. Returns a function that detects in images one by one, and the classes.
 
     Args:
-      file: what `main.py export` wrote, with FILE.json beside it.
+      file: a file that `main.py export` wrote, with FILE.json beside it.
 
     Raises:
-      UserError: one of the two files is missing or damaged, or not for the devices that are here.
+      UserError: one of the two files is missing or damaged, or was not exported for this machine's devices.
     """
     beside = file.with_name(f"{file.name}.json")
     if not beside.is_file():
-        raise UserError(f"{beside}: there is no such file; keep it beside {file.name}, as `export` wrote it")
+        raise UserError(
+            f"{beside}: there is no such file; keep it beside {file.name}, where `export` wrote it"
+        )
     try:
         about = json.loads(read_file(beside))
         exported = jax.export.deserialize(bytearray(read_file(file)))
         resize = about["resize"]["short_side"], about["resize"]["long_side"]
         classes = Categories(tuple(about["categories"]), tuple(about["category_ids"]))
-    except Exception as error:  # of the reader of flatbuffers, whatever it meets
+    except Exception as error:  # the flatbuffers reader raises many types
         raise UserError(
-            f"{file}: is not what `main.py export` writes ({one_line(error)}); export it again"
+            f"{file}: is not a file that `main.py export` wrote ({one_line(error)}); export it again"
         ) from error
     if jax.default_backend() not in exported.platforms:
         raise UserError(
-            f"{file}: is for {', '.join(exported.platforms)}, not for {jax.default_backend()}; "
+            f"{file}: was exported for {', '.join(exported.platforms)}, not for {jax.default_backend()}; "
             f"export it with --platforms {jax.default_backend()}"
         )
     height, width = about["canvas"]
@@ -48,8 +50,9 @@ def read_exported(file: Path) -> tuple[Predict, Categories]:
         for i, size in enumerate(resized_sizes(source.sizes, *resize).tolist()):
             if size[0] > height or size[1] > width:
                 too_large[i] = (
-                    f"{source.file_names[i]}: with {size[0]} x {size[1]} pixels it is larger than the canvas "
-                    f"{height}x{width} of {file}; export it with a larger --height and --width"
+                    f"{source.file_names[i]}: with {size[0]} x {size[1]} pixels after the resize, it is "
+                    f"larger than the canvas {height}x{width} of {file}; export the detector with a larger "
+                    "--height and --width"
                 )
                 continue
             try:

@@ -1,7 +1,7 @@
-"""What `predict` makes of images, folders and videos: drawn images and videos, and COCO results.
+"""Runs `predict` on images, folders and videos: drawn images, drawn videos, and COCO results.
 
-What cannot be read is left out and named at the end; what was found is written from time to time, and when
-the work ends, be it by an error or Ctrl-C.
+Inputs that cannot be used are left out and named at the end. Detections are written from time to time, and
+when the work ends, also after an error or Ctrl-C.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from gfl_jax.data.categories import Categories
 from gfl_jax.data.headers import try_headers
 from gfl_jax.data.image_files import image_files_source
 from gfl_jax.data.source import Source
-from gfl_jax.data.video import Frames, Video, look_at_video, video_source
+from gfl_jax.data.video import Frames, Video, probe_video, video_source
 from gfl_jax.drawing import draw_boxes, save_png
 from gfl_jax.drawing.canvas import Image
 from gfl_jax.drawing.mp4 import VideoFile
@@ -41,19 +41,20 @@ def predict_inputs(
     output: Path,
     min_score: float = 0.3,
 ) -> int:
-    """Detects in what words name, draws it, and writes `results.json`.
+    """Detects objects in the inputs that words name, draws the boxes, and writes `results.json`.
 
     Args:
-      detector: with names of its classes.
-      words: files, folders and patterns, as `find_inputs` takes them.
-      output: the folder to write into.
-      min_score: boxes with less are not drawn.
+      detector: its classes must have names.
+      words: files, folders and patterns (see `find_inputs`).
+      output: the folder to write to.
+      min_score: boxes with a lower score are not drawn.
 
     Returns:
       The exit status: 0, 1 if some inputs could not be used, 2 if none could.
 
     Raises:
-      UserError: an output would take the place of a file that is not ours, or cannot be written.
+      UserError: an output would overwrite an input or a file that `predict` did not write, or cannot be
+        written.
     """
     config, categories = detector.config, detector.named_classes()
     predict = make_predict(detector)
@@ -65,17 +66,17 @@ def predict_inputs(
     paths = [os.path.abspath(file) for file in files]
     targets = [output / n for n in output_names(paths, [".mp4" if is_video(f) else ".png" for f in files])]
     require_free([result_file, *targets], files, may_replace=ours)
-    jobs, unusable = _open(files, targets, categories, config)
+    jobs, unusable = _open_inputs(files, targets, categories, config)
     problems += unusable
     try:
         with _Results(result_file) as results:
             for job in jobs:
-                do = _do_images if job.video is None else _do_video
-                problems += do(job, predict, results, min_score)
+                process = _predict_images if job.video is None else _predict_video
+                problems += process(job, predict, results, min_score)
     finally:
         for problem in problems:
             print(f"error: {one_line(problem)}", file=sys.stderr)
-    others = "all others were" if results.entries else "there was no other"
+    others = "all others were processed" if results.entries else "there are no others"
     if len(problems) > 1 or (problems and results.entries):
         print(f"{len(problems)} of the inputs could not be used; {others}", file=sys.stderr)
     if not results.entries:
@@ -85,14 +86,14 @@ def predict_inputs(
 
 
 def image_ids(paths: Sequence[Path], counts: Sequence[int]) -> list[int]:
-    """The image id of each file; frames of a video have this one and those that follow.
+    """Chooses the image id of each file. For a video it is the id of the first frame; the others follow.
 
-    They are the whole numbers in the file names, if each file is an image named by one, and no two are the
-    same. Otherwise all images and frames are counted from 1.
+    The ids are the whole numbers in the file names if every file is an image that is named by a number of its
+    own. Otherwise all images and frames are numbered from 1.
 
     Args:
-      paths: of the files.
-      counts: images or frames in each.
+      paths: the files.
+      counts: the number of images or frames in each file.
     """
     if all(re.fullmatch("[0-9]+", path.stem) and not is_video(path) for path in paths):
         ids = [int(path.stem) for path in paths]
@@ -102,16 +103,16 @@ def image_ids(paths: Sequence[Path], counts: Sequence[int]) -> list[int]:
 
 
 class _Job(NamedTuple):
-    """What goes through the network together: all images, or one video."""
+    """The inputs that are processed together: all images, or one video."""
 
     source: Source
     video: Video | None  # None: images
-    names: list[str]  # of the files, relative to the folder that all inputs have in common
-    targets: list[Path]  # what is written for them
+    names: list[str]  # of the files, relative to the common folder of all inputs
+    targets: list[Path]  # the output file of each
 
 
 class _Results:
-    """The detections until now, written with the first ones, every minute and at the end of the block."""
+    """Collects detections; writes them with the first image, every minute and at the end of the block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,12 +126,12 @@ class _Results:
         if self.entries:
             self._write()
 
-    def add(self, source: Source, found: Prediction, **told: str | int) -> None:
-        """Adds the detections of an image, each with what is told of it."""
+    def add(self, source: Source, found: Prediction, **fields: str | int) -> None:
+        """Adds the detections of an image, each with these additional fields."""
         image_id = int(source.image_ids[found.position])
         entries = to_coco_results(found.boxes, found.scores, found.labels, image_id, source.category_ids)
-        self.entries[image_id] = [{"image_id": image_id, **told, **entry} for entry in entries]
-        # At once for the first image: an older file must not look as if it were of the new ones.
+        self.entries[image_id] = [{"image_id": image_id, **fields, **entry} for entry in entries]
+        # Written at once for the first image: nobody should take an older file for the new results.
         if time.monotonic() >= self._due:
             self._write()
 
@@ -139,10 +140,10 @@ class _Results:
         self._due = time.monotonic() + SAVE_EVERY
 
 
-def _open(
+def _open_inputs(
     files: Sequence[Path], targets: Sequence[Path], categories: Categories, config: Config
 ) -> tuple[list[_Job], list[str]]:
-    """What is to be done, and what is wrong with the files that cannot be used."""
+    """Returns the jobs, and one line for each file that cannot be used."""
     images = [i for i, file in enumerate(files) if not is_video(file)]
     sizes: dict[int, tuple[int, int]] = {}
     videos: dict[int, Video] = {}
@@ -154,7 +155,7 @@ def _open(
             sizes[i] = header.displayed
     for i in sorted(set(range(len(files))) - set(images)):
         try:
-            videos[i] = look_at_video(files[i])
+            videos[i] = probe_video(files[i])
         except UserError as error:
             problems[i] = str(error)
     ids = image_ids(files, [videos[i].frames if i in videos else 1 for i in range(len(files))])
@@ -172,8 +173,8 @@ def _open(
     return jobs, [problems[i] for i in sorted(problems)]
 
 
-def _do_images(job: _Job, predict: Predict, results: _Results, min_score: float) -> list[str]:
-    """Detects in images and draws them; returns what was wrong with those that cannot be read."""
+def _predict_images(job: _Job, predict: Predict, results: _Results, min_score: float) -> list[str]:
+    """Detects in images and draws them. Returns one line for each image that cannot be used."""
     source = job.source
     problems: dict[int, str] = {}
     missing = set(range(len(source)))
@@ -183,12 +184,12 @@ def _do_images(job: _Job, predict: Predict, results: _Results, min_score: float)
         results.add(source, found, file_name=job.names[i])
         try:
             image = source.read_image(i)
-        except UserError as error:  # it has gone since
+        except UserError as error:  # the file has been deleted since
             problems[i] = str(error)
             continue
         try:
-            save_png(job.targets[i], _drawn(image, found, source, min_score))
-        except OSError as error:  # such as a name that the place does not take
+            save_png(job.targets[i], _draw_detections(image, found, source, min_score))
+        except OSError as error:  # such as a name that the file system does not accept
             problems[i] = f"{job.targets[i]}: cannot be written ({error.strerror}); name another --output"
             continue
         drawn = int((found.scores >= min_score).sum())
@@ -197,14 +198,16 @@ def _do_images(job: _Job, predict: Predict, results: _Results, min_score: float)
     for i in missing - set(problems):
         try:
             source.read_image(i)
-            problems[i] = f"{source.file_names[i]}: could be read only in a second attempt; try it again"
+            problems[i] = (
+                f"{source.file_names[i]}: could be read only at the second attempt; run the command again"
+            )
         except UserError as error:
             problems[i] = str(error)
     return [problems[i] for i in sorted(problems)]
 
 
-def _do_video(job: _Job, predict: Predict, results: _Results, min_score: float) -> list[str]:
-    """Detects in the frames of a video and draws them; returns what was wrong with it."""
+def _predict_video(job: _Job, predict: Predict, results: _Results, min_score: float) -> list[str]:
+    """Detects in the frames of a video and draws them. Returns a line if the video cannot be used."""
     assert job.video is not None
     source, target, frames = job.source, job.targets[0], Frames(Path(job.source.name))
     done = detections = drawn = 0
@@ -213,7 +216,7 @@ def _do_video(job: _Job, predict: Predict, results: _Results, min_score: float) 
         with VideoFile(target, job.video.frame_rate) as file:
             for found in predict(source, problems):
                 results.add(source, found, file_name=job.names[0], frame=found.position)
-                file.write(_drawn(frames(found.position), found, source, min_score))
+                file.write(_draw_detections(frames(found.position), found, source, min_score))
                 done, detections = done + 1, detections + len(found.boxes)
                 drawn += int((found.scores >= min_score).sum())
     except OSError as error:
@@ -230,6 +233,6 @@ def _do_video(job: _Job, predict: Predict, results: _Results, min_score: float) 
     return []
 
 
-def _drawn(image: Image, found: Prediction, source: Source, min_score: float) -> Image:
+def _draw_detections(image: Image, found: Prediction, source: Source, min_score: float) -> Image:
     names = source.categories
     return draw_boxes(image, found.boxes, found.labels, found.scores, names, min_score)

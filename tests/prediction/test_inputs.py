@@ -1,4 +1,4 @@
-"""What words of the command line stand for."""
+"""The files that words of the command line name."""
 
 import os
 
@@ -9,7 +9,7 @@ from gfl_jax.prediction.inputs import find_inputs
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """The current folder, with images, videos and other files; nothing is read."""
+    """A current folder with names of images, videos and other files; all files are empty."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in (
@@ -42,15 +42,15 @@ def photos(tmp_path, monkeypatch):
         (["day?/*.jpg"], ["day1/1.jpg", "day2/1.jpg"]),
         (["day2", "day1"], ["day2/1.jpg", "day2/2.jpeg", "day1/1.jpg"]),
         (["**/*.tif"], ["photos/day 10/1.tif"]),
-        (["day[12]"], ["day1/1.jpg", "day2/1.jpg", "day2/2.jpeg"]),  # a pattern of folders
-        (["img[1].jpg"], ["img[1].jpg"]),  # a name, though it could be a pattern
+        (["day[12]"], ["day1/1.jpg", "day2/1.jpg", "day2/2.jpeg"]),  # a pattern that matches folders
+        (["img[1].jpg"], ["img[1].jpg"]),  # a file name that looks like a pattern
         (["img[1-2].jpg"], ["img1.jpg"]),
         (["~/h.jpg"], ["home/h.jpg"]),
-        (["texts/a.txt"], ["texts/a.txt"]),  # whoever names a file means it
+        (["texts/a.txt"], ["texts/a.txt"]),  # a named file is used whatever its extension
         (["day1/1.jpg", "./day1/../day1/1.jpg", "day1"], ["day1/1.jpg"]),
     ],
 )
-def test_words_stand_for_files(photos, words, expected):
+def test_words_name_files(photos, words, expected):
     files, problems = find_inputs(words)
     assert problems == []
     prefix = "photos/" if words == ["photos"] else ""
@@ -67,18 +67,18 @@ def test_words_stand_for_files(photos, words, expected):
         ("x" * 5000, "x: cannot be read"),
     ],
 )
-def test_a_word_that_stands_for_nothing_is_a_problem_and_the_others_count(photos, word, problem):
+def test_a_word_without_files_is_a_problem_and_others_are_used(photos, word, problem):
     files, problems = find_inputs([word, "day1"])
     assert [str(file) for file in files] == ["day1/1.jpg"]
     assert len(problems) == 1
     assert problem.removeprefix("x") in problems[0]
 
 
-def test_links_of_folders_are_followed_once_and_the_output_is_not_entered(photos):
+def test_links_to_folders_are_followed_once_and_the_output_is_left_out(photos):
     (photos / "day1" / "loop").symlink_to(photos / "day1")
     (photos / "day1" / "other").symlink_to(photos / "day2")
     (photos / "day1" / "same.jpg").symlink_to(photos / "day1" / "1.jpg")
-    (photos / "day1" / "x.jpg").symlink_to("x.jpg")  # a loop
+    (photos / "day1" / "x.jpg").symlink_to("x.jpg")  # a link to itself
     files, problems = find_inputs(["day1", "day1/loop/1.jpg"])
     assert [str(file) for file in files] == [
         *("day1/1.jpg", "day1/same.jpg", "day1/x.jpg"),

@@ -1,4 +1,4 @@
-"""`predict` over files, folders and videos: unique names and ids, and one bad input never costs another."""
+"""`predict` on files, folders and videos: unique names and ids; a bad input does not affect the others."""
 
 import json
 import os
@@ -52,9 +52,9 @@ def frames_of(path):
 
 @pytest.fixture
 def predict(monkeypatch, tmp_path, capsys):
-    """`predict` with a detector that finds the whole of each image, in the folder tmp_path.
+    """Runs `predict` in the folder tmp_path, with a detector whose only box is the whole image.
 
-    It returns the exit status, the results and the lines on stderr.
+    Returns the exit status, the results and the lines on stderr.
     """
 
     def fake(detector):
@@ -116,7 +116,7 @@ def test_folders_are_kept_apart(predict):
         (["1700000000000000001.jpg", "1700000000000000002.jpg"], [1700000000000000001, 1700000000000000002]),
         (["a/1.jpg", "b/1.jpg"], [1, 2]),
         (["7.jpg", "007.png"], [1, 2]),
-        (["4.jpg", "x.jpg", "y.jpg", "z.jpg"], [1, 2, 3, 4]),  # the fourth is not a second 4
+        (["4.jpg", "x.jpg", "y.jpg", "z.jpg"], [1, 2, 3, 4]),  # the fourth image must not get a second id 4
         (["²³.jpg"], [1]),
         (["٣.jpg", "5.jpg"], [1, 2]),
         (["-1.jpg"], [1]),
@@ -124,7 +124,7 @@ def test_folders_are_kept_apart(predict):
         ([], []),
     ],
 )
-def test_ids_of_images(names, ids):
+def test_image_ids(names, ids):
     assert image_ids([Path(name) for name in names], [1] * len(names)) == ids
 
 
@@ -132,7 +132,7 @@ def test_frames_have_ids_of_their_own():
     assert image_ids([Path(n) for n in ("7.jpg", "8.mp4", "9.jpg", "a.mp4")], [1, 30, 1, 5]) == [1, 2, 32, 33]
 
 
-def test_a_bad_input_is_named_at_the_end_and_all_others_are_done(predict):
+def test_a_bad_input_is_named_at_the_end_and_all_others_are_processed(predict):
     for name in ("in/1.png", "in/4.png", "in/sub/5.jpg"):
         write_image(Path(name))
     Path("in/2.png").write_bytes(b"")
@@ -143,21 +143,21 @@ def test_a_bad_input_is_named_at_the_end_and_all_others_are_done(predict):
     assert [r["file_name"] for r in results] == ["1.png", "4.png", "sub/5.jpg"]
     assert files_below("out") == ["1.png", "4.png", "results.json", "sub/5.png"]
     assert errors == [
-        "error: nowhere.jpg: cannot be read (No such file or directory); name images",
-        "error: no/*.jpg: the pattern matches no image and no video; name some",
+        "error: nowhere.jpg: cannot be read (No such file or directory); check the path",
+        "error: no/*.jpg: the pattern matches no image and no video; check the path",
         "error: in/2.png: cannot be decoded as an image; replace the file, or take it out of the data set",
         "error: in/pipe.png: cannot be read (Not a regular file); name a file",
         "error: in/3.jpg: is cut off; replace the file, or take it out of the data set",
-        "5 of the inputs could not be used; all others were",
+        "5 of the inputs could not be used; all others were processed",
     ]
 
 
-def test_nothing_on_disk_is_touched_if_no_input_can_be_used(predict):
+def test_nothing_is_written_if_no_input_can_be_used(predict):
     Path("bad.png").write_text("no image")
     Path("cut.jpg").write_bytes(write_image(Path("whole.jpg")).read_bytes()[:-9])
     status, results, errors = predict("bad.png", "cut.jpg")
     assert (status, results) == (2, None)
-    assert errors[-1] == "2 of the inputs could not be used; there was no other"
+    assert errors[-1] == "2 of the inputs could not be used; there are no others"
     assert not Path("out").exists()
     assert predict("whole.jpg")[0] == 0
     before = Path("out/results.json").read_bytes()
@@ -168,7 +168,7 @@ def test_nothing_on_disk_is_touched_if_no_input_can_be_used(predict):
 
 
 @pytest.mark.parametrize(
-    ("words", "output", "told"),
+    ("words", "output", "message"),
     [
         (
             ["photos/1.png"],
@@ -181,19 +181,19 @@ def test_nothing_on_disk_is_touched_if_no_input_can_be_used(predict):
         (["other/1.jpg"], "link", "link/1.png: is there already"),
     ],
 )
-def test_nothing_of_the_user_is_overwritten(predict, words, output, told):
+def test_files_of_the_user_are_not_overwritten(predict, words, output, message):
     write_image(Path("photos/1.png"))
     write_image(Path("other/1.jpg"))
     Path("notes").mkdir()
     Path("notes/results.json").write_text('{"mine": 1}')
     Path("link").symlink_to("photos")
     before = {name: Path(name).read_bytes() for name in files_below(".")}
-    with pytest.raises(UserError, match=f"^{told}"):
+    with pytest.raises(UserError, match=f"^{message}"):
         predict(*words, output=output)
     assert {name: Path(name).read_bytes() for name in files_below(".")} == before
 
 
-def test_an_earlier_run_is_replaced_and_its_drawn_images_are_no_inputs(predict):
+def test_an_earlier_run_is_replaced_and_its_drawn_images_are_not_used_as_inputs(predict):
     write_image(Path("in/a.jpg"))
     for _ in range(2):
         status, results, _ = predict("in", output="in/out")
@@ -203,7 +203,7 @@ def test_an_earlier_run_is_replaced_and_its_drawn_images_are_no_inputs(predict):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError, RuntimeError])
-def test_what_was_detected_is_written_however_the_work_ends(predict, monkeypatch, error):
+def test_detections_are_written_after_an_error_too(predict, monkeypatch, error):
     for name in "abc":
         write_image(Path(f"in/{name}.jpg"))
     assert predict("in/c.jpg")[0] == 0
@@ -223,7 +223,7 @@ def test_what_was_detected_is_written_however_the_work_ends(predict, monkeypatch
     assert files_below("out") == ["a.png", "c.png", "results.json"]
 
 
-def test_an_image_that_cannot_be_written_costs_no_other(predict, monkeypatch):
+def test_an_image_that_cannot_be_written_does_not_affect_others(predict, monkeypatch):
     for name in "abc":
         write_image(Path(f"in/{name}.jpg"))
     write_video(Path("in/d.mp4"), 2)
@@ -244,14 +244,14 @@ def test_an_image_that_cannot_be_written_costs_no_other(predict, monkeypatch):
     assert errors == [
         "error: out/b.png: cannot be written (Permission denied); name another --output",
         "error: out/d.mp4: cannot be written (File name too long); name another --output",
-        "2 of the inputs could not be used; all others were",
+        "2 of the inputs could not be used; all others were processed",
     ]
     assert [r["file_name"] for r in results] == ["a.jpg", "b.jpg", "c.jpg", "d.mp4"]
     assert files_below("out") == ["a.png", "c.png", "results.json"]
 
 
-def test_images_that_come_and_go_are_told(predict, monkeypatch):
-    """One is gone when it is to be drawn, the other is there only when it is asked for again."""
+def test_images_that_appear_or_disappear_are_reported(predict, monkeypatch):
+    """One image is deleted before it is drawn; the other can be read only at the second attempt."""
     gone, late = write_image(Path("in/gone.jpg")), write_image(Path("in/late.jpg"))
 
     def fake(detector):
@@ -266,12 +266,12 @@ def test_images_that_come_and_go_are_told(predict, monkeypatch):
     assert (status, [r["file_name"] for r in results]) == (1, ["gone.jpg"])
     assert errors[:2] == [
         f"error: {gone}: cannot be read (No such file or directory); check the file",
-        f"error: {late}: could be read only in a second attempt; try it again",
+        f"error: {late}: could be read only at the second attempt; run the command again",
     ]
 
 
-def test_what_was_detected_is_written_from_time_to_time(predict, monkeypatch):
-    """So that a run that is killed has lost a minute at most."""
+def test_detections_are_written_from_time_to_time(predict, monkeypatch):
+    """A run that is killed loses one minute of detections at most."""
     written = []
     monkeypatch.setattr(module, "write_results", lambda path, results: written.append(len(results)))
     for name in "abcd":
@@ -304,7 +304,7 @@ def test_odd_names_and_sizes(predict):
     assert len(files_below("out")) == len(results) + 1
 
 
-def test_a_video_comes_out_drawn_with_its_frames_in_the_results(predict):
+def test_a_video_is_drawn_and_its_frames_are_in_the_results(predict):
     write_image(Path("in/7.jpg"))
     write_video(Path("in/clip.mp4"), 12, (61, 90), rate=12.5)
     write_image(Path("in/z.jpg"))
@@ -328,18 +328,18 @@ def test_a_video_file_takes_frames_of_odd_and_changing_sizes(tmp_path):
         assert not (tmp_path / "a" / "odd.mp4").exists()
     frames, _ = frames_of(tmp_path / "a" / "odd.mp4")
     assert [frame.shape for frame in frames] == [(642, 100, 3)] * 5
-    assert all(frame[-1, -1, 2] > 230 > 20 > frame[-1, -1, 0] for frame in frames)  # red, to the last corner
+    assert all(frame[-1, -1, 2] > 230 > 20 > frame[-1, -1, 0] for frame in frames)  # red up to the edge
     assert files_below(tmp_path) == ["a/odd.mp4"]
 
 
-def test_frames_are_read_in_any_order_and_by_a_copy(tmp_path, monkeypatch):
+def test_frames_can_be_read_in_any_order_and_by_a_copy(tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", 12)
     opened = []
     really_open = video.open_video
     monkeypatch.setattr(video, "open_video", lambda path: opened.append(path) or really_open(path))
     brightness = lambda frames, i: round(float(frames(i).mean()) / 20)  # noqa: E731
     frames = video.Frames(path, kept=4)
-    shown = [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]  # two views of two batches
+    shown = [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]  # two batches, each in two views
     assert [brightness(frames, i) for i in shown] == shown
     assert len(opened) == 1
     copy = pickle.loads(pickle.dumps(frames))
@@ -350,21 +350,21 @@ def test_frames_are_read_in_any_order_and_by_a_copy(tmp_path, monkeypatch):
     assert brightness(frames, 11) == 11
 
 
-def test_the_number_of_frames_is_counted(tmp_path, caplog):
-    """What the file says is an estimate: here the file has lost its end."""
+def test_frames_are_counted(tmp_path, caplog):
+    """The number in the header is an estimate: here the end of the file is missing."""
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 12, (96, 64))
     for _ in range(20):
         writer.write(np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
     writer.release()
-    assert video.look_at_video(tmp_path / "clip.avi") == (20, (64, 96), 12.0)
+    assert video.probe_video(tmp_path / "clip.avi") == (20, (64, 96), 12.0)
     content = (tmp_path / "clip.avi").read_bytes()
     (tmp_path / "clip.avi").write_bytes(content[: len(content) // 2])
-    assert 0 < video.look_at_video(tmp_path / "clip.avi").frames <= 10
+    assert 0 < video.probe_video(tmp_path / "clip.avi").frames <= 10
     assert "frames, where it says 20; is it cut off?" in caplog.text
 
 
 @pytest.mark.parametrize("rate", [0.0, float("nan"), float("inf"), -5.0, 1e6])
-def test_a_frame_rate_that_cannot_be_is_25(tmp_path, monkeypatch, rate):
+def test_an_impossible_frame_rate_becomes_25(tmp_path, monkeypatch, rate):
     path = write_video(tmp_path / "clip.mp4", 2)
 
     class Odd:
@@ -378,7 +378,7 @@ def test_a_frame_rate_that_cannot_be_is_25(tmp_path, monkeypatch, rate):
             return rate
 
     monkeypatch.setattr(video, "open_video", Odd)
-    assert video.look_at_video(str(path)).frame_rate == 25.0
+    assert video.probe_video(str(path)).frame_rate == 25.0
 
 
 def test_bad_videos(predict, monkeypatch):
@@ -394,7 +394,7 @@ def test_bad_videos(predict, monkeypatch):
     )
     assert status == 1
     assert [r["frame"] for r in results] == [0, 1, 2]
-    assert errors[0] == "error: folder.mov: the folder holds no image and no video; name some"
+    assert errors[0] == "error: folder.mov: the folder holds no image and no video; check the path"
     assert [line.split(": ")[1:] for line in errors[1:-1]] == [
         ["cut.mp4", "cannot be decoded as a video; convert it, or leave it out"],
         ["text.avi", "cannot be decoded as a video; convert it, or leave it out"],
@@ -404,11 +404,11 @@ def test_bad_videos(predict, monkeypatch):
     monkeypatch.setattr(video_file.VideoFile, "write", lambda self, image: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict("good.mp4")
-    assert files_below("out") == ["good.mp4", "results.json"]  # the earlier one, whole
+    assert files_below("out") == ["good.mp4", "results.json"]  # the complete file of the earlier run
     assert Path("out/good.mp4").stat().st_size > 0
 
 
-def test_images_go_in_the_batches_of_the_config_or_in_smaller_ones_of_larger_canvases():
+def test_large_images_get_larger_canvases_and_smaller_batches():
     """No batch has more pixels than the config's largest: 8 of 64 x 96."""
     both = ((64, 96), (96, 64))
     config = Config("test", resize=Resize(None), loader=Loader(eval_batch_size=8, buckets=both))
@@ -429,7 +429,7 @@ def test_images_go_in_the_batches_of_the_config_or_in_smaller_ones_of_larger_can
     assert runs(mixed) == [(8, both, 8, 1), (1, ((256, 128),), 1, 1), (3, ((4096, 3072),), 1, 1)]
 
 
-def test_where_memory_is_short_images_go_one_by_one_and_too_large_ones_are_told(predict, monkeypatch):
+def test_if_memory_is_short_images_go_one_by_one_and_too_large_ones_are_reported(predict, monkeypatch):
     """The device refuses batches, and each image of more than 64 x 96 pixels."""
     monkeypatch.setattr(module, "make_predict", make_predict)
     monkeypatch.setattr(Trained, "on", lambda *arguments: (None, None))
@@ -460,10 +460,10 @@ def test_where_memory_is_short_images_go_one_by_one_and_too_large_ones_are_told(
     status, results, errors = predict("in", **inference)
     assert status == 1
     assert [r["file_name"] for r in results] == [f"{i}.png" for i in range(9)]
-    needs = "needs more memory than there is; make it smaller, or cut it into parts"
+    needs = "need more memory than is available; make it smaller, or cut it into parts"
     assert errors[:2] == [
-        f"error: in/large.png: with 200 x 100 pixels it {needs}",
-        f"error: in/large.mp4: frame 0: with 100 x 200 pixels it {needs}",
+        f"error: in/large.png: its 200 x 100 pixels {needs}",
+        f"error: in/large.mp4: frame 0: its 100 x 200 pixels {needs}",
     ]
     assert shapes == [
         *((9, (64, 96), 8), (8, (64, 96), 1)),
@@ -471,8 +471,8 @@ def test_where_memory_is_short_images_go_one_by_one_and_too_large_ones_are_told(
     ]
 
 
-def test_from_the_command_line_in_batches_over_all_devices(trained, tmp_path, capsys):
-    """Eleven inputs, two of them bad, in batches of eight; a video with the same compilation."""
+def test_the_command_with_batches_over_all_devices(trained, tmp_path, capsys):
+    """Eleven inputs, two of them bad, in batches of eight; the video needs no further compilation."""
     for i in range(7):
         write_image(tmp_path / f"in/day{i % 2}/{i}.png", 50 + i, 90 - i)
     write_image(tmp_path / "in/day1/x.png", 1, 90)
