@@ -1,9 +1,9 @@
-"""Files that make configs, or keep them.
+"""Config files: Python files that build configs, and JSON files that store them.
 
-A file in `configs/` has one function, `get_config() -> Config`. It builds a `Config` or
-takes another file's and changes fields with `override`, which the command line uses too
-(`--config.optimizer.learning_rate=0.02`), so both are checked in the same way. It may have
-arguments with a default and a type, which are given after a colon:
+A file in `configs/` has one function, `get_config() -> Config`. It builds a `Config`, or takes the one of
+another file and changes fields with `override`. The command line also uses `override`
+(`--config.optimizer.learning_rate=0.02`), so both are checked in the same way. The function may have
+arguments with a default and a type. They are given after a colon:
 `--config=configs/table_1.py:assigner=atss,quality=iou`.
 """
 
@@ -29,7 +29,7 @@ from gfl_jax.errors import UserError, one_line
 from gfl_jax.files import identity, read_file
 from gfl_jax.paths import require_local
 
-# A link to `configs/` of the repository; in an installed package the folder itself.
+# In the repository a link to `configs/`; in an installed package the folder itself.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
@@ -40,7 +40,7 @@ def load_config(name: str | Path) -> Config:
       name: FILE, or FILE:ARGUMENT=VALUE,ARGUMENT=VALUE; FILE may be the name of a file in `configs/`.
 
     Raises:
-      UserError: there is no such file, it cannot be run, it is not a config, or it takes no such argument.
+      UserError: the file does not exist, cannot be run, returns no config, or has no such argument.
     """
     with_arguments = re.fullmatch(r"(.*?\.py|[\w-]+):(?!//)(.*)", str(name), re.DOTALL)
     path, arguments = with_arguments.groups() if with_arguments else (str(name), "")
@@ -64,17 +64,19 @@ def load_module(name: str | Path) -> ModuleType:
     """Runs a Python file of `configs/`.
 
     Raises:
-      UserError: there is no such file, or it cannot be run.
+      UserError: the file does not exist, or it cannot be run.
     """
     require_local(name, "Python files")
     path = Path(name)
     if identity(path) is None and path.name == str(name) and not path.suffix:
-        path = CONFIGS / f"{name}.py"  # one of ours by its name
+        path = CONFIGS / f"{name}.py"  # the name of a file in `configs/`
     if identity(path) is None or not path.is_file():
-        raise UserError(f"--config={path}: there is no such file; see configs/ for the ones there are")
+        raise UserError(f"--config={path}: there is no such file; see configs/ for the available ones")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: not a Python file; name one like configs/gfl_r50_fpn_1x_coco.py")
+        raise UserError(
+            f"--config={path}: is not a Python file; give one such as configs/gfl_r50_fpn_1x_coco.py"
+        )
     module = importlib.util.module_from_spec(spec)
     with _errors_in(str(path)):
         spec.loader.exec_module(module)
@@ -83,7 +85,7 @@ def load_module(name: str | Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _errors_in(path: str) -> Iterator[None]:
-    """Whatever a config file does wrong is told in one line, with the file's line where it happened."""
+    """Turns any error of a config file into a UserError of one line that names the file and its line."""
     try:
         yield
     except UserError as error:
@@ -94,19 +96,19 @@ def _errors_in(path: str) -> Iterator[None]:
 
 
 def _line(error: BaseException, path: str) -> str:
-    """The number of the last line of a file that an error went through."""
+    """The last line of the file in the traceback of an error, as ", line N"; "" if there is none."""
     if isinstance(error, SyntaxError):
-        return ""  # its text has it
-    place = os.path.abspath(path)
+        return ""  # its message names the line
+    full_path = os.path.abspath(path)
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == place]
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == full_path]
     return f", line {lines[-1]}" if lines else ""
 
 
 def _arguments(
     parameters: Mapping[str, inspect.Parameter], hints: dict[str, Any], text: str, path: str
 ) -> dict[str, Any]:
-    """NAME=VALUE,NAME=VALUE as arguments of a function, checked against its annotations."""
+    """Parses NAME=VALUE,NAME=VALUE as arguments of a function and checks them against its annotations."""
     known = ", ".join(parameters) or "none"
     arguments = {}
     for item in filter(None, text.split(",")):
@@ -122,34 +124,37 @@ def _arguments(
     needed = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and p.kind not in many]
     missing = [name for name in needed if name not in arguments]
     if missing:
-        raise UserError(f"--config={path}: needs a value of {missing[0]}; write {path}:{missing[0]}=VALUE")
+        raise UserError(f"--config={path}: needs a value for {missing[0]}; write {path}:{missing[0]}=VALUE")
     return arguments
 
 
 def to_json(config: Config) -> str:
-    """The config as JSON text, one field a line."""
+    """The config as JSON text, one field per line."""
     return json.dumps(dataclasses.asdict(config), indent=1)
 
 
 def config_from_json(path: Path) -> Config:
-    """Reads what `to_json` gave.
+    """Reads a config from a file that contains the text of `to_json`.
 
     Raises:
-      UserError: the file is no JSON, or has fields that a config does not have.
+      UserError: the file cannot be read, is not JSON, or has unknown fields or wrong values.
     """
     try:
         return config_from_fields(json.loads(read_file(path)), str(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no config that can be read ({error}); give --config") from error
+        raise UserError(f"{path}: is not a readable config ({error}); give --config") from error
 
 
 def config_from_fields(content: Any, prefix: str) -> Config:
-    """The config of nested JSON fields; one that is not there, as in older files, has its default.
+    """Builds a config from nested JSON fields. Missing fields, as in older files, get their defaults.
+
+    Args:
+      content: the parsed JSON.
+      prefix: what stands before the names of fields in error messages.
 
     Raises:
-      UserError: there are fields that a config does not have, or wrong values; `prefix` stands before their
-        names.
-      ValueError: it is something else.
+      UserError: there are unknown fields or wrong values.
+      ValueError: the content is not an object with a name.
     """
     if not isinstance(content, dict) or "name" not in content:
         raise ValueError("it has no 'name'")

@@ -1,4 +1,4 @@
-"""Whether the parts of a detector fit together, told before anything is compiled."""
+"""Checks, before anything is compiled, whether the parts of a detector fit together."""
 
 from gfl_jax.axes.assigner import assigner_requirements
 from gfl_jax.axes.quality import has_soft_labels, reads_distributions
@@ -7,7 +7,7 @@ from gfl_jax.errors import UserError
 
 
 def check_detector(detector: Detector) -> None:
-    """Checks what the types of the fields cannot say.
+    """Checks what the types of the fields do not cover.
 
     Raises:
       UserError: names the first field that does not fit the others.
@@ -24,7 +24,7 @@ def check_detector(detector: Detector) -> None:
             "strides",
             detector.strides,
             len(detector.strides) == levels,
-            f"one for each of the {levels} levels",
+            f"one value for each of the {levels} levels",
         ),
         (
             "backbone.stage_sizes",
@@ -36,7 +36,7 @@ def check_detector(detector: Detector) -> None:
             "strides",
             detector.strides,
             detector.strides == strides or pyramid.num_laterals > stages,
-            f"{strides}, as the {stages} stages and {pyramid.num_laterals} laterals have them",
+            f"{strides}, the strides of {stages} stages and {pyramid.num_laterals} laterals",
         ),
         (
             "backbone.block",
@@ -48,13 +48,13 @@ def check_detector(detector: Detector) -> None:
             "backbone.group_width",
             backbone.group_width,
             backbone.block == "basic" or min(middle, default=1) >= backbone.groups,
-            f"at least {-(-64 // min(backbone.widths, default=64))}, for a channel in each group",
+            f"at least {-(-64 // min(backbone.widths, default=64))}, to give each group a channel",
         ),
         (
             "backbone.deform_groups",
             backbone.deform_groups,
             all(x % backbone.deform_groups == 0 for x in deformable),
-            f"a divisor of the channels of the deformable convolutions, which are {deformable}",
+            f"a divisor of the channels of all deformable convolutions, which are {deformable}",
         ),
         (
             "backbone.deform_stages",
@@ -66,7 +66,7 @@ def check_detector(detector: Detector) -> None:
             "backbone.frozen_stages",
             backbone.frozen_stages,
             backbone.frozen_stages <= stages,
-            f"at most the {stages} stages",
+            f"at most {stages}, the number of stages",
         ),
         *(
             (f"assigner.{field}", getattr(assigner, field), fits, what)
@@ -76,13 +76,13 @@ def check_detector(detector: Detector) -> None:
             "classification.kind",
             detector.classification.kind,
             detector.classification.kind != "focal" or not has_soft_labels(detector.quality),
-            f"another than 'focal' with quality={detector.quality!r}, whose labels are soft",
+            f"other than 'focal', because quality={detector.quality!r} has soft labels",
         ),
         (
             "quality",
             detector.quality,
             box.kind == "general" or not reads_distributions(detector.quality),
-            f"another with box.kind={box.kind!r}, whose sides are no distributions",
+            f"other than 'distribution', because box.kind={box.kind!r} has no distributions",
         ),
         (
             "box.coding",
@@ -94,7 +94,7 @@ def check_detector(detector: Detector) -> None:
             "backbone.widths",
             detector.backbone.widths,
             len(detector.backbone.widths) == len(detector.backbone.stage_sizes),
-            f"one for each of the {len(detector.backbone.stage_sizes)} stages",
+            f"one value for each of the {len(detector.backbone.stage_sizes)} stages",
         ),
         (
             "pyramid.num_laterals",

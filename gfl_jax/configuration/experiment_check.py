@@ -1,4 +1,4 @@
-"""Whether the parts of a config fit together, told before any work is done for it."""
+"""Checks, before any work is done, whether the parts of a config fit together."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,7 +9,7 @@ from gfl_jax.errors import UserError
 
 
 def check_experiment(config: Config) -> None:
-    """Checks what the types and ranges of single fields cannot say.
+    """Checks what the types and ranges of single fields do not cover.
 
     Raises:
       UserError: names the first field that does not fit the others.
@@ -18,12 +18,12 @@ def check_experiment(config: Config) -> None:
     crops, sides, buckets = config.crops, config.resize.train_short_sides, config.loader.buckets or ()
     divisor = 2 ** (len(config.detector.backbone.stage_sizes) + 1)  # the stride of the last stage
     for field, value, fits, what in (
-        ("resize.train_short_sides", sides, _ascends(sides), "the smaller one first"),
+        ("resize.train_short_sides", sides, _ascends(sides), "in ascending order"),
         (
             "crops.scale",
             crops and crops.scale,
             crops is None or _ascends(crops.scale),
-            "the smaller one first",
+            "in ascending order",
         ),
         (
             "schedule.milestones",

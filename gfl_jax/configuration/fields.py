@@ -1,9 +1,9 @@
-"""Fields of frozen dataclasses, checked by their types and by the ranges that stand beside them.
+"""Checks the fields of frozen dataclasses against their types and ranges.
 
     batch_size: Annotated[int, Range(least=1)] = 16
 
-`check_fields`, called in `__post_init__`, makes an object that exists one that is right, wherever its
-values came from: a config file, the command line, a JSON file or a program.
+`__post_init__` calls `check_fields`, so every object has valid values, wherever they came from: a config
+file, the command line, a JSON file or a program.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from gfl_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers that a field may have."""
+    """The range of numbers that a field may have; None: no bound."""
 
     least: float | None = None
     most: float | None = None
@@ -26,7 +26,7 @@ class Range:
     below: float | None = None
 
     def has(self, value: float) -> bool:
-        """Whether a number is in the range; NaN is in none."""
+        """Whether a number is in the range; NaN never is, if the range has a bound."""
         return (
             (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
@@ -45,7 +45,7 @@ class Range:
         return f"{low} {high}".strip() if high else low.replace("from", "at least")
 
 
-# The largest whole number that arrays of 32 bits hold.
+# The largest integer that arrays of 32-bit integers hold.
 INT32 = 2**31 - 1
 
 Count = Annotated[int, Range(least=1, most=INT32)]
@@ -56,7 +56,7 @@ NotNegative = Annotated[float, Range(least=0, most=1e9)]
 
 
 def field_types(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, ranges included, by name; {} for other types."""
+    """The types of a dataclass's fields by name, with their ranges; {} if it is not a dataclass."""
     return _field_types(kind) if dataclasses.is_dataclass(kind) else {}
 
 
@@ -66,10 +66,10 @@ def _field_types(kind: type) -> dict[str, Any]:
 
 
 def check_fields(instance: Any) -> None:
-    """Checks each field of a frozen dataclass, and gives it its type's form: a float for 1, a tuple for [1].
+    """Checks each field of a frozen dataclass and converts it to its type: 1 to a float, [1] to a tuple.
 
     Raises:
-      UserError: names the first field of another type or out of its range.
+      UserError: names the first field that has the wrong type or is out of its range.
     """
     kind = type(instance)
     for name, hint in field_types(kind).items():
@@ -78,7 +78,7 @@ def check_fields(instance: Any) -> None:
 
 
 def checked(value: Any, hint: Any, name: str) -> Any:
-    """Returns `value` as the type `hint` wants it, or raises a UserError that names the field."""
+    """Returns `value` converted to the type `hint`, or raises a UserError that names the field."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -93,7 +93,7 @@ def checked(value: Any, hint: Any, name: str) -> Any:
             return None
         return checked(value, next(option for option in args if option is not type(None)), name)
     if origin is Literal:
-        if value is None and "none" in args:  # a command line cannot tell the word from the value
+        if value is None and "none" in args:  # on a command line the word and the value look alike
             return "none"
         if any(type(value) is type(option) and value == option for option in args):
             return value
@@ -115,7 +115,7 @@ def checked(value: Any, hint: Any, name: str) -> Any:
 
 
 def without_ranges(hint: Any) -> Any:
-    """The plain type of a field: `tuple[int, ...]`, whatever ranges its numbers have."""
+    """The type of a field without the ranges of its numbers, such as `tuple[int, ...]`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return without_ranges(args[0])
@@ -125,13 +125,13 @@ def without_ranges(hint: Any) -> Any:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
 def _shown(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # an integer with thousands of digits
         return "(a huge number)"
     return text if len(text) <= 80 else f"{text[:77]}..."

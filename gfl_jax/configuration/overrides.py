@@ -1,4 +1,4 @@
-"""Dotted changes of nested dataclasses, each value checked against the type and the range of its field."""
+"""Changes of nested dataclasses by dotted names. Each value is checked against the type of its field."""
 
 import ast
 import dataclasses
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def override(config: T, changes: Mapping[str, Any], prefix: str = "config") -> T:
-    """Changes fields, named with dots, of nested dataclasses.
+    """Changes fields of nested dataclasses by their dotted names.
 
     Args:
-      config: a dataclass instance; it is left as it is.
+      config: a dataclass instance; it is not changed itself.
       changes: dotted names to values, e.g. {"optimizer.learning_rate": 0.02}.
       prefix: what stands before the names in error messages.
 
@@ -28,22 +28,22 @@ def override(config: T, changes: Mapping[str, Any], prefix: str = "config") -> T
       A copy with the changes.
 
     Raises:
-      UserError: an unknown field, or a value of another type than the field's or out of its range.
+      UserError: a field is unknown, or a value has the wrong type or is out of the range of its field.
     """
     for name, value in changes.items():
-        config = _replace(config, name.split("."), functools.partial(_as_it_is, value), prefix)
+        config = _replace(config, name.split("."), functools.partial(_unchanged, value), prefix)
     return config
 
 
 def parse_overrides(config: T, texts: Mapping[str, str]) -> T:
-    """Like `override` with values written as text, as on the command line."""
+    """Like `override`, but the values are texts, as on the command line."""
     for name, text in texts.items():
         config = _replace(config, name.split("."), functools.partial(parse_value, text), "config")
     return config
 
 
 def flat_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested fields as one mapping from dotted names."""
+    """Flattens nested fields to one mapping from dotted names."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict) and value:
@@ -54,7 +54,7 @@ def flat_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(config: Any, other: Any, prefix: str = "config") -> list[str]:
-    """The dotted names of the fields in which two JSON-like values of configs differ."""
+    """The dotted names of the fields in which two configs, given as JSON-like values, differ."""
     if isinstance(config, dict) and isinstance(other, dict):
         keys = list(config) + [key for key in other if key not in config]
         return [
@@ -63,7 +63,7 @@ def differences(config: Any, other: Any, prefix: str = "config") -> list[str]:
     return [] if config == other else [prefix]
 
 
-def _as_it_is(value: Any, hint: Any) -> Any:
+def _unchanged(value: Any, hint: Any) -> Any:
     del hint
     return value
 
@@ -88,7 +88,7 @@ def _replace(config: Any, names: list[str], value_as: Callable[[Any], Any], pref
 
 
 def _default(hint: Any) -> Any:
-    """The dataclass of an optional field, as it is when none of its fields is set."""
+    """The dataclass of an optional field, with default values; None if it has no dataclass."""
     for option in typing.get_args(hint):
         if dataclasses.is_dataclass(option):
             return option()  # type: ignore[operator]
@@ -96,10 +96,11 @@ def _default(hint: Any) -> Any:
 
 
 def parse_value(text: str, hint: Any = None) -> Any:
-    """A text as a field of some type means it.
+    """Converts a text to a value for a field of the type `hint`.
 
-    Texts stay texts, also `2024` and `none`, but for a quoted one, which is what the quotes hold. So do the
-    words that a field knows. Everything else is a Python literal where it is one: 0.02, (1, 2), None, True.
+    For a field of texts the result is the text itself, even `2024` or `none`; quotes around it are removed.
+    The words of a `Literal` stay as they are. Any other text becomes a Python literal if it is one: 0.02,
+    (1, 2), None, True.
     """
     options = _options(hint)
     if text in options:
@@ -108,16 +109,16 @@ def parse_value(text: str, hint: Any = None) -> Any:
     if str not in options and text.lower() in words:
         return words[text.lower()]
     try:
-        with warnings.catch_warnings():  # Python's, about texts such as `1is`
+        with warnings.catch_warnings():  # Python warns about texts such as `1is`
             warnings.simplefilter("ignore")
             value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no literal, or no sane one
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no literal, or too large
         return text
     return text if str in options and not isinstance(value, str) else value
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The types, and the words, that a field takes."""
+    """The types and the literal words that a field accepts."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _options(args[0])

@@ -14,7 +14,7 @@ BOXES = [[[8, 8, 40, 40], [57, 20, 86, 55]], [[4, 2, 28, 30], [0, 0, 0, 0]]]
 
 @pytest.fixture(scope="module")
 def targets(small_detector):
-    """Two pictures on a canvas of 64 x 96, of which the second has 30 x 32 pixels and one box."""
+    """Two images on a canvas of 64 x 96; the second one has 30 x 32 pixels and one box."""
     batch = Batch(
         images=np.zeros((2, 64, 96, 3), np.uint8),
         image_sizes=np.array([[64, 96], [30, 32]]),
@@ -29,7 +29,7 @@ def targets(small_detector):
     return locations, jax.jit(lambda: assign_targets(batch, locations, strides, assigner))()
 
 
-def test_where_locations_lie(small_detector):
+def test_positions_of_locations_and_anchors(small_detector):
     grids, strides = ((2, 3), (1, 2), (1, 1)), small_detector.strides
     atss, fcos = small_detector.assigner, config.Assigner(kind="fcos")
     middle = dataclasses.replace(atss, cell_centers=True)
@@ -42,20 +42,20 @@ def test_where_locations_lie(small_detector):
     np.testing.assert_array_equal(anchor, [8 - half, 8 - half, 8 + half, 8 + half])
 
 
-def test_positive_locations_carry_their_boxs_label_and_corners(targets):
+def test_positive_locations_have_the_label_and_the_corners_of_their_box(targets):
     _, found = targets
     labels = [[2, 1], [1, 0]]
-    for picture in range(2):
-        positive = np.asarray(found.positive[picture])
-        index = np.asarray(found.box_index[picture])[positive]
+    for image in range(2):
+        positive = np.asarray(found.positive[image])
+        index = np.asarray(found.box_index[image])[positive]
         assert positive.any()
-        np.testing.assert_array_equal(found.labels[picture][positive], np.array(labels[picture])[index])
-        np.testing.assert_array_equal(found.boxes[picture][positive], np.array(BOXES[picture])[index])
+        np.testing.assert_array_equal(found.labels[image][positive], np.array(labels[image])[index])
+        np.testing.assert_array_equal(found.boxes[image][positive], np.array(BOXES[image])[index])
     assert set(np.asarray(found.box_index[0])) == {-1, 0, 1}
     assert set(np.asarray(found.box_index[1])) == {-1, 0}
 
 
-def test_the_others_are_background(targets):
+def test_all_other_locations_are_background(targets):
     _, found = targets
     np.testing.assert_array_equal(found.box_index >= 0, found.positive)
     background = ~np.asarray(found.positive)
@@ -63,7 +63,7 @@ def test_the_others_are_background(targets):
     assert np.all(found.boxes[background] == 0)
 
 
-def test_only_locations_on_the_picture_are_valid(targets):
+def test_only_locations_on_the_image_are_valid(targets):
     locations, found = targets
     assert np.all(found.valid[0])
     np.testing.assert_array_equal(found.valid[1], np.all(locations.points < 32, axis=1))

@@ -1,4 +1,4 @@
-"""What the head's numbers mean, by hand: boxes and the variances of their sides."""
+"""Boxes, variances and losses of each box representation, compared with values worked out by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +16,17 @@ from gfl_jax.axes.box_representation import (
 
 POINTS, STRIDES = jnp.array([[100.0, 60.0]]), jnp.array([[8.0]])
 ANCHORS = jnp.array([[80.0, 40.0, 120.0, 80.0]])
-CERTAIN = 200.0  # a logit that takes all of the distribution
+CERTAIN = 200.0  # a logit that gives one bin the whole probability
 
 
 def decoded(parameters, box):
     return decode_boxes(jnp.array([parameters], jnp.float32), POINTS, STRIDES, ANCHORS, box)[0]
 
 
-def peaks(*places, count=5):
+def peaks(*bins_of_sides, count=5):
     """Logits of four sides, each with equal peaks at the given bins."""
     logits = np.zeros((4, count))
-    for side, peak in enumerate(places):
+    for side, peak in enumerate(bins_of_sides):
         logits[side, list(peak)] = CERTAIN
     return logits
 
@@ -46,7 +46,7 @@ def peaks(*places, count=5):
             [96, 52, 102, 76],
         ),
         (
-            BoxRepresentation("general", reg_max=4, unit="pixel"),  # concerns the others only
+            BoxRepresentation("general", reg_max=4, unit="pixel"),  # has no effect on a general distribution
             peaks([1], [2], [0, 1], [4]),
             [92, 44, 104, 92],
         ),
@@ -59,7 +59,7 @@ def test_boxes_by_hand(box, parameters, expected):
 
 @pytest.mark.parametrize("spacing", [0.5, 1.0, 4.0])
 def test_variances_of_a_general_distribution_by_hand(spacing):
-    """Of one bin, of two neighbors, of two three bins apart, and of all five alike: in square strides."""
+    """The sides peak at one bin, at two neighbors, at two bins three apart, and at all five bins alike."""
     box = BoxRepresentation("general", reg_max=4, spacing=spacing)
     parameters = peaks([2], [1, 2], [0, 3], [0, 1, 2, 3, 4])
     for stride in (1.0, 8.0):
@@ -69,8 +69,8 @@ def test_variances_of_a_general_distribution_by_hand(spacing):
 
 
 @pytest.mark.parametrize("certainty", [5.0, 15.0, 25.0])
-def test_variances_of_sharp_distributions_keep_their_digits(certainty):
-    """On the last of seventeen bins almost alone: E[y^2] - E[y]^2 would be the rounding of 256."""
+def test_variances_of_sharp_distributions_are_precise(certainty):
+    """Nearly all probability is on the last of 17 bins, where E[y^2] - E[y]^2 loses the digits to 256."""
     logits = np.zeros((4, 17))
     logits[:, 16] = certainty + np.arange(4)
     shares = np.exp(logits) / np.sum(np.exp(logits), axis=1, keepdims=True)
@@ -89,7 +89,7 @@ def test_variances_of_a_gaussian_by_hand():
 
 
 def losses_of(box, parameters, boxes, true_boxes):
-    """Of one location at (0, 0); boxes in strides."""
+    """The losses of one location at (0, 0); boxes are in strides."""
     arrays = (jnp.array([x], jnp.float32) for x in (parameters, boxes, true_boxes, [0, 0]))
     found = box_losses(*arrays, STRIDES, box)
     return {name: float(loss[0]) for name, loss in found.items()}
@@ -115,7 +115,7 @@ def test_box_losses_by_hand():
     assert losses_of(without, np.zeros((4, 5)), half, true_box) == pytest.approx({"loss_bbox": 1})
 
 
-def test_weights_are_by_the_best_score_by_centerness_or_all_alike():
+def test_weights_are_best_scores_or_centerness_or_equal():
     logits = jnp.array([[0.0, -2.0], [5.0, 9.0]])
     centerness, positive = jnp.array([0.25, 0.75]), jnp.array([True, False])
     for weighting, expected in (("score", 0.5), ("centerness", 0.25), ("none", 1)):

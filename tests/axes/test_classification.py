@@ -1,4 +1,4 @@
-"""The losses on class scores, as the axis combines them."""
+"""The varifocal loss, which the classification axis combines from other losses."""
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,20 @@ VARIFOCAL = ClassificationLoss("varifocal", alpha=0.75, gamma=2.0)
 
 
 def varifocal_by_hand(logits, labels, alpha, gamma):
-    """Zhang et al. 2021, eq. 2, with probabilities."""
+    """The varifocal loss as Zhang et al. 2021 write it (eq. 2), on probabilities."""
     p = 1 / (1 + np.exp(-logits))
     positive = -labels * (labels * np.log(p) + (1 - labels) * np.log(1 - p))
     return np.sum(np.where(labels > 0, positive, -alpha * p**gamma * np.log(1 - p)), axis=-1)
 
 
-def test_the_varifocal_loss_at_numbers_worked_out():
+def test_varifocal_loss_by_hand():
     # p = 1/2: -0.6 (0.6 log 1/2 + 0.4 log 1/2) + 0.75 / 4 log 2 = (0.6 + 0.1875) log 2
     found = class_loss(jnp.zeros((1, 2)), jnp.array([[0.6, 0.0]]), VARIFOCAL)
     np.testing.assert_allclose(found, 0.7875 * np.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.75, 2.0), (0.5, 1.5), (1.0, 0.0)])
-def test_the_varifocal_loss_and_its_slopes(alpha, gamma):
+def test_varifocal_loss_and_its_gradient(alpha, gamma):
     rng = np.random.default_rng(0)
     logits, labels = (
         rng.normal(size=(50, 3)) * 3,
@@ -43,7 +43,7 @@ def test_the_varifocal_loss_and_its_slopes(alpha, gamma):
 
 
 @pytest.mark.parametrize("logit", [-1e4, 1e4])
-def test_extreme_scores_have_finite_losses_and_slopes(logit):
+def test_extreme_scores_have_finite_losses_and_gradients(logit):
     labels = jnp.array([[0.5, 0.0]])
     value, slope = jax.value_and_grad(lambda x: jnp.sum(class_loss(x, labels, VARIFOCAL)))(
         jnp.full((1, 2), logit)

@@ -26,7 +26,7 @@ OVERLAP, CENTERNESS = jnp.array([0.5, 0.2]), jnp.array([0.9, 0.3])
         ("iou", [0.5, 0.2]),
     ],
 )
-def test_a_branch_learns_its_labels_and_leaves_hard_ones_to_the_class(quality, labels):
+def test_with_a_branch_the_branch_has_soft_labels_and_the_class_hard_ones(quality, labels):
     assert has_branch(quality)
     np.testing.assert_allclose(branch_labels(quality, OVERLAP, CENTERNESS), labels, rtol=1e-6)
     positive = jnp.array([True, False])
@@ -36,23 +36,23 @@ def test_a_branch_learns_its_labels_and_leaves_hard_ones_to_the_class(quality, l
 @pytest.mark.parametrize(
     ("quality", "labels"), [("joint", [0.5, 0.2]), ("distribution", [0.5, 0.2]), ("none", [1, 1])]
 )
-def test_without_a_branch_the_class_score_may_carry_the_quality(quality, labels):
+def test_class_labels_without_a_branch(quality, labels):
     assert not has_branch(quality)
     found = class_labels(quality, jnp.array([True, True]), OVERLAP)
     np.testing.assert_allclose(found, labels, rtol=1e-6)
 
 
-def test_the_score_of_a_branch_is_multiplied_in():
+def test_final_scores_are_multiplied_by_the_branch_score():
     np.testing.assert_allclose(final_scores(jnp.array([0.8, 0.8]), jnp.array([0.0, -np.inf])), [0.4, 0.0])
 
 
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5]), min_size=4, max_size=9))
-def test_the_largest_are_those_of_a_sorted_list(values):
+def test_largest_equals_sorting(values):
     found = largest(jnp.array(values), 4)
     np.testing.assert_array_equal(found, jnp.array(sorted(values, reverse=True)[:4]))
 
 
-def test_each_of_the_largest_passes_its_gradient_on():
+def test_gradient_of_largest():
     weights = jnp.array([1.0, 10.0, 100.0])
     for values, slopes in (
         ([0.1, 0.4, 0.2, 0.3], [0, 1, 100, 10]),
@@ -62,7 +62,7 @@ def test_each_of_the_largest_passes_its_gradient_on():
         np.testing.assert_array_equal(found, slopes)
 
 
-def test_the_logit_of_a_product():
+def test_logit_of_a_product():
     a, b = jnp.meshgrid(jnp.linspace(-5, 5, 11), jnp.linspace(-5, 5, 11))
     product = jax.nn.sigmoid(a) * jax.nn.sigmoid(b)
     np.testing.assert_allclose(jax.nn.sigmoid(logit_of_product(a, b)), product, rtol=1e-5)
@@ -80,8 +80,8 @@ class Head(nn.Module):
         return make_class_logits(self.quality, 5, jnp.float32)(class_map, box_map)
 
 
-def test_scores_are_multiplied_with_what_the_distributions_say():
-    """With two anchors: each is multiplied with what its own four sides say."""
+def test_class_scores_are_multiplied_by_the_quality_read_from_distributions():
+    """There are two anchors; the score of each is multiplied by the quality read from its own four sides."""
     rng = np.random.default_rng(0)
     class_map, box_map = (rng.normal(size=(1, 2, 3, n)).astype(np.float32) for n in (2 * 3, 2 * 4 * 5))
     variables = Head("distribution").init(jax.random.key(0), class_map, box_map)

@@ -16,13 +16,13 @@ from gfl_jax.configuration.overrides import differences, override, parse_overrid
 from gfl_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-# That of ones own data has no default for them (tests/data_pipeline/test_layouts.py).
+# finetune.py needs an argument; tests/data_pipeline/test_layouts.py tests it.
 OTHERS = ("__init__.py", "finetune.py")
 CONFIG_FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name not in OTHERS)
 
 
 def fields_of(config, prefix=""):
-    """Dotted names, types and values of all fields that hold no dataclass."""
+    """Dotted names, types and values of all fields that are not dataclasses."""
     for name, hint in field_types(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
@@ -32,14 +32,14 @@ def fields_of(config, prefix=""):
 
 
 def another_value(hint, value):
-    """A value that a field may have, other than `value` where there is one."""
+    """A value that a field may have; it differs from `value` if there is a choice."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return another_value(next(option for option in args if option is not type(None)), value)
     if origin is typing.Literal:
         return next((option for option in args if option != value), value)
     if origin is tuple and args[0] is str:
-        return (*value, "xla_other=1")  # of the compiler: the only one
+        return (*value, "xla_other=1")  # compiler.options is the only such field
     if origin is tuple and args[-1] is Ellipsis:
         return (*(value or ()), another_value(args[0], value[-1] if value else None))
     if origin is tuple:
@@ -78,7 +78,7 @@ def test_every_field_is_read_from_text(name, hint, value):
 
 
 def numbers_in(hint):
-    """The types of all numbers in a field's type, each with its ranges."""
+    """The types of all numbers in the type of a field, each with its ranges."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return [(args[0], args[1:])]
@@ -109,10 +109,10 @@ BAD = st.one_of(
 
 @given(st.sampled_from([field[0] for field in FIELDS]), BAD, st.booleans())
 @settings(max_examples=1500)
-def test_any_value_gives_a_right_config_or_one_line_that_names_the_field(name, value, as_text):
+def test_any_value_gives_a_valid_config_or_a_one_line_error_that_names_the_field(name, value, as_text):
     try:
         text = str(value)
-    except ValueError:  # a whole number of more digits than Python prints
+    except ValueError:  # an integer with more digits than Python prints
         text = "9" * 9999
     try:
         changed = parse_overrides(WHOLE, {name: text}) if as_text else override(WHOLE, {name: value})
@@ -145,13 +145,13 @@ def test_any_value_gives_a_right_config_or_one_line_that_names_the_field(name, v
         ),
     ],
 )
-def test_a_config_that_exists_is_right_wherever_it_comes_from(make, words):
+def test_constructors_check_their_fields(make, words):
     with pytest.raises(UserError) as caught:
         make()
     assert str(caught.value).startswith(words)
 
 
-def test_values_get_the_form_of_their_field():
+def test_values_are_converted_to_the_type_of_their_field():
     assert Optimizer(learning_rate=1).learning_rate == 1.0
     assert type(Optimizer(learning_rate=1).learning_rate) is float
     assert Loader(buckets=[[32, 64]]).buckets == ((32, 64),)
@@ -166,23 +166,23 @@ def test_texts_stay_texts(text):
     assert (config.dataset.tfds_dir, config.name) == (text, text)
 
 
-def test_quoted_texts_are_what_the_quotes_hold():
+def test_quotes_around_texts_are_removed():
     config = parse_overrides(Config(name="x"), {"dataset.tfds_dir": "''", "name": '"2024"'})
     assert (config.dataset.tfds_dir, config.name) == ("", "2024")
 
 
-def test_a_wrong_name_is_told_with_the_one_that_was_meant():
+def test_an_unknown_field_gets_a_suggestion():
     with pytest.raises(UserError, match=r"config\.loader\.batchsize: .*; did you mean batch_size\?"):
         override(Config(name="x"), {"loader.batchsize": 4})
 
 
-def test_ranges_in_words():
+def test_ranges_as_text():
     ranges = (Range(least=1), Range(above=0), Range(0, 1), Range(least=0, below=1), Range(above=0, most=9))
     words = ["at least 1", "above 0", "from 0 to 1", "from 0 to below 1", "above 0 to 9"]
     assert list(map(str, ranges)) == words
 
 
-def test_texts_of_each_kind():
+def test_texts_are_parsed_by_the_type_of_the_field():
     changed = parse_overrides(
         Config(name="x"),
         {
@@ -208,21 +208,21 @@ def test_texts_of_each_kind():
 
 
 @pytest.mark.parametrize(("value", "found"), [("slow", "slow"), ("none", "none"), (None, None)])
-def test_a_choice_that_may_be_left_out(value, found):
-    """Where `none` is one of the choices, the text stands for it."""
+def test_an_optional_choice_with_the_word_none(value, found):
+    """If `none` is one of the choices, the text means that choice."""
     assert checked(value, typing.Literal["slow", "none"] | None, "speed") == found
     if value is None:
         assert checked(value, typing.Literal["slow", "none"], "speed") == "none"
 
 
-def test_a_field_of_an_optional_part_makes_the_part():
+def test_setting_a_field_of_an_optional_part_creates_the_part():
     assert Config(name="x").crops is None
     changed = parse_overrides(Config(name="x"), {"crops.size": "128"})
     assert changed.crops == Crops(size=128)
     assert parse_overrides(changed, {"crops": "None"}).crops is None
 
 
-def test_overrides_leave_the_original_and_the_last_one_counts():
+def test_overrides_keep_the_original_and_the_last_one_wins():
     config = Config(name="x")
     assert override(config, {"seed": 3, "detector.head.num_convs": 2}).detector.head.num_convs == 2
     assert config == Config(name="x")
@@ -255,19 +255,19 @@ def test_overrides_leave_the_original_and_the_last_one_counts():
         ("loader.buckets", "((8, 8, 8),)", "config.loader.buckets[0]=(8, 8, 8): must be tuple["),
     ],
 )
-def test_a_bad_override_names_the_field_in_one_line(name, text, message):
+def test_a_bad_override_gives_a_one_line_error_that_names_the_field(name, text, message):
     with pytest.raises(UserError) as caught:
         parse_overrides(Config(name="x"), {name: text})
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_none_is_a_word_where_a_field_knows_it():
+def test_none_is_a_word_for_fields_that_have_it_as_a_choice():
     config = parse_overrides(Config(name="x"), {"detector.quality": "none", "crops": "none"})
     assert (config.detector.quality, config.crops) == ("none", None)
 
 
-def test_other_words_for_a_precision_make_no_other_config(tmp_path):
+def test_short_names_of_a_precision_give_the_same_config(tmp_path):
     for word, name in (("bf16", "bfloat16"), ("fp32", "float32")):
         short, long = (parse_overrides(Config(name="a"), {"precision": text}) for text in (word, name))
         assert short == long
@@ -277,7 +277,7 @@ def test_other_words_for_a_precision_make_no_other_config(tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
-def test_the_files_in_configs_load_are_named_so_and_survive_json(path, tmp_path):
+def test_config_files_load_have_the_name_of_the_file_and_survive_json(path, tmp_path):
     config = load_config(path)
     takes_arguments = "dataset" in signature(load_module(path).get_config).parameters
     assert config.name == path.stem or (takes_arguments and config.name.startswith(path.stem))
@@ -319,7 +319,7 @@ HEAD = "from gfl_jax.config import *\ndef get_config():\n"
         (f"{HEAD}    return Loader(batch_size=0)", "line 3: Loader.batch_size=0: must be from 1 to 65536"),
         (f"{HEAD}    return Schedule(steps=-3)", "line 3: Schedule.steps=-3: must be from 1 to 2147483647"),
         (f"{HEAD}    return nothing", "line 3: cannot be run: NameError: name 'nothing' is not defined"),
-        ("def get_config(size):\n    return size", r"needs a value of size; write .*bad\.py:size=VALUE"),
+        ("def get_config(size):\n    return size", r"needs a value for size; write .*bad\.py:size=VALUE"),
         ("get_config = dict", r"get_config\(\) returned dict|cannot be run: ValueError"),
         ("def get_config(*a, **b):\n    return 1", r"get_config\(\) returned int"),
         ("get_config = 5", r"has no function get_config\(\)"),
@@ -328,7 +328,7 @@ HEAD = "from gfl_jax.config import *\ndef get_config():\n"
         ("def get_config():\n    return 1", r"get_config\(\) returned int, not a gfl_jax Config"),
     ],
 )
-def test_a_bad_config_file_is_named_in_one_line(content, message, tmp_path):
+def test_a_bad_config_file_gives_a_one_line_error_that_names_it(content, message, tmp_path):
     file = tmp_path / "bad.py"
     file.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
@@ -337,7 +337,7 @@ def test_a_bad_config_file_is_named_in_one_line(content, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_file_that_is_not_there_or_not_python(tmp_path):
+def test_a_config_file_that_is_missing_or_not_python(tmp_path):
     with pytest.raises(UserError, match=r"--config=nowhere\.py: there is no such file; see configs/"):
         load_config("nowhere.py")
     with pytest.raises(UserError, match="there is no such file"):
@@ -351,9 +351,9 @@ def test_a_config_file_that_is_not_there_or_not_python(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no config that can be read"),
-        ("[]", "is no config that can be read"),
-        ('{"seed": 1}', "is no config that can be read"),
+        ("{", "is not a readable config"),
+        ("[]", "is not a readable config"),
+        ('{"seed": 1}', "is not a readable config"),
         ('{"name": "x", "sede": 1}', r"config\.json\.sede: there is no such field"),
         ('{"name": "x", "crops": {"size": "big"}}', r"config\.json\.crops\.size='big': must be int, not str"),
         ('{"name": 5}', r"config\.json\.name=5: must be str, not int"),
@@ -364,12 +364,12 @@ def test_a_config_file_that_is_not_there_or_not_python(tmp_path):
         ('{"name": "x", "seed": 1e400}', r"config\.json\.seed=inf: must be int, not float"),
         ('{"name": "x", "seed": [1]}', r"config\.json\.seed=\[1\]: must be int, not list"),
         ('{"name": "x", "optimizer": {"learning_rate": NaN}}', "learning_rate=nan: must be a finite number"),
-        ("[" * 100_000, "is no config that can be read"),
-        ("3", "is no config that can be read"),
+        ("[" * 100_000, "is not a readable config"),
+        ("3", "is not a readable config"),
         ('{"name": "x", "detector": 5}', r"config\.json\.detector=5: must be Detector, not int"),
     ],
 )
-def test_a_bad_config_json_is_named_in_one_line(content, message, tmp_path):
+def test_a_bad_config_json_gives_a_one_line_error_that_names_it(content, message, tmp_path):
     file = tmp_path / "config.json"
     file.write_text(content)
     with pytest.raises(UserError, match=message) as caught:

@@ -15,16 +15,19 @@ from gfl_jax.training.loop import train
     [
         (
             {"resize.train_short_sides": (80, 40)},
-            "resize.train_short_sides=(80, 40): must be the smaller one",
+            "resize.train_short_sides=(80, 40): must be in ascending order",
         ),
         ({"crops.size": 77}, "crops.size=77: must be a multiple of 32, the stride of the backbone"),
         ({"loader.buckets": ((800, 1333),)}, "loader.buckets=((800, 1333),): must be (height, width) in"),
-        ({"crops.scale": (2, 0.5)}, "crops.scale=(2.0, 0.5): must be the smaller one first"),
+        ({"crops.scale": (2, 0.5)}, "crops.scale=(2.0, 0.5): must be in ascending order"),
         ({"schedule.milestones": (0.9, 0.5)}, "schedule.milestones=(0.9, 0.5): must be in ascending order"),
-        ({"detector.strides": (8, 16)}, "detector.strides=(8, 16): must be one for each of the 5 levels"),
+        (
+            {"detector.strides": (8, 16)},
+            "detector.strides=(8, 16): must be one value for each of the 5 levels",
+        ),
     ],
 )
-def test_fields_that_do_not_fit_are_told_before_any_work(changes, message, tmp_path, capsys):
+def test_fields_that_do_not_fit_are_errors_before_any_work(changes, message, tmp_path, capsys):
     config = override(Config(name="x"), changes)
     with pytest.raises(UserError, match=re.escape(f"config.{message}")):
         check_experiment(config)
