@@ -1,4 +1,4 @@
-"""What a detector minimizes: the losses of a batch, weighted and normalized as in the reference."""
+"""The losses that training minimizes, weighted and normalized as in the reference."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,15 +20,15 @@ from gfl_jax.targets.locations import flatten_levels, grid_sizes_of, sum_per_lev
 
 
 class Normalizers(NamedTuple):
-    """Sums over the locations of a batch; those of its parts add up to its own."""
+    """Sums over the locations of a batch. The sums of its parts add up to those of the whole batch."""
 
-    positives: Int[Array, ""]  # as `count_positives` has them
-    box_weights: Float[Array, ""]
+    positives: Int[Array, ""]  # from `count_positives`
+    box_weights: Float[Array, ""]  # sum of the weights in the box losses
     images: Int[Array, ""]
 
 
 class Lesson(NamedTuple):
-    """What a teacher says of a batch, for localization distillation."""
+    """The predictions of a teacher for a batch, for localization distillation."""
 
     box: Sequence[Float[Array, "batch h w sides_times_parameters"]]  # as in `HeadOutputs`
     settings: config.Distillation
@@ -42,29 +42,29 @@ def detection_losses(
     targets: Targets | None = None,
     lesson: Lesson | None = None,
 ) -> dict[str, Float[Array, "levels"]]:
-    """The losses of a global batch, level by level; their sum is what training minimizes.
+    """The losses of a global batch, level by level. Training minimizes their sum.
 
-    They are divided by sums over the whole batch, or by a least value where these are smaller, so
-    that every batch has finite losses, one without boxes too.
+    They are divided by sums over the whole batch. If a sum is below a lower bound, the bound is used, so the
+    losses of every batch are finite, even without boxes.
 
     Args:
       outputs: of the network, for the canvas of the batch.
-      batch: pictures with their boxes.
-      detector: the point of the grid.
-      normalizers: of the global batch, where `batch` is a part of it: the losses of all parts then
-        add up to those of the whole. None: the batch is the whole.
-      targets: of the batch; None: the assigner's.
-      lesson: of a teacher; None: there is none.
+      batch: images with their boxes.
+      detector: the config of the detector.
+      normalizers: if `batch` is a part of a global batch, the normalizers of the global batch: then the
+        losses of all parts add up to those of the whole. None: `batch` is the global batch.
+      targets: of the batch; None: the assigner computes them.
+      lesson: the predictions of a teacher; None: no distillation.
 
     Returns:
-      loss_cls; loss_centerness or loss_iou of a quality branch; those of `box_losses`; and loss_ld of a
-      lesson.
+      loss_cls; loss_centerness or loss_iou if there is a quality branch; the losses of `box_losses`; and
+      loss_ld if there is a lesson.
     """
     return _losses_and_normalizers(outputs, batch, detector, normalizers, targets, lesson)[0]
 
 
 def loss_normalizers(outputs: HeadOutputs, batch: Batch, detector: config.Detector) -> Normalizers:
-    """What the losses of a batch are divided by; the compiler drops all that is not needed for it."""
+    """The sums that the losses of a batch are divided by. The compiler drops the rest of the computation."""
     return _losses_and_normalizers(outputs, batch, detector, None)[1]
 
 
@@ -76,7 +76,7 @@ def _losses_and_normalizers(
     targets: Targets | None = None,
     lesson: Lesson | None = None,
 ) -> tuple[dict[str, Float[Array, "levels"]], Normalizers]:
-    """The losses, and the normalizers of this batch, whether they were used or given others."""
+    """The losses, and the normalizers of this batch, even if others were given and used."""
     box, quality = detector.box, detector.quality
     grid_sizes = grid_sizes_of(outputs.class_logits)
     locations = assigner_locations(grid_sizes, detector.strides, detector.assigner)
@@ -86,7 +86,7 @@ def _losses_and_normalizers(
     positive = targets.positive
     class_logits = flatten_levels(outputs.class_logits, detector.num_classes)
     dtype = class_logits.dtype
-    # An exponential elsewhere could be infinite, and its gradient NaN in spite of a weight of zero.
+    # Zero elsewhere: an exponential there could be infinite, and its gradient NaN despite a weight of zero.
     parameters = jnp.where(positive[..., None, None], side_parameters(outputs.box, box), 0)
 
     # Boxes and distances are in strides from here on.
@@ -121,6 +121,6 @@ def _losses_and_normalizers(
         settings, taught = lesson.settings, side_parameters(lesson.box, box)
         of_sides = localization_distillation_loss(parameters, taught, settings.temperature)
         weighted = settings.weight * jnp.mean(of_sides, axis=-1) * weights
-        # mmdetection does not divide it, but averages gradients over processes of two images each.
+        # mmdetection sums this loss, but averages gradients over processes with two images each.
         losses["loss_ld"] = sum_per_level(weighted, locations) * (2 / used.images)
     return losses, own

@@ -1,4 +1,4 @@
-"""The Python API: a trained detector in one line, and training.
+"""The Python API: load a trained detector in one line, and train.
 
     import gfl_jax
 
@@ -6,7 +6,7 @@
     found = detector("photo.jpg")
     detector.draw("photo.jpg", found).save("out.png")
 
-`gfl_jax` itself has these names; nothing of jax is imported before one of them is used.
+The package `gfl_jax` exports these names. It imports jax only when one of them is used.
 """
 
 import os
@@ -46,18 +46,18 @@ class Detector:
 
     def __init__(self, predict: Predict, classes: Categories, trained: Trained | None = None) -> None:
         self.classes = classes.names
-        self.trained = trained  # its config and variables; None: of an exported file
+        self.trained = trained  # its config and variables; None: an exported file
         self._categories, self._predict = classes, predict
-        self._lock = threading.Lock()  # one call after the other: each uses all devices anyway
+        self._lock = threading.Lock()  # one call at a time, because each uses all devices
 
     @overload
     def __call__(self, images: ImageLike) -> Found: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, images: Sequence[ImageLike]) -> list[Found]: ...
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Found | list[Found]:
-        """Detects in images.
+        """Detects objects in images.
 
-        The network is compiled once for each shape of a batch. A list goes through it in batches of
+        The network is compiled once for each batch shape. A list is processed in batches of
         `config.loader.eval_batch_size` images.
 
         Args:
@@ -68,36 +68,38 @@ class Detector:
           The detections of the image, or a list of them in the order of the images.
 
         Raises:
-          UserError: an image cannot be read, is no such array, or needs too much memory.
+          UserError: an image cannot be read, is not such an array, or needs too much memory.
         """
         if isinstance(images, (str, os.PathLike, np.ndarray)):
             return self._detect([images])[0]
         return self._detect(list(images))
 
     def draw(self, image: ImageLike, found: Found, min_score: float = 0.3) -> PIL.Image.Image:
-        """The image with its detections.
+        """Draws detections on their image.
 
         Args:
-          image: as the detector takes it.
+          image: the path of a file or a uint8 RGB array (height, width, 3).
           found: its detections.
-          min_score: boxes with less are left out.
+          min_score: boxes with a lower score are left out.
         """
         pixels = images_source([image], self._categories).read_image(0)
         drawn = draw_boxes(pixels, found.boxes, found.labels, found.scores, self.classes, min_score)
         return PIL.Image.fromarray(drawn)
 
     def export(self, output: str | os.PathLike[str], canvas: tuple[int, int] | None = None) -> None:
-        """Writes the detector as one file that runs with jax alone; `load` takes it too.
+        """Exports the detector to one file that runs with jax alone. `load` reads it too.
 
         Args:
           output: the file; FILE.json beside it gets the names of the classes and the resize.
-          canvas: (height, width) that images are put on; None: that of the config's largest bucket.
+          canvas: (height, width) of the canvas that images are padded to; None: the largest bucket of the
+            config.
 
         Raises:
-          UserError: the canvas is impossible, or the file cannot be written.
+          UserError: the canvas is impossible, the file cannot be written, or the detector is an exported
+            file itself.
         """
         if self.trained is None:
-            raise UserError(f"{output}: the detector is an exported file already; copy that")
+            raise UserError(f"{output}: the detector is an exported file already; copy that file")
         export_detector(self.trained, as_path(output), canvas or (None, None))
 
     def _detect(self, images: list[ImageLike]) -> list[Found]:
@@ -109,8 +111,8 @@ class Detector:
         for i in set(range(len(images))) - set(found):
             if i in too_large:
                 raise UserError(too_large[i])
-            source.read_image(i)  # it raises what has kept it from being seen
-            raise UserError(f"{source.file_names[i]}: could not be read; try it again")
+            source.read_image(i)  # raises the error that kept the image out of the results
+            raise UserError(f"{source.file_names[i]}: could not be read; try again")
         return [
             Found(one.boxes, one.scores, one.labels, tuple(self.classes[label] for label in one.labels))
             for _, one in sorted(found.items())
@@ -118,12 +120,12 @@ class Detector:
 
 
 def load(name: str | os.PathLike[str], config: Config | None = None) -> Detector:
-    """A trained detector.
+    """Loads a trained detector.
 
     Args:
-      name: a work directory of `train`, published weights, as `main.py models` lists them, or an exported
-        file.
-      config: None: that of the run, or of the published weights.
+      name: a work directory of `train`, the name of published weights, which `main.py models` lists, or an
+        exported file.
+      config: the config to use; None: the config of the run or of the published weights.
 
     Raises:
       UserError: there is no such detector, or its weights cannot be fetched or read.
@@ -136,17 +138,17 @@ def load(name: str | os.PathLike[str], config: Config | None = None) -> Detector
 
 
 def train(config: Config | str, workdir: str | os.PathLike[str]) -> dict[str, float]:
-    """Trains a detector, going on where an earlier call with the same work directory has stopped.
+    """Trains a detector, or resumes the run of an earlier call with the same work directory.
 
     Args:
-      config: the experiment, or the name of a file that makes it, as `--config` takes it.
-      workdir: gets checkpoints, logs and images; `load` takes it.
+      config: the experiment, or the name of a config file, as for `--config`.
+      workdir: where checkpoints, logs and images are written; `load` reads it.
 
     Returns:
-      The COCO metrics after the last step; none if the run was stopped by Ctrl-C or SIGTERM, or has no data
+      The COCO metrics after the last step; empty if the run was stopped by Ctrl-C or SIGTERM, or has no data
       for evaluation.
 
     Raises:
-      UserError: something of the config does not fit, or the run cannot go on.
+      UserError: the config does not fit, or the run cannot be resumed.
     """
     return loop.train(load_config(config) if isinstance(config, str) else config, as_path(workdir))

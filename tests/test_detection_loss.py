@@ -24,8 +24,8 @@ def random_outputs(grids, seed=0, batch=2):
     return HeadOutputs(maps(3), maps(4 * (REG_MAX + 1)), ())
 
 
-def make_batch(boxes_per_picture=(3, 1), image_sizes=((64, 96), (40, 50)), canvas=(64, 96)):
-    """Two pictures of unequal sizes with room for three boxes each."""
+def make_batch(boxes_per_image=(3, 1), image_sizes=((64, 96), (40, 50)), canvas=(64, 96)):
+    """Two images of different sizes, with room for three boxes each."""
     boxes = np.array(
         [[[8, 8, 40, 40], [57, 20, 86, 55], [12, 0, 82, 61]], [[4, 2, 28, 30], [0, 0, 0, 0], [0, 0, 0, 0]]]
     )
@@ -36,7 +36,7 @@ def make_batch(boxes_per_picture=(3, 1), image_sizes=((64, 96), (40, 50)), canva
         indices=np.arange(2),
         boxes=boxes.astype(np.float32),
         labels=np.array([[2, 1, 0], [1, 0, 0]]),
-        box_mask=np.arange(3) < np.array(boxes_per_picture)[:, None],
+        box_mask=np.arange(3) < np.array(boxes_per_image)[:, None],
     )
 
 
@@ -79,7 +79,7 @@ def overlap_and_hull(a, b):
 
 
 def losses_by_hand(outputs, locations, targets):
-    """Location after location, as in the paper and the reference; sums of each level, not normalized."""
+    """Sums of each level, not normalized, location by location as in the paper and the reference."""
     levels = len(GRIDS)
     class_loss, box_loss, dfl = np.zeros(levels), np.zeros(levels), np.zeros(levels)
     weight_sum = 0.0
@@ -112,7 +112,7 @@ def losses_by_hand(outputs, locations, targets):
     return class_loss, box_loss, dfl, weight_sum
 
 
-def test_the_losses_are_those_by_hand_with_the_normalizers_of_the_whole_batch(losses_and_gradients, assigned):
+def test_losses_by_hand_with_the_normalizers_of_the_whole_batch(losses_and_gradients, assigned):
     locations, targets = assigned
     outputs = random_outputs(GRIDS)
     found, _ = losses_and_gradients(outputs, make_batch())
@@ -126,10 +126,10 @@ def test_the_losses_are_those_by_hand_with_the_normalizers_of_the_whole_batch(lo
     assert np.count_nonzero(box_loss) > 1
 
 
-def test_a_picture_without_boxes_counts_as_one_positive(losses_and_gradients, assigned):
+def test_an_image_without_boxes_counts_as_one_positive(losses_and_gradients, assigned):
     locations, targets = assigned
     outputs = random_outputs(GRIDS)
-    found, _ = losses_and_gradients(outputs, make_batch(boxes_per_picture=(3, 0)))
+    found, _ = losses_and_gradients(outputs, make_batch(boxes_per_image=(3, 0)))
     positive = targets.positive * np.array([[True], [False]])
     alone = targets._replace(positive=positive)
     class_loss, box_loss, _, weight_sum = losses_by_hand(outputs, locations, alone)
@@ -138,8 +138,8 @@ def test_a_picture_without_boxes_counts_as_one_positive(losses_and_gradients, as
 
 
 @pytest.mark.parametrize("image_sizes", [((64, 96), (40, 50)), ((1, 1), (1, 1))])
-def test_a_batch_without_a_single_box_has_finite_losses(losses_and_gradients, image_sizes):
-    batch = make_batch(boxes_per_picture=(0, 0), image_sizes=image_sizes)
+def test_a_batch_without_boxes_has_finite_losses(losses_and_gradients, image_sizes):
+    batch = make_batch(boxes_per_image=(0, 0), image_sizes=image_sizes)
     losses, gradients = losses_and_gradients(random_outputs(GRIDS), batch)
     assert np.sum(losses["loss_cls"]) > 0
     assert np.all(losses["loss_bbox"] == 0)
@@ -155,10 +155,10 @@ def test_extreme_outputs_have_finite_losses(losses_and_gradients, factor):
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((losses, gradients)))
 
 
-@pytest.mark.parametrize("rubbish", [1e9, -5.0, np.nan])
-def test_padding_boxes_have_no_part(losses_and_gradients, rubbish):
+@pytest.mark.parametrize("padding", [1e9, -5.0, np.nan])
+def test_padding_boxes_are_ignored(losses_and_gradients, padding):
     batch, outputs = make_batch(), random_outputs(GRIDS)
-    boxes = np.where(batch.box_mask[..., None], batch.boxes, np.float32(rubbish))
+    boxes = np.where(batch.box_mask[..., None], batch.boxes, np.float32(padding))
     labels = np.where(batch.box_mask, batch.labels, 2)
     other = dataclasses.replace(batch, boxes=boxes, labels=labels)
     for a, b in zip(
@@ -167,8 +167,8 @@ def test_padding_boxes_have_no_part(losses_and_gradients, rubbish):
         np.testing.assert_array_equal(a, b)
 
 
-def test_canvas_beyond_the_pictures_has_no_part(losses_and_gradients):
-    """The same outputs on a larger canvas, where those beyond are others."""
+def test_the_canvas_beyond_the_images_is_ignored(losses_and_gradients):
+    """The outputs are the same on a larger canvas, with other values in the additional part."""
     larger = ((12, 16), (6, 8), (3, 4))
     outputs, around = random_outputs(GRIDS), random_outputs(larger, seed=1)
     for small, large in zip(jax.tree.leaves(outputs), jax.tree.leaves(around), strict=True):
@@ -183,7 +183,7 @@ def test_canvas_beyond_the_pictures_has_no_part(losses_and_gradients):
         assert np.count_nonzero(inside) == np.count_nonzero(large)
 
 
-def test_the_order_of_the_pictures_does_not_matter(losses_and_gradients):
+def test_the_order_of_the_images_does_not_matter(losses_and_gradients):
     batch, outputs = make_batch(), random_outputs(GRIDS)
     losses, _ = losses_and_gradients(outputs, batch)
     turned, _ = losses_and_gradients(*jax.tree.map(lambda x: x[::-1], (outputs, batch)))
@@ -191,11 +191,11 @@ def test_the_order_of_the_pictures_does_not_matter(losses_and_gradients):
         np.testing.assert_allclose(losses[name], turned[name], rtol=1e-5)
 
 
-def test_qualities_and_weights_are_targets_not_paths_for_gradients(losses_and_gradients, assigned):
-    """The class logits' gradient is that of the class loss alone, with qualities as given.
+def test_no_gradient_flows_through_qualities_and_weights_to_the_class_logits(losses_and_gradients, assigned):
+    """The gradient of the class logits is that of the class loss alone, with constant qualities.
 
-    Where a score is rounded to 0 the weight of a box loss has no slope, but where all are 0.5 it
-    would have one: the gradient must then be the same at all classes with quality 0.
+    All scores are 0.5, where the weight of a box loss would have a slope if gradients flowed through it. The
+    gradient must therefore be the same at all classes with quality 0.
     """
     _, targets = assigned
     outputs = random_outputs(GRIDS)
@@ -210,8 +210,8 @@ def test_qualities_and_weights_are_targets_not_paths_for_gradients(losses_and_gr
     np.testing.assert_allclose(flat[at_quality_0], slope / targets.positive.sum(), rtol=1e-5)
 
 
-def test_box_gradients_do_not_come_through_the_qualities(losses_and_gradients):
-    """With the scores handed on to other classes the class loss is another, and the weights are the same."""
+def test_no_gradient_flows_through_qualities_to_the_boxes(losses_and_gradients):
+    """If scores move to other classes, the class loss changes but the weights of the boxes stay the same."""
     outputs = random_outputs(GRIDS)
     turned = outputs._replace(class_logits=tuple(np.roll(x, 1, axis=-1) for x in outputs.class_logits))
     losses, gradients = losses_and_gradients(outputs, make_batch())
@@ -221,20 +221,20 @@ def test_box_gradients_do_not_come_through_the_qualities(losses_and_gradients):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("boxes_per_picture", [(3, 1), (3, 0), (0, 0)])
-def test_with_the_normalizers_of_the_whole_the_losses_of_parts_add_up(losses_of_parts, boxes_per_picture):
-    """For FCOS, whose number of positives may be 0 in a part, and in the whole."""
-    batch, outputs = make_batch(boxes_per_picture), random_outputs(GRIDS)
+@pytest.mark.parametrize("boxes_per_image", [(3, 1), (3, 0), (0, 0)])
+def test_losses_of_parts_with_the_normalizers_of_the_whole_add_up(losses_of_parts, boxes_per_image):
+    """The detector is FCOS, where the number of positives may be 0 in a part and in the whole."""
+    batch, outputs = make_batch(boxes_per_image), random_outputs(GRIDS)
     whole, parts = losses_of_parts(outputs, batch)
     assert np.sum(whole["loss_cls"]) > 0
-    assert (np.sum(whole["loss_bbox"]) > 0) == any(boxes_per_picture)
+    assert (np.sum(whole["loss_bbox"]) > 0) == any(boxes_per_image)
     for name, loss in whole.items():
         np.testing.assert_allclose(sum(part[name] for part in parts), loss, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def losses_of_parts(small_detector):
-    """The compiled losses of a batch of two, and those of each picture with the normalizers of both."""
+    """The compiled losses of a batch of two, and those of each image with the normalizers of both."""
     assigner = config.Assigner(kind="fcos", range_bounds=(16, 32))
     fcos = dataclasses.replace(small_detector, assigner=assigner)
 

@@ -1,4 +1,4 @@
-"""The losses of the tables' rows on random outputs against numpy in float64, formula by formula."""
+"""The losses of the rows of the tables on random outputs, compared with formulas in numpy float64."""
 
 import dataclasses
 from pathlib import Path
@@ -16,14 +16,16 @@ from gfl_jax.structures import Batch, HeadOutputs
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = {name: CONFIGS / f"table_{name}.py" for name in ("1", "boxes", "qfl")}
 ROWS = [(name, row) for name, file in FILES.items() for row in load_module(file).ROWS]
-ROWS = [(name, row) for name, row in ROWS if name != "qfl" or row.column == "RetinaNet"]  # others are in 1
+ROWS = [
+    (name, row) for name, row in ROWS if name != "qfl" or row.column == "RetinaNet"
+]  # the others are in table 1
 STRIDES, GRIDS, CLASSES = (8, 16), ((8, 12), (4, 6)), 3  # of a canvas of 64 x 96
-PICTURES = 3
-BATCH = Batch(  # the last picture is without boxes
-    images=np.zeros((PICTURES, 64, 96, 3), np.uint8),
+IMAGES = 3
+BATCH = Batch(  # the last image has no boxes
+    images=np.zeros((IMAGES, 64, 96, 3), np.uint8),
     image_sizes=np.array([[64, 96], [40, 50], [64, 96]]),
-    scale_factors=np.ones((PICTURES, 2), np.float32),
-    indices=np.arange(PICTURES),
+    scale_factors=np.ones((IMAGES, 2), np.float32),
+    indices=np.arange(IMAGES),
     boxes=np.array(
         [
             [[8, 8, 40, 40], [57, 20, 86, 55], [12, 0, 82, 61]],
@@ -46,7 +48,7 @@ def cross_entropy(scores, labels):
 
 
 def decoded(parameters, points, strides, anchors, box):
-    """Boxes in pixels, and the distances that they were made of, in strides."""
+    """Boxes in pixels, and the distances they were decoded from, in strides; None for deltas."""
     if box.coding == "deltas":
         dx, dy, dw, dh = (parameters[..., 0] * [0.1, 0.1, 0.2, 0.2]).T
         x1, y1, x2, y2 = anchors.T
@@ -72,10 +74,10 @@ def overlaps(a, b):
 
 
 def losses_by_hand(logits, parameters, quality, locations, targets, detector):
-    """Sums over batch and levels. Arrays are (batch, locations, ...); all but the outputs are given."""
+    """Losses summed over batch and levels. The head's outputs are arrays (batch, locations, ...)."""
     box, loss, positive = detector.box, detector.classification, targets.positive
     points, strides, anchors = (
-        np.broadcast_to(x, (PICTURES, *x.shape))[positive].astype(float)
+        np.broadcast_to(x, (IMAGES, *x.shape))[positive].astype(float)
         for x in (locations.points, locations.strides, locations.anchors)
     )
     true_boxes, parameters = targets.boxes[positive].astype(float), parameters[positive]
@@ -92,8 +94,8 @@ def losses_by_hand(logits, parameters, quality, locations, targets, detector):
         "quality_focal": np.abs(labels - scores) ** 2 * cross_entropy(scores, labels),
         "l2": (labels - scores) ** 2,
     }[loss.kind]
-    of_picture = positive.sum(axis=1)
-    count = of_picture.sum() if detector.assigner.kind == "fcos" else np.maximum(of_picture, 1).sum()
+    of_image = positive.sum(axis=1)
+    count = of_image.sum() if detector.assigner.kind == "fcos" else np.maximum(of_image, 1).sum()
     losses = {"loss_cls": class_loss[targets.valid].sum() / count}
     if detector.quality in ("iou", "centerness"):
         label = {"iou": iou, "centerness": centerness}[detector.quality]
@@ -121,7 +123,7 @@ def losses_by_hand(logits, parameters, quality, locations, targets, detector):
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=[f"{table}-{row.name}" for table, row in ROWS])
-def test_the_losses_of_a_row_are_those_by_hand(table, row):
+def test_losses_of_a_row_by_hand(table, row):
     arguments = ",".join(f"{name}={value}" for name, value in row.arguments.items())
     detector = load_config(f"{FILES[table]}:{arguments},dataset=trees").detector
     assigner = dataclasses.replace(detector.assigner, range_bounds=(24,))
@@ -131,11 +133,11 @@ def test_the_losses_of_a_row_are_those_by_hand(table, row):
     rng = np.random.default_rng(0)
 
     def maps(channels, mean=0.0):
-        shapes = [(PICTURES, *grid, anchors * channels) for grid in GRIDS]
+        shapes = [(IMAGES, *grid, anchors * channels) for grid in GRIDS]
         return tuple(rng.normal(mean, 1, shape).astype(np.float32) for shape in shapes)
 
     def flat(levels, *shape):
-        return np.concatenate([x.reshape(PICTURES, -1, *shape) for x in levels], axis=1).astype(float)
+        return np.concatenate([x.reshape(IMAGES, -1, *shape) for x in levels], axis=1).astype(float)
 
     branch = maps(1) if detector.quality in ("iou", "centerness") else ()
     per_side = num_parameters(detector.box)

@@ -1,4 +1,4 @@
-"""The Python API, as a program uses it that has nothing else of this package."""
+"""The Python API, as a program that uses nothing else of this package sees it."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def detector(trained):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Arrays of two sizes, and the same as files."""
+    """Arrays of three sizes, and files of the same images."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("images")
     arrays = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((60, 90), (64, 96), (50, 50))]
     files = [folder / f"{i}.png" for i in range(3)]
@@ -35,7 +35,7 @@ def same(found, other):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_path_an_array_and_a_list_of_both_give_the_same(detector, images):
+def test_paths_arrays_and_lists_of_both_give_the_same_detections(detector, images):
     arrays, files = images
     one = detector(arrays[0])
     assert one.boxes.shape == (len(one.scores), 4)
@@ -51,7 +51,7 @@ def test_a_path_an_array_and_a_list_of_both_give_the_same(detector, images):
     assert detector([]) == []
 
 
-def test_it_draws(detector, images):
+def test_draw_draws_boxes_above_the_minimum_score(detector, images):
     arrays, files = images
     found = detector(files[1])
     drawn = detector.draw(files[1], found, min_score=0.0)
@@ -61,7 +61,7 @@ def test_it_draws(detector, images):
     assert drawn.tobytes() != nothing.tobytes()
 
 
-def test_several_threads_may_call_it(detector, images):
+def test_several_threads_may_call_a_detector(detector, images):
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(detector, images[0] * 2))
     for a, b in zip(found[:3], found[3:], strict=True):
@@ -74,23 +74,23 @@ def test_several_threads_may_call_it(detector, images):
         (np.zeros((5, 5), np.uint8), r"image 0: is an array \(5, 5\) of uint8; give RGB"),
         (np.zeros((5, 5, 3)), r"image 0: is an array \(5, 5, 3\) of float64; give RGB"),
         (np.zeros((0, 5, 3), np.uint8), "image 0: is an array"),
-        ("there_is_none.jpg", "there_is_none.jpg: cannot be read"),
+        ("missing.jpg", "missing.jpg: cannot be read"),
     ],
 )
-def test_what_is_no_image(detector, image, message):
+def test_inputs_that_are_not_images_are_errors(detector, image, message):
     with pytest.raises(gfl_jax.UserError, match=message):
         detector(image)
 
 
-def test_an_image_that_is_cut_off_is_named(detector, images, tmp_path):
+def test_a_truncated_image_is_an_error_that_names_it(detector, images, tmp_path):
     content = images[1][0].read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(gfl_jax.UserError, match=r"cut\.png: is cut off"):
         detector([images[1][0], tmp_path / "cut.png"])
 
 
-def test_an_exported_file_finds_the_same(detector, images, tmp_path):
-    """On the same canvas: group norms see the padding."""
+def test_an_exported_file_gives_the_same_detections(detector, images, tmp_path):
+    """The canvas must be the same, because group norms depend on the padding."""
     file = tmp_path / "small.jaxexport"
     detector.export(file, canvas=(64, 96))
     loaded = gfl_jax.load(file)
@@ -112,7 +112,7 @@ def test_an_exported_file_finds_the_same(detector, images, tmp_path):
         gfl_jax.load(file)
 
 
-def test_what_is_no_detector(tmp_path):
+def test_names_that_are_not_detectors_are_errors(tmp_path):
     with pytest.raises(gfl_jax.UserError, match="is neither a work directory of `train` nor a published"):
         gfl_jax.load(tmp_path)
     with pytest.raises(gfl_jax.UserError, match="is neither"):
@@ -128,7 +128,7 @@ NAMES = [
 
 
 def test_public_names_stay():
-    """A name that goes, or moves, breaks other people's programs."""
+    """Removing or moving a public name breaks other people's programs."""
     assert dir(gfl_jax) == NAMES
     for name in NAMES:
         assert getattr(gfl_jax, name).__doc__
@@ -136,6 +136,6 @@ def test_public_names_stay():
         gfl_jax.Trainer  # noqa: B018
 
 
-def test_importing_it_imports_no_jax():
+def test_importing_gfl_jax_does_not_import_jax():
     code = "import gfl_jax, sys; gfl_jax.UserError; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -1,7 +1,7 @@
-"""What is computed outside the network has the digits of float32 on accelerators too.
+"""Losses and detections have the precision of float32 on accelerators too.
 
-By default a TPU multiplies float32 numbers in bfloat16, and a GPU in TF32. The programs that a TPU would get
-tell which products are made so; they are lowered here, and no TPU is needed for that.
+By default a TPU multiplies float32 in bfloat16, and a GPU in TF32. The lowered program for a TPU shows which
+products are rounded like that. Lowering it needs no TPU.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from gfl_jax.structures import Batch
 
 
 def rounded_products(function, *arguments):
-    """The lines of a TPU's program that multiply in less than float32."""
+    """The lines of a program for a TPU that multiply in less than float32."""
     program = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
     product = re.compile(r"stablehlo\.(dot|dot_general|convolution)\b")
     return [line for line in program.splitlines() if product.search(line) and line.count("HIGHEST") < 2]
@@ -50,7 +50,7 @@ def batch():
 
 
 @pytest.mark.parametrize("kind", ["general", "gaussian"])
-def test_losses_their_gradients_and_detections_have_none(small_detector, batch, kind):
+def test_losses_gradients_and_detections_have_no_rounded_products(small_detector, batch, kind):
     box = dataclasses.replace(small_detector.box, kind=kind)
     detector = dataclasses.replace(small_detector, box=box)
     model, images = build_detector(detector), jnp.zeros((2, 64, 96, 3))

@@ -1,4 +1,4 @@
-"""The package as `pip install` makes it: in a folder of its own, far from the repository."""
+"""The installed package, in a folder of its own, without the repository."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ assert gfl_jax.load("run").classes == ("bush",)
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with nothing but the installed wheel."""
+    """A folder that contains only the installed wheel."""
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
     for name in ("gfl_jax", "configs"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -67,13 +67,13 @@ def environment(site):
     return known | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
 
 
-def test_a_program_that_knows_the_package_alone(site, folder):
+def test_a_program_that_uses_only_the_package(site, folder):
     command = [sys.executable, "-P", "-c", PROGRAM, str(site)]
     subprocess.run(command, cwd=folder, env=environment(site), check=True)
     assert (folder / "drawn.png").is_file()
 
 
-def test_the_command(site, folder):
+def test_the_command_gfl_jax(site, folder):
     command = [sys.executable, "-P", site / "bin" / "gfl-jax"]
     done = subprocess.run(
         [*command, "predict", "--model=gfl_trees", "images", "--output=found"],
@@ -88,6 +88,6 @@ def test_the_command(site, folder):
     assert "main.py" not in helped.stdout
 
 
-def test_all_configs_are_in_it(site):
+def test_the_wheel_contains_all_configs(site):
     names = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
     assert sorted(path.name for path in (site / "gfl_jax" / "configs").glob("*.py")) == names

@@ -91,8 +91,8 @@ def _errors_in(path: str) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"--config={path}{_line(error, path)}: {error}") from error
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise UserError(f"--config={path}{_line(error, path)}: cannot be run: {one_line(what)}") from error
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"--config={path}{_line(error, path)}: cannot be run: {one_line(reason)}") from error
 
 
 def _line(error: BaseException, path: str) -> str:

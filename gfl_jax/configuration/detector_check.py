@@ -19,7 +19,7 @@ def check_detector(detector: Detector) -> None:
     deformable = [x for stage, x in enumerate(middle, 1) if stage in backbone.deform_stages]
     # Stage k has stride 2^(k + 1); each further level doubles it.
     strides = tuple(2 ** (stages - pyramid.num_laterals + 2 + level) for level in range(levels))
-    for field, value, fits, what in (
+    for field, value, fits, wanted in (
         (
             "strides",
             detector.strides,
@@ -69,8 +69,8 @@ def check_detector(detector: Detector) -> None:
             f"at most {stages}, the number of stages",
         ),
         *(
-            (f"assigner.{field}", getattr(assigner, field), fits, what)
-            for field, fits, what in assigner_requirements(assigner, levels)
+            (f"assigner.{field}", getattr(assigner, field), fits, wanted)
+            for field, fits, wanted in assigner_requirements(assigner, levels)
         ),
         (
             "classification.kind",
@@ -110,4 +110,4 @@ def check_detector(detector: Detector) -> None:
         ),
     ):
         if not fits:
-            raise UserError(f"config.detector.{field}={value!r}: must be {what}")
+            raise UserError(f"config.detector.{field}={value!r}: must be {wanted}")

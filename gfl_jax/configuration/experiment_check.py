@@ -17,7 +17,7 @@ def check_experiment(config: Config) -> None:
     check_detector(config.detector)
     crops, sides, buckets = config.crops, config.resize.train_short_sides, config.loader.buckets or ()
     divisor = 2 ** (len(config.detector.backbone.stage_sizes) + 1)  # the stride of the last stage
-    for field, value, fits, what in (
+    for field, value, fits, wanted in (
         ("resize.train_short_sides", sides, _ascends(sides), "in ascending order"),
         (
             "crops.scale",
@@ -45,7 +45,7 @@ def check_experiment(config: Config) -> None:
         ),
     ):
         if not fits:
-            raise UserError(f"config.{field}={value!r}: must be {what}")
+            raise UserError(f"config.{field}={value!r}: must be {wanted}")
 
 
 def _ascends(values: Sequence[float]) -> bool:
