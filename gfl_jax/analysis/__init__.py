@@ -1,1 +1,1 @@
-"""What the paper claims, measured on a detector: quality correlation, label quality, distributions."""
+"""Measures the claims of the paper on a detector: quality correlation, label quality, distributions."""

@@ -1,4 +1,4 @@
-"""The three analyses of trained detectors: each a figure, a table and a CSV file."""
+"""The three analyses of trained detectors. Each makes a figure, a printed table and a CSV file."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ from gfl_jax.analysis.measure import make_label_measure, make_measure
 from gfl_jax.analysis.text_tables import Table, for_console, write_csv
 from gfl_jax.axes.box_representation import bins
 from gfl_jax.data.source import Source
-from gfl_jax.errors import UserError, in_words
+from gfl_jax.errors import UserError, error_line
 from gfl_jax.evaluation.evaluate import open_evaluation
 from gfl_jax.models.network import build_detector
 from gfl_jax.parallel.mesh import make_mesh, put_everywhere
@@ -32,20 +32,20 @@ def analyze(
     only: Sequence[str] | None = None,
     boxes: Sequence[int] | None = None,
 ) -> list[Path]:
-    """Evaluates each detector on its evaluation split, prints the tables, draws and writes.
+    """Analyzes detectors on their evaluation splits: prints tables, draws figures and writes CSV files.
 
     Args:
-      runs: detectors of different names; where one has no variables, its labels alone are looked at.
-      output: gets the PNG and CSV files.
-      only: which of ANALYSES are asked for; None: all that can be made, with a line for the others.
-      boxes: draw the distributions of these detections, numbered from 0 by score over the split;
-        None: of the sharpest, flattest and most two-peaked ones.
+      runs: detectors with different names; of one without variables, only the labels are analyzed.
+      output: the folder of the PNG and CSV files.
+      only: the analyses to make, from ANALYSES; None: all that are possible, with a line about the others.
+      boxes: the detections whose distributions are drawn, numbered from 0 by score over the split; None: the
+        sharpest, flattest and most two-peaked ones.
 
     Returns:
-      The files.
+      The written files.
 
     Raises:
-      UserError: an analysis was asked for that these detectors cannot have, or a box that is not there.
+      UserError: `only` has an analysis that these detectors do not allow, or `boxes` a missing detection.
     """
     general = [run for run in runs if run.variables is not None and run.config.detector.box.kind == "general"]
     wanted = _possible(runs, len(general), only)
@@ -76,7 +76,7 @@ def analyze(
 
 
 class _Failures:
-    """Errors of parts that do not keep the others from being made; the first one is raised at the end."""
+    """Collects errors, so that one failed part does not stop the others; raises the first at the end."""
 
     def __init__(self) -> None:
         self._errors: list[Exception] = []
@@ -90,13 +90,13 @@ class _Failures:
 
     def raise_first(self) -> None:
         for error in self._errors[1:]:
-            logging.error("%s", in_words(error) or repr(error))
+            logging.error("%s", error_line(error) or repr(error))
         if self._errors:
             raise self._errors[0]
 
 
 def _possible(runs: Sequence[Trained], num_general: int, only: Sequence[str] | None) -> set[str]:
-    """The analyses to make; says why others are left out, as an error if one was asked for."""
+    """Chooses the analyses to make. Prints why others are left out, or raises if `only` has one of them."""
     reasons = {}
     if any(run.variables is None for run in runs):
         reason = "needs a trained detector; give its --workdir"
@@ -114,13 +114,13 @@ def _possible(runs: Sequence[Trained], num_general: int, only: Sequence[str] | N
     return set(only or ANALYSES) - set(reasons)
 
 
-def _data_of(run: Trained) -> Source:
+def _evaluation_data(run: Trained) -> Source:
     owner = None if run.variables is None else run.name
     return open_evaluation(run.config, run.classes, owner)
 
 
 def _collect(run: Trained) -> Collected:
-    config, mesh, source = run.config, make_mesh(), _data_of(run)
+    config, mesh, source = run.config, make_mesh(), _evaluation_data(run)
     if run.variables is None:
         return collect(make_label_measure(config.detector), None, source, config, mesh)
     model = build_detector(config.detector, config.precision)
@@ -131,25 +131,27 @@ def _collect(run: Trained) -> Collected:
 def _distributions(
     run: Trained, collected: Collected, output: Path, boxes: Sequence[int] | None
 ) -> list[Path]:
-    found, values = collected.found, np.asarray(bins(run.config.detector.box))
-    assert found is not None
-    check_indices(boxes or (), len(found.scores))
-    groups = {"box": np.array(boxes)} if boxes else choose(found)
+    detections, values = collected.detections, np.asarray(bins(run.config.detector.box))
+    assert detections is not None
+    check_indices(boxes or (), len(detections.scores))
+    groups = {"box": np.array(boxes)} if boxes else choose(detections)
     if not any(map(len, groups.values())):
         print(f"left out: distributions of {run.name}: it detects nothing")
         return []
     path = output / f"distributions_{run.name.replace('/', '_')}.png"
-    table = distribution_table(run.name, found, groups)
+    table = distribution_table(run.name, detections, groups)
 
     def draw(path: Path) -> None:
-        example = _data_of(run).example
-        plot_distributions(found, groups, values, example, path, f"{run.name}: distributions of the sides")
+        example = _evaluation_data(run).example
+        plot_distributions(
+            detections, groups, values, example, path, f"{run.name}: distributions of the box sides"
+        )
 
-    return _write(path, [table], probability_table(found, groups, values), draw)
+    return _write(path, [table], probability_table(detections, groups, values), draw)
 
 
 def _write(figure: Path, printed: list[Table], written: Table, draw: Callable[[Path], None]) -> list[Path]:
-    """Writes a table and draws the figure beside it, prints tables and the names of both files."""
+    """Writes a CSV file and draws the figure; prints the tables and the names of both files."""
     files = [figure, Path(f"{str(figure).removesuffix('.png')}.csv")]
     write_csv(files[1], written)
     for table in printed:

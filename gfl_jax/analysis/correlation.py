@@ -1,4 +1,4 @@
-"""How well a detector knows the quality of its boxes: predicted against actual IoU."""
+"""How well a detector predicts the quality of its boxes: predicted against actual IoU."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ from gfl_jax.axes.quality import PREDICTED_BY, Quality
 from gfl_jax.console.plain import shortened
 from gfl_jax.drawing.figure import BLUE, VERMILION, new_figure, save_figure, tidy
 
-QUOTED = "the rebuttal on COCO val: GFL 0.78, ATSS 0.72"
-MOST_POINTS = 4000  # of a panel; more hide one another
+QUOTED = "in the rebuttal, on COCO val: GFL 0.78, ATSS 0.72"
+MOST_POINTS = 4000  # of a panel; more would hide each other
 
 Pairs = tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]  # predicted and actual IoU
 
 
 def pearson(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
-    """Pearson's correlation coefficient; NaN where one of the two does not vary."""
+    """Pearson's correlation coefficient; NaN if one of the two does not vary."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
@@ -29,15 +29,15 @@ def pearson(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
 def quality_pairs(collected: Collected) -> dict[str, Pairs]:
     """Predicted and actual IoU of the assigned positives and of the final detections."""
     assert collected.quality is not None
-    assert collected.found is not None
+    assert collected.detections is not None
     return {
         "positives": (collected.quality, collected.labels["IoU"]),
-        "detections": (collected.found.quality, collected.found.iou),
+        "detections": (collected.detections.quality, collected.detections.iou),
     }
 
 
 def correlation_table(runs: Mapping[str, tuple[Quality, Collected]]) -> Table:
-    """Pearson's r of each run; `runs` maps names to the kind of quality and what was collected."""
+    """Pearson's r of each run; `runs` maps names to the kind of quality and the measures."""
     rows = [
         (name, PREDICTED_BY[quality], of, len(predicted), pearson(predicted, actual))
         for name, (quality, collected) in runs.items()
@@ -48,7 +48,7 @@ def correlation_table(runs: Mapping[str, tuple[Quality, Collected]]) -> Table:
 
 
 def plot_correlation(runs: Mapping[str, tuple[Quality, Collected]], path: Path) -> None:
-    """Scatter plots: a row for each run, positives on the left and detections on the right."""
+    """Draws scatter plots: one row for each run, positives on the left and detections on the right."""
     figure = new_figure(8, 4.1 * len(runs) + 0.3)
     axes = figure.subplots(len(runs), 2, sharex=True, sharey=True, squeeze=False)
     for row, (name, (quality, collected)) in zip(axes, runs.items(), strict=True):
@@ -68,7 +68,7 @@ def plot_correlation(runs: Mapping[str, tuple[Quality, Collected]], path: Path) 
 
 
 def _scatter(axis: Axes, pair: Pairs, color: str) -> None:
-    """Evenly chosen points, the paler the more there are, and the diagonal."""
+    """Draws a random sample of the points (paler if there are many) and the diagonal."""
     count = len(pair[0])
     chosen = np.random.default_rng(0).permutation(count)[:MOST_POINTS]
     alpha = float(np.clip(300 / max(count, 1), 0.15, 0.6))

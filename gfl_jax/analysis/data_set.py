@@ -1,4 +1,4 @@
-"""What a data set is to a detector: counts, sizes, and which level learns from which boxes."""
+"""Describes a data set for a detector: counts, sizes, and which level learns from which boxes."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -19,27 +19,27 @@ from gfl_jax.drawing.detections import class_color
 from gfl_jax.pixel_blocks import canvas_size, to_pixels
 from gfl_jax.structures import Batch
 
-NONE = (255, 0, 0)  # the color of boxes without a positive location
+UNASSIGNED_COLOR = (255, 0, 0)  # of boxes that no location learns from
 
 
-class Shown(NamedTuple):
+class TrainingImage(NamedTuple):
     """An image as the network sees it in training, with its boxes."""
 
     image: Image
     position: int  # in the source
     boxes: Float[np.ndarray, "n 4"]
-    positives: Int[np.ndarray, "n levels"]  # locations that learn from each box
+    positives: Int[np.ndarray, "n levels"]  # number of locations that learn from each box
 
     @property
     def levels(self) -> Int[np.ndarray, " n"]:
-        """The level with most of each box's positives; -1 where there is none."""
+        """The level with most positives of each box; -1 for a box without positives."""
         return np.where(self.positives.any(axis=1), self.positives.argmax(axis=1), -1)
 
 
-def shown_in_training(source: Source, experiment: config.Config, count: int) -> Iterator[Shown]:
-    """The first images of a run, as its seed, crops and resizing make them, with their assignment."""
+def training_images(source: Source, experiment: config.Config, count: int) -> Iterator[TrainingImage]:
+    """Yields the first images of a run, after its crops and resizing, with the positives of their boxes."""
     detector = experiment.detector
-    measure = jax.jit(functools.partial(_positives, detector=detector))
+    measure = jax.jit(functools.partial(_count_positives, detector=detector))
     with train_batches(source, experiment) as batches:
         while count > 0:
             batch = next(batches)
@@ -49,28 +49,28 @@ def shown_in_training(source: Source, experiment: config.Config, count: int) -> 
                 mask = np.asarray(batch.box_mask[row])
                 image = np.asarray(to_pixels(batch.images[row : row + 1])[0, :height, :width])
                 boxes = np.asarray(batch.boxes[row])[mask]
-                yield Shown(image, int(batch.indices[row]), boxes, positives[row][mask])
+                yield TrainingImage(image, int(batch.indices[row]), boxes, positives[row][mask])
             count -= len(batch.images)
 
 
-def _positives(batch: Batch, detector: config.Detector) -> Int[jax.Array, "batch boxes levels"]:
-    """How many locations of each level learn from each box."""
+def _count_positives(batch: Batch, detector: config.Detector) -> Int[jax.Array, "batch boxes levels"]:
+    """Counts the locations of each level that learn from each box."""
     locations = canvas_locations(canvas_size(batch.images), detector.strides, detector.assigner)
     targets = assign_targets(batch, locations, detector.strides, detector.assigner)
     levels = jnp.asarray(np.searchsorted(np.array(detector.strides), locations.strides))
 
     def of_image(box_index: Int[jax.Array, " locations"]) -> Int[jax.Array, "boxes levels"]:
         counts = jnp.zeros((batch.boxes.shape[1] + 1, len(detector.strides)), int)
-        return counts.at[box_index, levels].add(1)[:-1]  # index -1, the last one, is no box
+        return counts.at[box_index, levels].add(1)[:-1]  # the last row, index -1, is no box
 
     return jax.vmap(of_image)(targets.box_index)
 
 
 def data_table(sources: dict[str, Source]) -> Table:
-    """Counts and sizes of data sets, side by side."""
+    """A table of the counts and sizes of data sets, side by side."""
     columns = [_description(source) for source in sources.values()]
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
-    return Table("images and boxes", ("", *sources), rows)
+    return Table("images and boxes (smallest / median / largest)", ("", *sources), rows)
 
 
 def _description(source: Source) -> dict[str, Cell]:
@@ -81,26 +81,26 @@ def _description(source: Source) -> dict[str, Cell]:
     ratios = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / (boxes[:, 2:] - boxes[:, :2]).min(axis=1).clip(1e-9)
     return {
         "images": len(source),
-        "of them without boxes": int((of_image == 0).sum()),
-        "short side of an image, pixels": _range(source.sizes.min(axis=1)),
-        "long side of an image, pixels": _range(source.sizes.max(axis=1)),
+        "images without boxes": int((of_image == 0).sum()),
+        "short side of the images, pixels": _range(source.sizes.min(axis=1)),
+        "long side of the images, pixels": _range(source.sizes.max(axis=1)),
         "boxes": len(boxes),
         "crowds": int(table.is_crowd.sum()),
-        "boxes of an image": _range(of_image),
-        "side of a box (root of its area), pixels": _range(sides),
-        "long side over short side of a box": _range(ratios, digits=1),
+        "boxes per image": _range(of_image),
+        "side of the boxes (square root of the area), pixels": _range(sides),
+        "long side / short side of the boxes": _range(ratios, digits=1),
     }
 
 
 def _range(values: np.ndarray, digits: int = 0) -> str:
-    """The smallest, the median and the largest of some numbers."""
+    """The smallest, the median and the largest value, as text."""
     if not len(values):
         return "-"
     return " / ".join(f"{x:.{digits}f}" for x in np.percentile(values, [0, 50, 100]))
 
 
 def class_table(sources: dict[str, Source], most: int = 20) -> Table:
-    """How many boxes each class has, the classes with the most boxes first."""
+    """A table of the number of boxes of each class, classes with the most boxes first."""
     names = next(iter(sources.values())).categories
     counts = np.zeros((len(names), len(sources)), int)
     for column, source in enumerate(sources.values()):
@@ -109,12 +109,12 @@ def class_table(sources: dict[str, Source], most: int = 20) -> Table:
         counts[:, column] = [by_name.get(name, 0) for name in names]
     order = np.argsort(-counts[:, 0], kind="stable")
     rows = [(names[i], *counts[i].tolist()) for i in order]
-    left = f"and {len(rows) - most} classes more" if len(rows) > most else ""
+    left = f"and {len(rows) - most} more classes" if len(rows) > most else ""
     return Table("boxes of each class", ("class", *sources), rows[:most], left)
 
 
-def level_table(shown: Sequence[Shown], strides: Sequence[int]) -> Table:
-    """Which boxes each level learns from, in pixels of the network's input."""
+def level_table(shown: Sequence[TrainingImage], strides: Sequence[int]) -> Table:
+    """A table of the boxes that each level learns from, in pixels of the network's input."""
     levels = np.concatenate([one.levels for one in shown])
     positives = np.concatenate([one.positives.sum(axis=1) for one in shown])
     boxes = np.concatenate([one.boxes for one in shown])
@@ -125,15 +125,15 @@ def level_table(shown: Sequence[Shown], strides: Sequence[int]) -> Table:
         each = float(positives[of_level].mean()) if of_level.any() else float("nan")
         rows.append((name, int(of_level.sum()), 100 * float(of_level.mean()), _range(sides[of_level]), each))
     return Table(
-        f"levels that learn from boxes, in {len(shown)} images as training shows them",
-        ("stride", "boxes", "%", "side of a box, pixels", "positives of a box"),
+        f"boxes that each level learns from, in {len(shown)} images as training sees them",
+        ("stride", "boxes", "%", "side of the boxes, pixels", "positives per box"),
         rows,
-        "each box counts for the level with most of its positive locations; none: no location learns from it",
+        "each box counts for the level with most of its positives; none: no location learns from the box",
     )
 
 
-def forgotten(shown: Sequence[Shown], source: Source, most: int = 5) -> list[str]:
-    """The first images with boxes that no location learns from, a line each."""
+def describe_unassigned(shown: Sequence[TrainingImage], source: Source, most: int = 5) -> list[str]:
+    """One line for each of the first images with boxes that no location learns from."""
     lines: list[str] = []
     for one in shown:
         count = int((one.levels == -1).sum())
@@ -141,19 +141,21 @@ def forgotten(shown: Sequence[Shown], source: Source, most: int = 5) -> list[str
             side = np.sqrt(np.prod(one.boxes[:, 2:] - one.boxes[:, :2], axis=1))[one.levels == -1]
             lines.append(
                 f"{source.file_names[one.position]}: no location learns from {count} of {len(one.boxes)} "
-                f"boxes; their sides: {_range(side)} pixels"
+                f"boxes; their sides: {_range(side)} pixels (smallest / median / largest)"
             )
     return lines
 
 
-def draw_samples(shown: Sequence[Shown], strides: Sequence[int], columns: int = 4, side: int = 480) -> Image:
-    """A sheet of images as the network sees them, with boxes in the colors of their levels."""
+def draw_samples(
+    shown: Sequence[TrainingImage], strides: Sequence[int], columns: int = 4, side: int = 480
+) -> Image:
+    """Draws a sheet of images as the network sees them, with boxes in the colors of their levels."""
     tiles = []
     for one in shown:
         factor = max(1, side // max(one.image.shape[:2]))
         tile = enlarged(one.image, factor)
         boxes = one.boxes.astype(np.float64) * factor
-        colors = [NONE if level < 0 else class_color(level) for level in one.levels.tolist()]
+        colors = [UNASSIGNED_COLOR if level < 0 else class_color(level) for level in one.levels.tolist()]
         paint_boxes(tile, boxes, colors, style_of(tile, boxes))
         tiles.append(tile)
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
@@ -163,5 +165,5 @@ def draw_samples(shown: Sequence[Shown], strides: Sequence[int], columns: int = 
         y, x = i // columns * (height + 8), i % columns * (width + 8)
         sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
     legend = [(class_color(level), f"stride {stride}") for level, stride in enumerate(strides)]
-    top = header(sheet, "boxes by the level that learns them", [*legend, (NONE, "no location")])
+    top = header(sheet, "level that learns from a box", [*legend, (UNASSIGNED_COLOR, "no location")])
     return np.concatenate([top, sheet])

@@ -1,4 +1,4 @@
-"""Learned distributions of box sides beside the pictures that they are about (GFL fig. 3)."""
+"""Draws learned distributions of box sides beside the images (GFL fig. 3)."""
 
 from collections.abc import Callable
 
@@ -10,40 +10,40 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from gfl_jax.analysis.collect import Found
+from gfl_jax.analysis.collect import CollectedDetections
 from gfl_jax.analysis.distributions import bin_pixels
 from gfl_jax.console.plain import shortened
 from gfl_jax.data.source import Example
 from gfl_jax.drawing.figure import BLUE, ORANGE, SKY, VERMILION, new_figure, save_figure, tidy
 
 COLUMNS = 3
-# Inches: the picture's side, the bars beside it and the gap in between, all of it with title and ticks.
-PICTURE, BARS, GAP = 2.6, 0.8, 0.08
-WIDTH, HEIGHT = 4.3, 4.4
-LEFT, TOP = 0.7, 0.4  # from the edge of its part of the figure to the picture
-TITLE, LEGEND = 0.35, 0.25  # above all of them, and each line below
-SHOWN = 0.02  # bins of less probability may lie outside of what is shown
+# All lengths are in inches.
+IMAGE_SIDE, BARS, GAP = 2.6, 0.8, 0.08  # the image, the bars beside it, the gap between them
+WIDTH, HEIGHT = 4.3, 4.4  # of a panel with its title and ticks
+LEFT, TOP = 0.7, 0.4  # from the edge of the panel to the image
+TITLE, LEGEND = 0.35, 0.25  # the title above all panels, and each line of the legend below them
+SHOWN = 0.02  # bins with a lower probability may lie outside of the window
 
 Window = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 
 def plot_distributions(
-    found: Found,
+    detections: CollectedDetections,
     groups: dict[str, Int[np.ndarray, "chosen"]],
     values: Float[np.ndarray, "bins"],
     example: Callable[[int], Example],
     path: Path,
     title: str = "",
 ) -> None:
-    """Draws each chosen box with the bins of its sides, each at the pixel that it stands for.
+    """Draws each chosen box on its image, with the bins of its sides at the pixels where they lie.
 
     Args:
-      found: the detections.
-      groups: indices of the chosen ones, under what they are chosen for.
+      detections: from `collect`.
+      groups: indices of the chosen detections, by the name of their group.
       values: the bins' distances in strides.
-      example: gives the picture at a position of the source, with its true boxes.
+      example: returns the image at a position of the source, with its ground-truth boxes.
       path: of the figure.
-      title: above it.
+      title: of the figure.
     """
     chosen = [(group, i) for group, indices in groups.items() for i in indices.tolist()]
     columns = min(len(chosen), COLUMNS)
@@ -52,20 +52,22 @@ def plot_distributions(
     width, height = WIDTH * columns, TITLE + HEIGHT * rows + LEGEND * (1 + 5 // legend_columns)
     figure = new_figure(width, height, layout=None)
     figure.suptitle(shortened(title, 80), parse_math=False, y=1 - 0.1 / height, va="top")
-    highest = max(float(found.probabilities[i].max()) for _, i in chosen)
+    highest = max(float(detections.probabilities[i].max()) for _, i in chosen)
     for number, (group, i) in enumerate(chosen):
         row, column = divmod(number, columns)
         left, top = WIDTH * column + LEFT, TITLE + HEIGHT * row + TOP
-        corner = (left / width, 1 - (top + PICTURE) / height)
-        axis = figure.add_axes((*corner, PICTURE / width, PICTURE / height))
-        axis.set_title(f"{group} {i}: score {found.scores[i]:.2f}, IoU {found.iou[i]:.2f}", fontsize=11)
-        pixels = bin_pixels(found, i, values)
-        window = _window(found, i, pixels)
-        _picture(axis, example(int(found.images[i])), found, i, window)
-        _strips(axis, found.probabilities[i], pixels, found.boxes[i], window, 1.08 * highest)
+        corner = (left / width, 1 - (top + IMAGE_SIDE) / height)
+        axis = figure.add_axes((*corner, IMAGE_SIDE / width, IMAGE_SIDE / height))
+        axis.set_title(
+            f"{group} {i}: score {detections.scores[i]:.2f}, IoU {detections.iou[i]:.2f}", fontsize=11
+        )
+        pixels = bin_pixels(detections, i, values)
+        window = _window(detections, i, pixels)
+        _draw_image(axis, example(int(detections.images[i])), detections, i, window)
+        _draw_bars(axis, detections.probabilities[i], pixels, detections.boxes[i], window, 1.08 * highest)
     handles = [
         Line2D([], [], color=SKY, linewidth=2, label="predicted box"),
-        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="true box"),
+        Line2D([], [], color=ORANGE, linewidth=1.5, linestyle="--", label="ground truth"),
         Line2D([], [], color="white", marker="P", linestyle="", markeredgecolor="black", label="location"),
         Patch(color=BLUE, label="left, top"),
         Patch(color=VERMILION, label="right, bottom"),
@@ -74,10 +76,10 @@ def plot_distributions(
     save_figure(figure, path)
 
 
-def _window(found: Found, i: int, pixels: Float[np.ndarray, "4 bins"]) -> Window:
-    """A square around the box and the bins that matter, with a margin."""
-    x1, y1, x2, y2 = found.boxes[i].tolist()
-    likely = found.probabilities[i] >= SHOWN
+def _window(detections: CollectedDetections, i: int, pixels: Float[np.ndarray, "4 bins"]) -> Window:
+    """Returns a square around the box and its likely bins, with a margin."""
+    x1, y1, x2, y2 = detections.boxes[i].tolist()
+    likely = detections.probabilities[i] >= SHOWN
     xs = np.concatenate([pixels[0][likely[0]], pixels[2][likely[2]], [x1, x2]])
     ys = np.concatenate([pixels[1][likely[1]], pixels[3][likely[3]], [y1, y2]])
     middle_x, middle_y = (xs.min() + xs.max()) / 2, (ys.min() + ys.max()) / 2
@@ -85,7 +87,7 @@ def _window(found: Found, i: int, pixels: Float[np.ndarray, "4 bins"]) -> Window
     return middle_x - half, middle_y - half, middle_x + half, middle_y + half
 
 
-def _picture(axis: Axes, shown: Example, found: Found, i: int, window: Window) -> None:
+def _draw_image(axis: Axes, shown: Example, detections: CollectedDetections, i: int, window: Window) -> None:
     height, width = shown.image.shape[:2]
     left, top = max(int(window[0]), 0), max(int(window[1]), 0)
     right, bottom = min(int(window[2]) + 1, width), min(int(window[3]) + 1, height)
@@ -95,8 +97,8 @@ def _picture(axis: Axes, shown: Example, found: Found, i: int, window: Window) -
     )
     for box in shown.boxes[~shown.is_crowd]:
         _outline(axis, box, ORANGE, 1.5, "--")
-    _outline(axis, found.boxes[i], SKY, 2, "-")
-    axis.plot(*found.points[i], marker="P", color="white", markeredgecolor="black", markersize=7)
+    _outline(axis, detections.boxes[i], SKY, 2, "-")
+    axis.plot(*detections.points[i], marker="P", color="white", markeredgecolor="black", markersize=7)
     axis.set_xlim(window[0], window[2])
     axis.set_ylim(window[3], window[1])
     axis.tick_params(labelbottom=False, bottom=False)
@@ -110,7 +112,7 @@ def _outline(axis: Axes, box: Float[np.ndarray, "4"], color: str, width: float, 
     )
 
 
-def _strips(
+def _draw_bars(
     axis: Axes,
     probabilities: Float[np.ndarray, "4 bins"],
     pixels: Float[np.ndarray, "4 bins"],
@@ -118,8 +120,8 @@ def _strips(
     window: Window,
     limit: float,
 ) -> None:
-    """Bars of the left and right side below the picture, of the top and bottom side beside it."""
-    gap, size = GAP / PICTURE, BARS / PICTURE
+    """Draws bars of the left and right side below the image, and of the top and bottom side beside it."""
+    gap, size = GAP / IMAGE_SIDE, BARS / IMAGE_SIDE
     below = axis.inset_axes((0, -gap - size, 1, size))
     beside = axis.inset_axes((1 + gap, 0, size, 1))
     for side, color in enumerate((BLUE, BLUE, VERMILION, VERMILION)):

@@ -1,7 +1,7 @@
-"""What a quality branch is asked to say: the labels IoU and centerness over the assigned positives.
+"""The labels that a quality branch learns: IoU and centerness of the assigned positives.
 
-The paper's argument (GFL, appendix): the centerness of some true boxes is small at each of their
-positives, small boxes above all, so that a detector which multiplies it in cannot score them high.
+The paper's argument (GFL, appendix): some ground-truth boxes, above all small ones, have a small centerness
+at all of their positives. A detector that multiplies its scores by centerness cannot score such boxes high.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,29 +26,31 @@ MOST_POINTS = 4000
 def shares_below(
     values: Float[np.ndarray, "n"], thresholds: Sequence[float] = THRESHOLDS
 ) -> Float[np.ndarray, "thresholds"]:
-    """The share of values under each threshold; NaN if there is no value."""
+    """The share of values below each threshold; NaN if there are no values."""
     if not len(values):
         return np.full(len(thresholds), np.nan)
-    # Labels are float32: compared as they are, 0.1 would be above the threshold 0.1.
+    # Labels are float32: compared with a float64 threshold of 0.1, a label of 0.1 would be above it.
     return np.mean(values[:, None] < np.asarray(thresholds, values.dtype), axis=0)
 
 
 def label_tables(runs: Mapping[str, Collected]) -> list[Table]:
-    """For each run: the shares of labels that lie under 0.1, 0.2, ..."""
+    """One table for each run: the shares of labels below 0.1, 0.2, ..."""
     tables = []
     for name, collected in runs.items():
         parts = _parts(collected)
         columns = [shares_below(values).tolist() for *_, values in parts]
         headings = ("<", *(f"{label}, {of}" for label, of, _ in parts))
         rows = [(f"{threshold:g}", *shares) for threshold, *shares in zip(THRESHOLDS, *columns, strict=True)]
-        caption = f"best: of {len(collected.sizes)} true boxes; 0 for those without a positive"
-        title = f"{name}: share of labels under 0.1, 0.2, ..."
+        caption = (
+            f"best: highest label of each of {len(collected.sizes)} ground-truth boxes; 0 without positives"
+        )
+        title = f"{name}: share of labels below 0.1, 0.2, ..."
         tables.append(Table(title, headings, rows, caption))
     return tables
 
 
 def label_rows(runs: Mapping[str, Collected]) -> Table:
-    """The same of all runs in one table, a share in a row."""
+    """One table for all runs, with one share per row."""
     rows: list[tuple[Cell, ...]] = []
     for name, collected in runs.items():
         for label, of, values in _parts(collected):
@@ -58,7 +60,7 @@ def label_rows(runs: Mapping[str, Collected]) -> Table:
 
 
 def _parts(collected: Collected) -> list[tuple[str, str, Float[np.ndarray, "n"]]]:
-    """All that is counted: the label, what it is of, and its values."""
+    """Lists all counted labels: the name of the label, its group (positives or best), and the values."""
     return [
         (label, of, values)
         for of, labels in (("positives", collected.labels), ("best", collected.best))
@@ -67,7 +69,7 @@ def _parts(collected: Collected) -> list[tuple[str, str, Float[np.ndarray, "n"]]
 
 
 def plot_labels(runs: Mapping[str, Collected], path: Path) -> None:
-    """For each run: labels of positives, best labels of true boxes, and these by the boxes' sizes."""
+    """Draws for each run: labels of positives, best labels of ground-truth boxes, and these by box size."""
     figure = new_figure(12, 4.1 * len(runs) + 0.3)
     axes = figure.subplots(len(runs), 3, squeeze=False)
     for row, (name, collected) in zip(axes, runs.items(), strict=True):
@@ -79,7 +81,7 @@ def plot_labels(runs: Mapping[str, Collected], path: Path) -> None:
         )
         _cumulative(row[1], collected.best)
         row[1].set_title(
-            f"{shortened(name)}\n{len(collected.sizes)} true boxes", fontsize=11, parse_math=False
+            f"{shortened(name)}\n{len(collected.sizes)} ground-truth boxes", fontsize=11, parse_math=False
         )
         _by_size(row[2], collected)
         row[2].set_title(f"{shortened(name)}\nsmall and large boxes", fontsize=11, parse_math=False)
@@ -99,7 +101,7 @@ def _histogram(axis: Axes, labels: dict[str, Float[np.ndarray, "n"]]) -> None:
         axis.hist(values, edges, weights=share, color=COLORS[label], histtype="step", linewidth=1.5)
     axis.set_xlabel("label of a positive")
     axis.set_ylabel("share of positives")
-    axis.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))  # whole percents
+    axis.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))  # whole percentages
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlim(0, 1)
 
@@ -108,7 +110,7 @@ def _cumulative(axis: Axes, best: dict[str, Float[np.ndarray, "n"]]) -> None:
     for label, values in sorted(best.items()):
         axis.plot(THRESHOLDS, shares_below(values), color=COLORS[label], marker="o")
     axis.set_xlabel("threshold")
-    axis.set_ylabel("true boxes with best label under it")
+    axis.set_ylabel("ground-truth boxes with best label below")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set_xlim(0, 1)
     axis.set_xticks(THRESHOLDS)
@@ -123,5 +125,5 @@ def _by_size(axis: Axes, collected: Collected) -> None:
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_xlabel("square root of the box's area, pixels")
-    axis.set_ylabel("best label of a true box")
+    axis.set_ylabel("best label of a ground-truth box")
     axis.set_ylim(0, 1)

@@ -1,4 +1,4 @@
-"""What the analyses need of a batch, computed on the device in one compiled function."""
+"""The measures that the analyses need, computed for a batch on the device in one compiled function."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,22 +19,24 @@ from gfl_jax.targets.locations import Locations, flatten_levels, grid_sizes_of
 
 
 class DetectionMeasures(NamedTuple):
-    """The final detections, and where they come from. Pixels are those of the network's input."""
+    """The final detections and the locations that predicted them, in pixels of the network's input."""
 
     detections: Detections
     quality: Float[Array, "batch detections"]  # predicted
-    iou: Float[Array, "batch detections"]  # with the true box of the same class that it overlaps most
-    points: Float[Array, "batch detections 2"]  # the locations they were predicted at
+    iou: Float[Array, "batch detections"]  # with the ground-truth box of the same class that it overlaps most
+    points: Float[Array, "batch detections 2"]  # the locations that predicted them
     strides: Float[Array, "batch detections"]
-    probabilities: Float[Array, "batch detections 4 bins"]  # of the sides; no bins unless general
+    probabilities: Float[
+        Array, "batch detections 4 bins"
+    ]  # of the sides; no bins unless the boxes are general
 
 
 class Measures(NamedTuple):
-    """Of the locations, and of the detections where there is a network."""
+    """Measures of the locations, and of the detections if there is a network."""
 
-    box_index: Int[Array, "batch locations"]  # the true box that a location is positive for, or -1
+    box_index: Int[Array, "batch locations"]  # the ground-truth box that a location is positive for, or -1
     labels: dict[str, Float[Array, "batch locations"]]  # "centerness"; with a network, "IoU"
-    quality: Float[Array, "batch locations"] | None  # predicted, for the class of the true box
+    quality: Float[Array, "batch locations"] | None  # predicted, for the class of the ground-truth box
     found: DetectionMeasures | None
 
 
@@ -44,10 +46,10 @@ Measure = Callable[[Any, Batch], Measures]
 def make_measure(
     model: DetectorNetwork, normalization: config.Normalization, inference: config.Inference
 ) -> Measure:
-    """A jitted function (variables, batch) -> Measures. It compiles once for each batch shape.
+    """Makes a jitted function (variables, batch) -> Measures. It compiles once for each batch shape.
 
     Raises:
-      UserError: variance voting is asked of boxes without variances.
+      UserError: variance voting is configured, but the boxes have no variances.
     """
     detector = model.detector
     check_voting(detector, inference)
@@ -70,7 +72,7 @@ def make_measure(
 
 
 def make_label_measure(detector: config.Detector) -> Measure:
-    """The same without a network: a jitted function of which only the centerness is known."""
+    """Makes the same function for a detector without a network: it measures only the centerness."""
 
     @jax.jit
     def measure(_: Any, batch: Batch) -> Measures:
@@ -88,7 +90,7 @@ def _centerness(targets: Targets, locations: Locations) -> Float[Array, "batch l
 def _quality(
     outputs: HeadOutputs, targets: Targets, detector: config.Detector
 ) -> Float[Array, "batch locations"]:
-    """The branch's score, or else the class score, of each location for its true box."""
+    """The quality of each location for its ground-truth box: the branch's score, or else the class score."""
     if outputs.quality:
         return jax.nn.sigmoid(flatten_levels(outputs.quality, 1)[..., 0])
     logits = flatten_levels(outputs.class_logits, detector.num_classes)

@@ -1,4 +1,4 @@
-"""A table for people and for programs: on a rich console, and as CSV."""
+"""Tables that are printed on a rich console and written as CSV."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ Cell = str | int | float
 
 
 class Table(NamedTuple):
-    """Rows of text and numbers under headings; a number that is not known is NaN."""
+    """Rows of text and numbers under headings. An unknown number is NaN."""
 
     title: str
     headings: tuple[str, ...]
@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
 
 def for_console(table: Table, digits: int = 2) -> rich.table.Table:
-    """The table as rich prints it, numbers on the right."""
+    """Converts a table for rich, with numbers aligned on the right."""
     shown = rich.table.Table(
         title=plain(table.title), caption=plain(table.caption) if table.caption else None
     )
@@ -38,7 +38,7 @@ def for_console(table: Table, digits: int = 2) -> rich.table.Table:
 
 
 def write_csv(path: Path, table: Table) -> None:
-    """Writes headings and rows, numbers with six digits; what is not known is left empty."""
+    """Writes headings and rows as CSV: numbers with six digits, unknown numbers as empty cells."""
     content = io.StringIO(newline="")
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow(table.headings)

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
-    from gfl_jax.data.loader import make_source, tell_shapes
+    from gfl_jax.data.loader import log_shapes, make_source
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source, in_labels_of
     from gfl_jax.evaluation.output_names import require_free
@@ -76,7 +76,7 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     source = make_source(config, "eval")  # an error here comes before a download of weights
     trained = detector_from_args(args, config)
     source = in_labels_of(source, config, trained.classes, trained.name)
-    tell_shapes(source, config, training=False)
+    log_shapes(source, config, training=False)
     written = [output / "results.json", output / "metrics.json"]
     written += snapshot_paths(output, "", source, args.pictures)
     images = config.dataset.eval_images

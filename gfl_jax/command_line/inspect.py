@@ -53,13 +53,13 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     from gfl_jax.analysis.data_set import (
         class_table,
         data_table,
+        describe_unassigned,
         draw_samples,
-        forgotten,
         level_table,
-        shown_in_training,
+        training_images,
     )
     from gfl_jax.analysis.text_tables import for_console
-    from gfl_jax.data.loader import has_eval_data, make_source, tell_shapes
+    from gfl_jax.data.loader import has_eval_data, log_shapes, make_source
     from gfl_jax.drawing import save_png
 
     config = config_from_args(args, overrides)
@@ -72,11 +72,11 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
     console.print(for_console(data_table(sources)))
     console.print(for_console(class_table(sources)))
     for name, source in sources.items():
-        tell_shapes(source, config, training=name == "training")
+        log_shapes(source, config, training=name == "training")
     train, strides = sources["training"], config.detector.strides
-    shown = list(shown_in_training(train, config, args.images))
+    shown = list(training_images(train, config, args.images))
     console.print(for_console(level_table(shown, strides), digits=1))
-    for line in forgotten(shown, train):
+    for line in describe_unassigned(shown, train):
         print(line)
     save_png(output / "samples.png", draw_samples(shown[:12], strides))
     print(f"images as training sees them: {output}/samples.png")

@@ -1,4 +1,4 @@
-"""`main.py analyze` from a checkpoint to its figures, on a tiny detector with random weights."""
+"""`main.py analyze` from a checkpoint to the figures, with a tiny detector with random weights."""
 
 import csv
 from pathlib import Path
@@ -24,7 +24,7 @@ DIRAC = change(CONFIG, detector=change(DETECTOR, box=config.BoxRepresentation(ki
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory) -> Path:
-    """A run whose detector has random weights, and whose pictures all have one shape."""
+    """A run whose detector has random weights and whose images all have the same shape."""
     folder = tmp_path_factory.mktemp("analyze")
     experiment = change(
         CONFIG,
@@ -42,7 +42,7 @@ def workdir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def collected(workdir):
-    """What was collected of the run; the measures compile once for all tests."""
+    """The measures collected from the run; they are compiled once for all tests."""
     real, kept = module._collect, {}
 
     def once(run):
@@ -62,12 +62,12 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def complaint(capsys, arguments):
+def printed_error(capsys, arguments):
     assert main(arguments) == 2
     return capsys.readouterr().err
 
 
-def test_all_three(capsys, workdir, collected):
+def test_all_three_analyses(capsys, workdir, collected):
     assert main(["analyze", f"--workdir={workdir}"]) == 0
     output = workdir / "analyze"
     printed = capsys.readouterr().out
@@ -79,25 +79,25 @@ def test_all_three(capsys, workdir, collected):
         ("tiny", "positives"),
         ("tiny", "detections"),
     ]
-    assert correlation[1]["n"] == "240"  # 20 in each of 12 pictures
+    assert correlation[1]["n"] == "240"  # 20 in each of 12 images
     assert {row["label"] for row in rows_of(output / "labels.csv")} == {"IoU", "centerness"}
     sides = rows_of(output / "distributions_tiny.csv")
     assert sum(float(row["probability"]) for row in sides[:5]) == pytest.approx(1, abs=1e-5)
 
-    found = collected["tiny"].found
+    detections = collected["tiny"].detections
     source = coco_json_source(*(str(workdir.parent / "data" / name) for name in ("annotations.json", "")))
-    # A box is where the means of its distributions are, clipped to its picture.
-    means = found.probabilities @ np.arange(5) * np.tile(found.strides, 2)
-    boxes = np.concatenate([found.points - means[:, :2], found.points + means[:, 2:]], axis=1)
-    limits = np.tile(source.sizes[found.images][:, ::-1], 2)
-    np.testing.assert_allclose(found.boxes, np.clip(boxes, 0, limits), atol=1e-3)
-    assert np.all(np.diff(found.scores) <= 0)
+    # The sides of a box lie at the means of its distributions, clipped to the image.
+    means = detections.probabilities @ np.arange(5) * np.tile(detections.strides, 2)
+    boxes = np.concatenate([detections.points - means[:, :2], detections.points + means[:, 2:]], axis=1)
+    limits = np.tile(source.sizes[detections.images][:, ::-1], 2)
+    np.testing.assert_allclose(detections.boxes, np.clip(boxes, 0, limits), atol=1e-3)
+    assert np.all(np.diff(detections.scores) <= 0)
     np.testing.assert_allclose(
         np.sort(collected["tiny"].sizes ** 2), np.sort(source.annotations.area), rtol=1e-5
     )
 
 
-def test_boxes_by_index_and_two_runs_beside_each_other(workdir, collected, tmp_path):
+def test_two_runs_and_boxes_by_index(workdir, collected, tmp_path):
     command = ["analyze", f"--workdir={workdir}", str(workdir), f"--output={tmp_path}"]
     assert main([*command, "--only", "correlation", "distributions", "--boxes", "7"]) == 0
     assert {row["run"] for row in rows_of(tmp_path / "correlation.csv")} == {"tiny", "tiny_2"}
@@ -105,9 +105,9 @@ def test_boxes_by_index_and_two_runs_beside_each_other(workdir, collected, tmp_p
     assert not (tmp_path / "labels.csv").exists()
 
 
-def test_a_box_that_is_not_there(capsys, workdir, collected, tmp_path):
+def test_the_index_of_a_missing_box(capsys, workdir, collected, tmp_path):
     command = ["analyze", f"--workdir={workdir}", f"--output={tmp_path}", "--only", "distributions"]
-    assert "--boxes=240: there are 240 detections" in complaint(capsys, [*command, "--boxes", "0", "240"])
+    assert "--boxes=240: there are 240 detections" in printed_error(capsys, [*command, "--boxes", "0", "240"])
 
 
 def test_labels_without_a_checkpoint(capsys, workdir, tmp_path):
@@ -125,17 +125,17 @@ def test_labels_without_a_checkpoint(capsys, workdir, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["correlation", "distributions"])
-def test_nothing_but_labels_without_a_checkpoint(capsys, name):
-    line = complaint(capsys, ["analyze", TREES, "--only", name])
+def test_only_labels_are_possible_without_a_checkpoint(capsys, name):
+    line = printed_error(capsys, ["analyze", TREES, "--only", name])
     assert line == f"error: --only={name}: needs a trained detector; give its --workdir\n"
 
 
 def test_neither_a_work_directory_nor_a_config(capsys):
-    assert "analyze: no detector is given; give the --workdir of a run" in complaint(capsys, ["analyze"])
+    assert "analyze: no detector is given; give the --workdir of a run" in printed_error(capsys, ["analyze"])
 
 
-def test_a_second_work_directory_that_is_not_there(capsys, workdir, tmp_path):
-    line = complaint(capsys, ["analyze", f"--workdir={workdir}", str(tmp_path / "nowhere")])
+def test_a_missing_second_work_directory(capsys, workdir, tmp_path):
+    line = printed_error(capsys, ["analyze", f"--workdir={workdir}", str(tmp_path / "nowhere")])
     assert line.startswith(f"error: {tmp_path / 'nowhere' / 'config.json'}: there is no such file")
 
 

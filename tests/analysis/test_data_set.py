@@ -1,18 +1,18 @@
-"""What `main.py inspect` says of a data set, compared with boxes whose place is known."""
+"""The output of `main.py inspect` for data sets with known boxes."""
 
 import numpy as np
 from PIL import Image
 from small_coco import write_coco
 
 from gfl_jax.analysis.data_set import (
-    NONE,
-    Shown,
+    UNASSIGNED_COLOR,
+    TrainingImage,
     class_table,
     data_table,
+    describe_unassigned,
     draw_samples,
-    forgotten,
     level_table,
-    shown_in_training,
+    training_images,
 )
 from gfl_jax.command_line.main import main
 from gfl_jax.config import Config, Loader, Resize
@@ -42,35 +42,43 @@ def source_of(boxes, labels, size=(256, 256), images=2):
 def test_levels_learn_from_boxes_of_the_size_of_their_anchors():
     source = source_of(BOXES, [0, 1, 1])
     config = Config("test", resize=Resize(short_side=None), loader=Loader(batch_size=2, workers=0))
-    shown = list(shown_in_training(source, config, 2))
+    shown = list(training_images(source, config, 2))
     assert sorted(one.position for one in shown) == [0, 1]
     (one,) = [one for one in shown if one.position == 0]
     order = np.argsort(one.boxes[:, 2] - one.boxes[:, 0])
-    assert one.levels[order].tolist() == [-1, 0, 1]  # anchors have 64 and 128 pixels on the first levels
+    assert one.levels[order].tolist() == [
+        -1,
+        0,
+        1,
+    ]  # the anchors of the first two levels have 64 and 128 pixels
     table = level_table(shown, STRIDES)
     assert [(row[0], row[1]) for row in table.rows] == [
         *(("8", 1), ("16", 1), ("32", 0), ("64", 0), ("128", 0), ("none", 1))
     ]
-    (line,) = forgotten(shown, source)
-    assert line == "0.png: no location learns from 1 of 3 boxes; their sides: 1 / 1 / 1 pixels"
+    (line,) = describe_unassigned(shown, source)
+    sides = "1 / 1 / 1 pixels (smallest / median / largest)"
+    assert line == f"0.png: no location learns from 1 of 3 boxes; their sides: {sides}"
 
 
 def test_tables_of_counts_and_sizes():
     sources = {"training": source_of(BOXES, [0, 1, 1]), "evaluation": source_of(BOXES[:1], [2], images=1)}
     rows = {row[0]: row[1:] for row in data_table(sources).rows}
     assert rows["images"] == (2, 1)
-    assert rows["of them without boxes"] == (1, 0)
+    assert rows["images without boxes"] == (1, 0)
     assert rows["boxes"] == (3, 1)
-    assert rows["side of a box (root of its area), pixels"] == ("1 / 64 / 128", "64 / 64 / 64")
+    assert rows["side of the boxes (square root of the area), pixels"] == ("1 / 64 / 128", "64 / 64 / 64")
     assert class_table(sources).rows == [("dog", 2, 0), ("cat", 1, 0), ("cow", 0, 1)]
-    assert class_table(sources, most=1).caption == "and 2 classes more"
+    assert class_table(sources, most=1).caption == "and 2 more classes"
 
 
-def test_the_sheet_shows_what_nothing_learns_in_red():
+def test_the_sheet_shows_unassigned_boxes_in_red():
     image, boxes = np.full((60, 80, 3), 200, np.uint8), np.array([[10.0, 10, 50, 40]])
-    found, lost = Shown(image, 0, boxes, np.array([[2, 1]])), Shown(image, 0, boxes, np.array([[0, 0]]))
-    sheets = [draw_samples([one] * 5, (8, 16)) for one in (found, lost)]
-    reds = [(sheet == NONE).all(axis=2).sum() for sheet in sheets]
+    assigned, unassigned = (
+        TrainingImage(image, 0, boxes, np.array([[2, 1]])),
+        TrainingImage(image, 0, boxes, np.array([[0, 0]])),
+    )
+    sheets = [draw_samples([one] * 5, (8, 16)) for one in (assigned, unassigned)]
+    reds = [(sheet == UNASSIGNED_COLOR).all(axis=2).sum() for sheet in sheets]
     assert reds[1] > reds[0] + 100
 
 
@@ -78,8 +86,8 @@ def test_the_command(tmp_path, capsys):
     write_coco(tmp_path / "result.json", tmp_path, [f"{i}.png" for i in range(3)], categories=("bush",))
     arguments = ["inspect", f"--config=finetune:data={tmp_path},model=gfl_trees", "--images=4"]
     assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
-    told = capsys.readouterr().out
-    assert "levels that learn from boxes, in 4 images" in told
+    printed = capsys.readouterr().out
+    assert "boxes that each level learns from, in 4 images" in printed
     with Image.open(tmp_path / "out" / "samples.png") as sheet:
         assert sheet.size[0] > 256
     assert main([*arguments, "--config.dataset.train_json=nowhere.json"]) == 2

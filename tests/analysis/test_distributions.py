@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfl_jax.analysis.collect import Found
+from gfl_jax.analysis.collect import CollectedDetections
 from gfl_jax.analysis.distributions import (
     bin_pixels,
     check_indices,
@@ -18,12 +18,12 @@ from gfl_jax.errors import UserError
 SHARP, FLAT, BROAD, TWO = [0, 1, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0], [0.5, 0, 0, 0.5]
 
 
-def found_with(sides, scores):
-    """Detections at (100, 50) with these distributions of the left side; the others are sharp."""
+def detections_with(sides, scores):
+    """Detections at (100, 50) with these distributions of the left side; the other sides are sharp."""
     count = len(sides)
     probabilities = np.tile(np.array(SHARP, np.float32), (count, 4, 1))
     probabilities[:, 0] = sides
-    return Found(
+    return CollectedDetections(
         images=np.zeros(count, int),
         boxes=np.tile([80.0, 40, 110, 70], (count, 1)),
         scores=np.array(scores),
@@ -47,12 +47,12 @@ def test_entropy(p, bits):
         (FLAT, 0),
         ([0.1, 0.2, 0.3, 0.4], 0),
         (TWO, 0.5),
-        ([0.4, 0.1, 0.5, 0], 0.3),  # on the left of the highest
-        ([0.5, 0.1, 0.4, 0], 0.3),  # on the right
-        ([0.2, 0.1, 0.4, 0.05, 0.25], 0.2),  # the higher one above its own valley, not the other's
+        ([0.4, 0.1, 0.5, 0], 0.3),  # left of the highest peak
+        ([0.5, 0.1, 0.4, 0], 0.3),  # right of it
+        ([0.2, 0.1, 0.4, 0.05, 0.25], 0.2),  # heights above each peak's own valley
     ],
 )
-def test_the_second_peak_above_its_valley(p, height):
+def test_the_height_of_the_second_peak(p, height):
     assert second_peak(np.array(p)) == pytest.approx(height)
 
 
@@ -63,21 +63,25 @@ def test_the_second_peak_against_loops(p):
     assert second_peak(np.array(p)) == pytest.approx(max(heights))
 
 
-def test_the_choice():
-    found = found_with([TWO, BROAD, SHARP, FLAT, TWO, SHARP], [0.9, 0.8, 0.7, 0.6, 0.45, 0.44])
-    chosen = {name: indices.tolist() for name, indices in choose(found, each=1).items()}
+def test_choose():
+    detections = detections_with([TWO, BROAD, SHARP, FLAT, TWO, SHARP], [0.9, 0.8, 0.7, 0.6, 0.45, 0.44])
+    chosen = {name: indices.tolist() for name, indices in choose(detections, each=1).items()}
     assert chosen == {"sharpest": [2], "flattest": [3], "two-peaked": [0]}
-    chosen = {name: indices.tolist() for name, indices in choose(found, each=3).items()}
-    assert chosen == {"sharpest": [2, 0, 1], "flattest": [3, 4], "two-peaked": []}  # 5 is not confident
+    chosen = {name: indices.tolist() for name, indices in choose(detections, each=3).items()}
+    assert chosen == {
+        "sharpest": [2, 0, 1],
+        "flattest": [3, 4],
+        "two-peaked": [],
+    }  # detection 5 is not confident
 
 
-def test_nothing_to_choose_from():
-    chosen = choose(found_with(np.zeros((0, 4)), []))
+def test_choose_without_detections():
+    chosen = choose(detections_with(np.zeros((0, 4)), []))
     assert [len(indices) for indices in chosen.values()] == [0, 0, 0]
 
 
-def test_bins_stand_at_pixels():
-    pixels = bin_pixels(found_with([FLAT], [0.5]), 0, np.array([0, 0.5, 1]))
+def test_bin_pixels():
+    pixels = bin_pixels(detections_with([FLAT], [0.5]), 0, np.array([0, 0.5, 1]))
     np.testing.assert_array_equal(pixels, [[100, 96, 92], [50, 48, 46], [100, 104, 108], [50, 52, 54]])
 
 
@@ -89,14 +93,14 @@ def test_an_index_out_of_range():
 
 
 def test_tables():
-    found = found_with([FLAT, TWO], [0.5, 0.4])
+    detections = detections_with([FLAT, TWO], [0.5, 0.4])
     groups = {"flattest": np.array([0]), "two-peaked": np.array([1])}
-    shown = distribution_table("run", found, groups)
+    shown = distribution_table("run", detections, groups)
     assert shown.rows == [
         ("flattest", 0, 0.5, 0.5, 2.0, 0.0, 0.0, 0.0),
         ("two-peaked", 1, 0.4, 0.5, 1.0, 0.0, 0.0, 0.0),
     ]
-    rows = probability_table(found, groups, np.arange(4.0)).rows
+    rows = probability_table(detections, groups, np.arange(4.0)).rows
     assert len(rows) == 2 * 4 * 4
     assert rows[3] == ("flattest", 0, "left", 3.0, 76.0, 0.25)
     assert rows[-3] == ("two-peaked", 1, "bottom", 1.0, 54.0, 1.0)

@@ -4,27 +4,27 @@ from gfl_jax.analysis.collect import Collected, best_labels
 from gfl_jax.analysis.labels import label_rows, label_tables, shares_below
 
 
-def test_the_best_label_of_each_box():
+def test_best_labels():
     index = np.array([2, 0, 2, 0])
     labels = np.array([0.25, 0.5, 0.75, 0.125], np.float32)
     np.testing.assert_array_equal(best_labels(index, labels, 4), [0.5, 0, 0.75, 0])
     np.testing.assert_array_equal(best_labels(index[:0], labels[:0], 2), [0, 0])
 
 
-def test_shares_below_thresholds():
+def test_shares_below():
     for dtype in (np.float32, np.float64):
         values = np.array([0.1, 0.05, 0.35, 0.95], dtype)
         np.testing.assert_array_equal(shares_below(values, (0.1, 0.2, 0.4, 0.9)), [0.25, 0.5, 0.75, 0.75])
     assert np.isnan(shares_below(np.zeros(0))).all()
 
 
-def test_tables_of_two_runs_one_without_a_network():
+def test_tables_of_a_run_with_and_one_without_a_network():
     alone = Collected(
         quality=None,
         labels={"centerness": np.array([0.15, 0.85])},
         best={"centerness": np.array([0.85, 0.0])},
         sizes=np.array([10.0, 20.0]),
-        found=None,
+        detections=None,
     )
     both = alone._replace(
         labels=alone.labels | {"IoU": np.array([0.45, 0.95])},

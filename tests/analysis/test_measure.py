@@ -1,4 +1,4 @@
-"""The measures of a batch, on head outputs whose boxes, scores and IoUs are worked out by hand."""
+"""The measures of a batch, for head outputs with hand-computed boxes, scores and IoUs."""
 
 from types import SimpleNamespace
 
@@ -11,13 +11,13 @@ from gfl_jax import config
 from gfl_jax.analysis.measure import make_label_measure, make_measure
 from gfl_jax.structures import Batch, HeadOutputs
 
-SHARES = np.array([0.25, 0.5, 0.25, 0, 0])  # of the bins 0..4: a distance of one stride
+SHARES = np.array([0.25, 0.5, 0.25, 0, 0])  # probabilities of the bins 0..4: a distance of one stride
 CLASS_SCORES = np.array([[0.2, 0.6], [0.7, 0.1]])  # of the two locations
 BRANCH_SCORES = np.array([0.3, 0.9])
 
 
 def detector(**changes):
-    """Two classes on one level of stride 16, whose locations lie at 8, 24, 40, ..."""
+    """Two classes, one level of stride 16, with locations at 8, 24, 40, ..."""
     return config.Detector(
         num_classes=2,
         strides=(16,),
@@ -28,7 +28,7 @@ def detector(**changes):
 
 
 def batch_of(boxes, labels, height, width):
-    """One picture with these boxes, and a row of padding."""
+    """One image with these boxes and one padding box."""
     return Batch(
         images=np.zeros((1, height, width, 3), np.uint8),
         image_sizes=np.array([[height, width]]),
@@ -45,7 +45,7 @@ def logit(p):
 
 
 def measured(quality):
-    """Measures of two locations, at (8, 8) and (24, 8), that both predict a distance of 16 pixels."""
+    """Measures of two locations, at (8, 8) and (24, 8), that both predict distances of 16 pixels."""
     point = detector(quality=quality)
     sides = np.tile(np.log(np.maximum(SHARES, 1e-30)), 4)
     branch = (jnp.asarray(logit(BRANCH_SCORES)).reshape(1, 1, 2, 1),)
@@ -79,7 +79,7 @@ def test_labels_of_the_positives(joint):
 
 
 def test_the_predicted_quality_of_positives(joint, branch):
-    np.testing.assert_allclose(joint.quality, [[0.6, 0.7]], rtol=1e-5)  # of the true classes
+    np.testing.assert_allclose(joint.quality, [[0.6, 0.7]], rtol=1e-5)  # for the ground-truth classes
     np.testing.assert_allclose(branch.quality, [[0.3, 0.9]], rtol=1e-5)
 
 
@@ -90,7 +90,7 @@ def test_detections_of_a_joint_score(joint):
     np.testing.assert_array_equal(found.detections.labels, [[0, 1, 0]])
     np.testing.assert_array_equal(found.points, [[[24, 8], [8, 8], [8, 8]]])
     np.testing.assert_array_equal(found.strides, [[16, 16, 16]])
-    # Of (8, 0, 32, 16) with the box of class 0, and of (0, 0, 24, 16) with that of class 1, then 0.
+    # IoU of (8, 0, 32, 16) with the box of class 0, and of (0, 0, 24, 16) with those of classes 1 and 0.
     overlaps = [16 * 12 / (24 * 16), 16 * 16 / (24 * 16), 8 * 12 / (24 * 16 + 16 * 12 - 8 * 12)]
     np.testing.assert_allclose(found.iou, [overlaps], rtol=1e-5)
     np.testing.assert_allclose(found.probabilities, np.tile(SHARES, (1, 3, 4, 1)), atol=1e-6)
@@ -103,7 +103,7 @@ def test_the_quality_of_detections_is_that_of_the_branch(branch):
 
 
 def test_centerness_without_a_network():
-    """The paper's flaw: no location is near the center of the middle box, or in the last one at all."""
+    """The flaw that the paper names: the middle box has no location near its center; the last has none."""
     boxes = [[32, 0, 64, 16], [0, 0, 12, 16], [42, 2, 46, 6]]
     batch = batch_of(boxes, [0, 1, 0], 16, 64)
     measures = jax.device_get(make_label_measure(detector())(None, batch))
