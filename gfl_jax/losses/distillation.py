@@ -1,4 +1,4 @@
-"""Localization distillation: the distribution of a box side is learned from a teacher's. Elementwise."""
+"""Localization distillation: a student learns distributions of box sides from a teacher. Elementwise."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 def localization_distillation_loss(
     logits: Float[Array, "*n bins"], teacher: Float[Array, "*n bins"], temperature: float
 ) -> Float[Array, "*n"]:
-    """T^2 times the divergence KL(teacher, student) of both at temperature T (Zheng et al. 2022, eq. 3).
+    """T^2 times the divergence KL(teacher, student), both at temperature T (Zheng et al. 2022, eq. 3).
 
-    As in mmdetection it is the mean over the bins, not the sum.
+    As in mmdetection, it is the mean over the bins, not the sum.
 
     Args:
-      logits: of the student's softmax.
-      teacher: logits of the teacher's.
-      temperature: what both are divided by.
+      logits: the student's logits.
+      teacher: the teacher's logits.
+      temperature: T, the divisor of both.
     """
     student = jax.nn.log_softmax(logits / temperature, axis=-1)
     target = jax.nn.log_softmax(teacher / temperature, axis=-1)

@@ -12,8 +12,8 @@ def distribution_focal_loss(
 
     Args:
       logits: of a softmax over the bins 0, spacing, 2 spacing, ...
-      targets: from the first bin on, and below the last one.
-      spacing: from bin to bin.
+      targets: at least the first bin, and below the last one.
+      spacing: the distance between neighboring bins.
     """
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     bins = jnp.arange(logits.shape[-1], dtype=logits.dtype)
@@ -25,5 +25,5 @@ def distribution_focal_loss(
 def gaussian_negative_log_likelihood(
     mean: Float[Array, "*n"], log_variance: Float[Array, "*n"], targets: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
-    """-log of the normal density at the target, without its constant (He et al. 2019, eq. 5)."""
+    """-log of the normal density at the target, without the constant term (He et al. 2019, eq. 5)."""
     return (jnp.square(targets - mean) * jnp.exp(-log_variance) + log_variance) / 2

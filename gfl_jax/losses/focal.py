@@ -1,4 +1,4 @@
-"""Losses on class scores: the focal loss family. All are elementwise, on logits."""
+"""Losses on class scores: the focal loss family. All are elementwise and take logits."""
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,18 @@ def quality_focal_loss(
     Args:
       logits: class scores before the sigmoid.
       qualities: the soft labels y: the IoU at the true class of a positive, else 0.
-      beta: how strongly well-estimated scores are left alone. Below 1 slopes grow without bound near a score
-        that is its label, and are 0 at it.
+      beta: how strongly well-estimated scores are down-weighted. Below 1, slopes grow without bound as a
+        score approaches its label, and are 0 where they are equal.
     """
     distance = jnp.abs(qualities - jax.nn.sigmoid(logits))
     return _power(distance, beta) * binary_cross_entropy(logits, qualities)
 
 
 def _power(distance: Float[Array, "*n"], exponent: float) -> Float[Array, "*n"]:
-    """A power of distances, with a finite gradient everywhere."""
+    """A power of distances that has a finite gradient everywhere."""
     if float(exponent).is_integer():
         return distance ** int(exponent)  # exact and cheap
-    # The slope of a power below 1 is infinite at zero. There the loss is least, and so 0 is a subgradient.
+    # At zero the slope of a power below 1 is infinite. The loss has its minimum there, so 0 is a subgradient.
     apart = distance >= jnp.finfo(distance.dtype).tiny
     return jnp.where(apart, jnp.where(apart, distance, 1) ** exponent, 0)
 
@@ -43,12 +43,12 @@ def focal_loss(
       logits: class scores before the sigmoid.
       targets: 1 at the true class of a positive, else 0.
       alpha: weight of the ones; the zeros have 1 - alpha.
-      gamma: how strongly well-classified scores are left alone.
+      gamma: how strongly well-classified scores are down-weighted.
     """
     weight = alpha * targets + (1 - alpha) * (1 - targets)
     return weight * quality_focal_loss(logits, targets, gamma)
 
 
 def l2_loss(logits: Float[Array, "*n"], qualities: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Squared difference of sigmoid(logits) and the soft labels (Table I's L2 row)."""
+    """Squared difference of sigmoid(logits) and the soft labels (the L2 row of Table I)."""
     return jnp.square(jax.nn.sigmoid(logits) - qualities)

@@ -1,4 +1,4 @@
-"""Losses on boxes: how little a predicted box overlaps the true one. Elementwise."""
+"""Losses on boxes that measure how little a predicted box overlaps the true one. Elementwise."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,5 +12,5 @@ def giou_loss(boxes: Float[Array, "*n 4"], true_boxes: Float[Array, "*n 4"]) -> 
 
 
 def iou_loss(boxes: Float[Array, "*n 4"], true_boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
-    """-log IoU (UnitBox, Yu et al. 2016), as FCOS has it."""
+    """-log IoU (UnitBox, Yu et al. 2016), as in FCOS."""
     return -jnp.log(jnp.maximum(iou(boxes, true_boxes), EPSILON))

@@ -1,9 +1,9 @@
-"""Adaptive Training Sample Selection (ATSS, Zhang et al. 2020, Algorithm 1), without the big matrix.
+"""Adaptive Training Sample Selection (ATSS, Zhang et al. 2020, Algorithm 1), without a matrix of all pairs.
 
-The candidates of a box are the `topk` locations of each level that lie nearest to its center.
-On a grid they lie within the `topk` columns and `topk` rows nearest to the center: of the
-locations in one row the nearest come first, and only `topk` can be taken. So each box looks at
-topk x topk locations a level, and memory is boxes x levels x topk^2, whatever the picture.
+The candidates of a box are the `topk` locations of each level that are nearest to its center. On a grid all
+of them lie within the `topk` columns and the `topk` rows nearest to the center: in each row nearer locations
+are selected first, and at most `topk` are selected. So each box looks at only topk x topk locations of a
+level. The memory is boxes x levels x topk^2, for images of any size.
 """
 
 from collections.abc import Sequence
@@ -29,21 +29,21 @@ def assign_atss(
     anchor_scale: float = 8.0,
     offset: float = 0.0,
 ) -> Int[Array, "locations"]:
-    """Assigns boxes to the locations of one picture.
+    """Assigns boxes to the locations of one image.
 
     Args:
       boxes: ground truths in pixels.
       box_mask: False for padding.
-      valid_sizes: rows and columns of each level that lie on the picture.
+      valid_sizes: rows and columns of each level that lie on the image.
       grid_sizes: rows and columns of each level.
       strides: pixels between the locations of each level.
       topk: candidates of a box on each level.
       anchor_scale: side of the square anchor around a location, in strides.
-      offset: the first location of a level lies at `offset` strides.
+      offset: position of the first location of a level, in strides along both axes.
 
     Returns:
-      The index of each location's box, or -1 where it is background. Of several boxes the one
-      with the largest IoU with the anchor wins.
+      The index of each location's box, or -1 for background. If several boxes claim a location, the one with
+      the largest IoU with its anchor wins.
     """
     centers = center(boxes)
     starts = np.cumsum([0] + [rows * columns for rows, columns in grid_sizes])
@@ -74,7 +74,7 @@ def _nearest(
     valid_size: Int[Array, "2"],
     topk: int,
 ) -> tuple[Int[Array, "boxes k"], Float[Array, "boxes k 2"], Bool[Array, "boxes k"]]:
-    """The `topk` locations of a level nearest to each center: index, point, and whether it is one."""
+    """The `topk` locations of a level nearest to each center: their index, point and validity."""
     rows, row_valid = _nearest_on_axis(centers[:, 1] / stride, grid[0], valid_size[0], topk)
     columns, column_valid = _nearest_on_axis(centers[:, 0] / stride, grid[1], valid_size[1], topk)
     dy = rows * stride - centers[:, 1:]
@@ -92,25 +92,26 @@ def _nearest(
 def _smallest(
     values: Float[Array, "rows n"], count: int
 ) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
-    """The `count` smallest of each row, in order, and their places; the first of equal ones.
+    """The `count` smallest values of each row, in ascending order, and their indices; of equals the first.
 
-    Infinite values stand for none. Not `top_k`: before that the compiler gathers the pictures of all devices.
+    Infinite values stand for missing ones. `top_k` is avoided, because the compiler gathers the images of all
+    devices before it.
     """
-    places = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    indices = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
     found = []
     for _ in range(count):
         least = jnp.min(values, axis=1, keepdims=True)
-        place = jnp.min(jnp.where(values == least, places, values.shape[1]), axis=1, keepdims=True)
-        values = jnp.where(places == place, jnp.inf, values)
-        found.append((least, place))
-    least, place = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-    return least, place
+        index = jnp.min(jnp.where(values == least, indices, values.shape[1]), axis=1, keepdims=True)
+        values = jnp.where(indices == index, jnp.inf, values)
+        found.append((least, index))
+    least, index = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    return least, index
 
 
 def _nearest_on_axis(
     coordinates: Float[Array, "boxes"], size: int, valid_size: Int[Array, ""], topk: int
 ) -> tuple[Int[Array, "boxes window"], Bool[Array, "boxes window"]]:
-    """The `topk` of the first `valid_size` integers nearest to each coordinate, in a row."""
+    """The `topk` consecutive integers nearest to each coordinate, and whether they are below `valid_size`."""
     window = min(topk, size)
     start = jnp.ceil(coordinates - window / 2).astype(jnp.int32)
     start = jnp.clip(start, 0, jnp.maximum(valid_size - window, 0))
@@ -124,7 +125,7 @@ def _largest_overlap_wins(
     positive: Bool[Array, "boxes k"],
     num_locations: int,
 ) -> Int[Array, "locations"]:
-    """Scatters candidates to their locations; of equal overlaps the first box wins."""
+    """Scatters candidates to their locations. Of boxes with equal overlaps the first one wins."""
     num_boxes = index.shape[0]
     best = jnp.full(num_locations, -1, overlaps.dtype)
     best = best.at[index].max(jnp.where(positive, overlaps, -1))

@@ -17,21 +17,22 @@ def assign_fcos(
     range_bounds: Sequence[float],
     center_radius: float | None = None,
 ) -> Int[Array, "locations"]:
-    """Assigns boxes to the locations of one picture.
+    """Assigns boxes to the locations of one image.
 
     Args:
       boxes: ground truths in pixels.
       box_mask: False for padding.
       locations: of the canvas.
-      range_bounds: pixels; level i takes the boxes whose farthest side is between bounds i - 1
-        and i away (both included), the first from 0 on, the last without end.
-      center_radius: if given, a positive is also within so many strides of the box's center.
+      range_bounds: in pixels. Level i takes the boxes whose farthest side is between bounds i - 1 and i away
+        (both included). The first level begins at 0, and the last level has no upper bound.
+      center_radius: if given, a positive must also be within this many strides of the box's center, along
+        both axes.
 
     Returns:
-      The index of each location's box, or -1 where it is background. Of several boxes the
-      smallest wins, of equal ones the first.
+      The index of each location's box, or -1 for background. If several boxes claim a location, the smallest
+      wins, and of equal ones the first.
     """
-    # Coordinate by coordinate: compilers then make one loop of it, and no array of distances to all boxes.
+    # Coordinate by coordinate, so compilers make one loop without an array of distances to all boxes.
     x, y = jnp.asarray(locations.points.T[..., None], boxes.dtype)
     x1, y1, x2, y2 = core_x1, core_y1, core_x2, core_y2 = boxes.T
     farthest = _most(x - x1, y - y1, x2 - x, y2 - y)

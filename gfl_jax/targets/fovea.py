@@ -23,13 +23,14 @@ def assign_fovea(
       boxes: ground truths in pixels.
       box_mask: False for padding.
       locations: of the canvas.
-      size_ranges: pixels; a level takes the boxes the square root of whose area is in its range (both ends
-        included). Ranges overlap, so that several levels learn the same box.
-      share: of a box's width and height that its fovea has, around its center (both ends included).
+      size_ranges: for each level, the smallest and the largest square root of a box's area, in pixels (both
+        included). Ranges may overlap, so several levels learn the same box.
+      share: the share of a box's width and height, around its center, in which locations are positive (both
+        ends included).
 
     Returns:
-      The index of each location's box, or -1 where it is background. Of several boxes the
-      smallest wins, of equal ones the first.
+      The index of each location's box, or -1 for background. If several boxes claim a location, the smallest
+      wins, and of equal ones the first.
     """
     x, y = jnp.asarray(locations.points.T[..., None], boxes.dtype)
     middle_x, middle_y = center(boxes).T

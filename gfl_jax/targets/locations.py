@@ -1,4 +1,4 @@
-"""Where the detector looks: the grid of locations on every level of the pyramid."""
+"""Locations: the grid of points on each pyramid level at which the head predicts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,9 +13,9 @@ GridSizes = tuple[tuple[int, int], ...]  # (rows, columns) of each level, finest
 
 
 class Locations(NamedTuple):
-    """All locations, level after level, row by row. Constants of the canvas, not of the picture.
+    """All locations, level by level and row by row. They depend on the canvas, not on the image.
 
-    Where a location has several anchors, it is there several times in a row.
+    A location with several anchors occurs several times in succession, once for each anchor.
     """
 
     points: Float[np.ndarray, "locations 2"]  # (x, y) in pixels
@@ -31,7 +31,7 @@ def grid_sizes_of(levels: Sequence[Float[Array, "batch h w c"]]) -> GridSizes:
 
 
 def anchor_shapes(scale: float, octave_parts: int, ratios: Sequence[float]) -> Float[np.ndarray, "anchors 2"]:
-    """(width, height) in strides of the anchors of a location: ratio by ratio, small to large."""
+    """(width, height) of the anchors of a location, in strides: ratio by ratio, from small to large."""
     sizes = scale * 2 ** (np.arange(octave_parts) / octave_parts)
     root = np.sqrt(np.asarray(ratios, np.float64))
     return np.stack([np.outer(1 / root, sizes), np.outer(root, sizes)], axis=-1).reshape(-1, 2)
@@ -48,8 +48,8 @@ def make_locations(
     Args:
       grid_sizes: (rows, columns) of each level.
       strides: pixels between neighbors, level by level.
-      offset: the first location lies at `offset` strides (0.5: in the middle of its cell).
-      shapes: of the anchors, from `anchor_shapes`; None: one square of 8 strides.
+      offset: position of the first location, in strides along both axes (0.5: the middle of its cell).
+      shapes: of the anchors, from `anchor_shapes`; None: one square with sides of 8 strides.
     """
     shapes = np.full((1, 2), 8.0) if shapes is None else shapes
     points, all_strides, anchors, levels = [], [], [], []
@@ -73,10 +73,10 @@ def make_locations(
 def valid_grid_sizes(
     image_sizes: Int[Array, "batch 2"], grid_sizes: GridSizes, strides: Sequence[int]
 ) -> Int[Array, "batch levels 2"]:
-    """Rows and columns of each level that lie on a picture padded to SIZE_DIVISOR by itself.
+    """Rows and columns of each level that lie on an image padded to a multiple of SIZE_DIVISOR.
 
-    The rest of the canvas is there only because another picture of the batch is larger: its
-    locations take no part in training.
+    The rest of the canvas exists only because other images of the batch are larger. Its locations are
+    ignored in training.
     """
     padded = -(-image_sizes // SIZE_DIVISOR) * SIZE_DIVISOR
     sizes = [
@@ -88,7 +88,7 @@ def valid_grid_sizes(
 def valid_locations(
     valid_sizes: Int[Array, "batch levels 2"], grid_sizes: GridSizes, num_anchors: int = 1
 ) -> Bool[Array, "batch locations"]:
-    """Which locations lie within the valid rows and columns of their level."""
+    """Whether each location lies within the valid rows and columns of its level."""
     masks = []
     for level, (rows, columns) in enumerate(grid_sizes):
         row, column = np.repeat(np.mgrid[:rows, :columns].reshape(2, -1), num_anchors, axis=1)
@@ -99,7 +99,7 @@ def valid_locations(
 def flatten_levels(
     levels: Sequence[Float[Array, "batch h w c"]], channels: int
 ) -> Float[Array, "batch locations channels"]:
-    """Joins maps of all levels in the order of `make_locations`, with `channels` for each anchor."""
+    """Joins the maps of all levels in the order of `make_locations`, with `channels` for each anchor."""
     return jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in levels], axis=1)
 
 

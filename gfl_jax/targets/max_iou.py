@@ -1,4 +1,4 @@
-"""Assignment by overlap with anchors, as in RetinaNet (Lin et al. 2017, sec. 4)."""
+"""Assignment by the IoU of anchors and boxes, as in RetinaNet (Lin et al. 2017, sec. 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +17,24 @@ def assign_max_iou(
     positive_iou: float = 0.5,
     negative_iou: float = 0.4,
 ) -> tuple[Int[Array, "locations"], Bool[Array, "locations"]]:
-    """Assigns boxes to the anchors of one picture.
+    """Assigns boxes to the anchors of one image.
 
-    An anchor is positive for the box that it overlaps most, if by `positive_iou` or more. The
-    anchors that a box overlaps most are positive for it in any case.
+    An anchor is positive for the box with which it has the largest IoU, if that is at least `positive_iou`.
+    The anchors with the largest IoU with a box are positive for it in any case.
 
     Args:
       boxes: ground truths in pixels.
       box_mask: False for padding.
-      valid: which anchors lie on the picture.
+      valid: which anchors lie on the image.
       locations: with their anchors.
-      positive_iou: from here on an anchor is positive.
-      negative_iou: below this it is background; in between it takes no part in training.
+      positive_iou: an anchor with at least this IoU is positive.
+      negative_iou: an anchor below this IoU is background; one in between is ignored in training.
 
     Returns:
-      The index of each anchor's box, -1 for none; and which anchors take part.
+      The index of each anchor's box, or -1; and whether each anchor takes part in training.
     """
-    # `iou`, coordinate by coordinate: a TPU then keeps no array of anchors x boxes, but computes overlaps
-    # wherever they are needed. Areas are rounded before, so that they come out the same each time.
+    # This is `iou`, coordinate by coordinate: a TPU then stores no array of anchors x boxes, but computes
+    # overlaps wherever they are needed. Areas are rounded first, so recomputed overlaps have the same value.
     x1, y1, x2, y2 = np.asarray(locations.anchors, boxes.dtype).T[..., None]
     areas = (x2 - x1) * (y2 - y1) + jax.lax.optimization_barrier(area(boxes))
     left, top, right, bottom = boxes.T
@@ -47,7 +47,7 @@ def assign_max_iou(
     assigned = jnp.where(best >= positive_iou, index, -1)
     best_of_box = jnp.max(overlaps, axis=0)
     is_best = (overlaps == best_of_box) & (best_of_box > 0)
-    # Of several boxes whose best anchor it is, the last one gets it, as in the reference.
+    # If an anchor is the best one of several boxes, the last box gets it, as in the reference.
     last = jnp.max(jnp.where(is_best, jnp.arange(len(boxes)), -1), axis=1)
     assigned = jnp.where(last >= 0, last, assigned)
     return assigned, valid & ((assigned >= 0) | (best < negative_iou))

@@ -1,4 +1,4 @@
-"""Localization distillation, by hand and by finite differences."""
+"""The loss of localization distillation, compared with values by hand and finite differences."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def by_hand(student, teacher, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 10.0])
-def test_it_is_a_divergence_with_its_slopes(temperature):
+def test_the_loss_and_its_gradient(temperature):
     with jax.enable_x64(True):
         loss = lambda x: localization_distillation_loss(x, jnp.asarray(TEACHER), temperature)  # noqa: E731
         found, slopes = loss(jnp.asarray(STUDENT)), jax.grad(lambda x: jnp.sum(loss(x)))(jnp.asarray(STUDENT))
@@ -29,13 +29,13 @@ def test_it_is_a_divergence_with_its_slopes(temperature):
         np.testing.assert_allclose(slopes[:, k], (up - down) / 2e-6, rtol=1e-4, atol=1e-7)
 
 
-def test_a_student_like_its_teacher_has_nothing_to_learn():
-    # A softmax does not see a constant.
+def test_the_loss_is_zero_if_student_and_teacher_agree():
+    # A constant does not change a softmax.
     found = localization_distillation_loss(jnp.asarray(TEACHER) + 3, jnp.asarray(TEACHER), 10.0)
     np.testing.assert_allclose(found, 0, atol=1e-5)
 
 
-def test_two_bins_at_numbers_worked_out():
+def test_two_bins_by_hand():
     # p = (3/4, 1/4), q = (1/2, 1/2): (3/4 log 3/2 + 1/4 log 1/2) / 2
     found = localization_distillation_loss(jnp.zeros(2), jnp.array([np.log(3.0), 0.0]), 1.0)
     np.testing.assert_allclose(found, (0.75 * np.log(1.5) + 0.25 * np.log(0.5)) / 2, rtol=1e-6)

@@ -25,7 +25,7 @@ def float64():
 
 
 @given(logits_strategy, target_strategy)
-def test_it_is_the_cross_entropy_with_the_two_bins_around_the_target(logits, target):
+def test_dfl_is_the_cross_entropy_with_the_two_bins_around_the_target(logits, target):
     probabilities = np.exp(logits) / np.sum(np.exp(logits))
     left = int(np.floor(target))
     expected = -(left + 1 - target) * np.log(probabilities[left])
@@ -34,16 +34,16 @@ def test_it_is_the_cross_entropy_with_the_two_bins_around_the_target(logits, tar
 
 
 @given(logits_strategy, target_strategy)
-def test_its_gradient_is_right(logits, target):
-    """By central differences, bin by bin."""
+def test_gradient_of_dfl(logits, target):
+    """The gradient is compared with central differences, bin by bin."""
     steps = 1e-5 * np.eye(BINS)
     differences = [(loss(logits + step, target) - loss(logits - step, target)) / 2e-5 for step in steps]
     np.testing.assert_allclose(gradient(logits, target), differences, atol=1e-8)
 
 
 @given(target_strategy)
-def test_it_is_least_where_the_integral_is_the_target(target):
-    """All weight on the two bins around the target, by its distance to them; there the slope is zero."""
+def test_dfl_is_smallest_if_the_integral_is_the_target(target):
+    """The best distribution has linear weights on the two bins around the target. Its gradient is zero."""
     weights = np.maximum(1 - np.abs(np.arange(BINS) - target), 1e-12)
     best = np.log(weights / weights.sum())
     np.testing.assert_allclose(expectation(best), target, atol=1e-9)
@@ -59,7 +59,7 @@ def test_the_integral_is_the_mean_of_the_distribution(logits):
     np.testing.assert_allclose(expectation(logits + 700), expectation(logits), rtol=1e-9)
 
 
-def test_both_work_on_any_leading_shape():
+def test_dfl_and_integral_work_on_any_leading_shape():
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(2, 3, 4, BINS)), rng.uniform(0, BINS - 1, (2, 3, 4))
     for index in np.ndindex(2, 3, 4):

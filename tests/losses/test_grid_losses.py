@@ -1,4 +1,4 @@
-"""The losses of the grid against numpy in float64: every beta, L2, spaced bins, the Gaussian."""
+"""QFL with every beta, L2, DFL on spaced bins and the Gaussian loss, compared with numpy in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,8 @@ def sigmoid(x):
 
 @pytest.mark.parametrize("beta", BETAS)
 @given(logits_strategy, labels_strategy)
-def test_qfl_is_the_papers_formula(beta, logits, labels):
-    """-|y - s|^beta ((1 - y) log(1 - s) + y log(s)), GFL eq. 5; with beta 0 plain cross-entropy."""
+def test_qfl_is_the_formula_of_the_paper(beta, logits, labels):
+    """GFL eq. 5 is -|y - s|^beta ((1 - y) log(1 - s) + y log(s)); with beta 0 it is cross-entropy."""
     score = sigmoid(logits)
     entropy = -(1 - labels) * np.log(sigmoid(-logits)) - labels * np.log(score)
     expected = entropy if beta == 0 else np.abs(labels - score) ** beta * entropy
@@ -51,8 +51,8 @@ def test_qfl_is_the_papers_formula(beta, logits, labels):
 
 @pytest.mark.parametrize("gamma", BETAS)
 @given(logits_strategy, hnp.arrays(bool, 16))
-def test_at_hard_labels_it_is_focal_loss_without_alpha(gamma, logits, truth):
-    """-(1 - p)^gamma log(p), where p is the probability of what is true (Lin et al. 2017, eq. 4)."""
+def test_qfl_with_hard_labels_is_focal_loss_without_alpha(gamma, logits, truth):
+    """The loss is -(1 - p)^gamma log(p), where p is the probability of the label (Lin et al. 2017, eq. 4)."""
     p = sigmoid(np.where(truth, logits, -logits))
     expected = -((1 - p) ** gamma) * np.log(p)
     labels = truth.astype(float)
@@ -63,10 +63,10 @@ def test_at_hard_labels_it_is_focal_loss_without_alpha(gamma, logits, truth):
 
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_where_the_score_is_the_label_loss_and_gradient_are_finite(beta, dtype):
-    """Exactly so at a logit of 0, and within rounding elsewhere.
+def test_loss_and_gradient_are_finite_if_the_score_is_the_label(beta, dtype):
+    """The score equals the label exactly at a logit of 0, and within rounding at other logits.
 
-    There is nothing left to learn then; but with beta 1 the loss has a kink, with slopes to both sides.
+    There the gradient is 0, except with beta 1: then the loss has a kink, with slopes on both sides.
     """
     logits = np.array([0, -3, -0.1, 0.7, 5, 40, -40], dtype)
     labels = np.asarray(jax.nn.sigmoid(logits))
@@ -92,9 +92,9 @@ spacings = st.sampled_from([0.5, 1.0, 2.0, 4.0])
 
 
 @given(spacings, st.floats(0, BINS - 1.1), hnp.arrays(np.float64, BINS, elements=st.floats(-5, 5)))
-def test_spaced_dfl_is_the_cross_entropy_with_the_two_bins_around_the_target(spacing, place, logits):
-    """GFL eq. 6: ((y_right - y) log S_left + (y - y_left) log S_right) / (y_right - y_left)."""
-    target, left = place * spacing, int(place)
+def test_spaced_dfl_is_the_cross_entropy_with_the_two_bins_around_the_target(spacing, position, logits):
+    """GFL eq. 6 is -((y_right - y) log S_left + (y - y_left) log S_right) / (y_right - y_left)."""
+    target, left = position * spacing, int(position)
     log_s = logits - np.log(np.sum(np.exp(logits)))
     y_left, y_right = left * spacing, (left + 1) * spacing
     expected = -((y_right - target) * log_s[left] + (target - y_left) * log_s[left + 1]) / spacing
@@ -102,11 +102,11 @@ def test_spaced_dfl_is_the_cross_entropy_with_the_two_bins_around_the_target(spa
 
 
 @given(spacings, st.floats(0.01, BINS - 1.1))
-def test_spaced_dfl_is_least_where_the_integral_is_the_target(spacing, place):
-    """At the linear weights of the two bins around it the gradient is zero, and anything else is worse."""
-    target, left = place * spacing, int(place)
+def test_spaced_dfl_is_smallest_if_the_integral_is_the_target(spacing, position):
+    """With linear weights on the two bins around the target the gradient is zero. All else is worse."""
+    target, left = position * spacing, int(position)
     weights = np.full(BINS, 1e-14)
-    weights[left : left + 2] += [left + 1 - place, place - left]
+    weights[left : left + 2] += [left + 1 - position, position - left]
     best = np.log(weights / weights.sum())
     np.testing.assert_allclose(mean_of(best, np.arange(BINS) * spacing), target, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(spaced_gradient(best, target, spacing), 0, atol=1e-12)
@@ -116,7 +116,7 @@ def test_spaced_dfl_is_least_where_the_integral_is_the_target(spacing, place):
 
 
 @given(st.floats(-5, 20), st.floats(-6, 6), st.floats(0, 20))
-def test_the_gaussian_is_the_logarithm_of_its_density(mean, log_variance, target):
+def test_the_gaussian_loss_is_minus_the_log_density(mean, log_variance, target):
     deviation = np.exp(log_variance / 2)
     density = np.exp(-(((target - mean) / deviation) ** 2) / 2) / (deviation * np.sqrt(2 * np.pi))
     found = likelihood(mean, log_variance, target)
@@ -125,15 +125,15 @@ def test_the_gaussian_is_the_logarithm_of_its_density(mean, log_variance, target
 
 
 @given(st.floats(0, 8), st.floats(-2, 3), st.floats(0, 8))
-def test_the_gaussians_gradient_is_right(mean, log_variance, target):
-    """By central differences, for the mean and for the logarithm of the variance."""
+def test_gradient_of_the_gaussian_loss(mean, log_variance, target):
+    """The gradients of mean and log variance are compared with central differences."""
     found, step = likelihood_gradient(mean, log_variance, target), 1e-5
     by_mean = likelihood(mean + step, log_variance, target) - likelihood(mean - step, log_variance, target)
     by_log = likelihood(mean, log_variance + step, target) - likelihood(mean, log_variance - step, target)
     np.testing.assert_allclose(found, [by_mean / (2 * step), by_log / (2 * step)], rtol=1e-6, atol=1e-7)
 
 
-def test_the_gaussian_is_least_at_the_squared_error_as_variance():
+def test_the_gaussian_loss_is_smallest_if_the_variance_is_the_squared_error():
     gradient = likelihood_gradient(3.0, np.log(4.0), 5.0)
     np.testing.assert_allclose(gradient, [-0.5, 0], atol=1e-12)
     np.testing.assert_allclose(likelihood_gradient(5.0, 1.0, 5.0), [0, 0.5], atol=1e-12)

@@ -13,7 +13,10 @@ from gfl_jax.targets.locations import make_locations, valid_grid_sizes
 from gfl_jax.verification.atss_dense import assign_atss_dense
 
 STRIDES = (8, 16, 32, 64, 128)
-CANVASES = ((160, 224), (32, 640))  # in the strip, nine candidates in a row are needed on single-row levels
+CANVASES = (
+    (160, 224),
+    (32, 640),
+)  # the second is a strip: its single-row levels need nine candidates in a row
 COUNT = 12  # boxes of each example: one shape, one compilation for each canvas
 
 
@@ -35,7 +38,10 @@ def numbers(low, high):
 
 @st.composite
 def scenes(draw):
-    """A canvas, the size of the picture on it, and boxes: some drawn one by one, one twice, others random."""
+    """Boxes, their mask, the size of the image, and the canvas.
+
+    Some boxes are drawn one by one, one occurs twice, and the others are random.
+    """
     height, width = canvas = draw(st.sampled_from(CANVASES))
     side = st.one_of(numbers(0, 200), st.floats(0.01, 2), st.floats(150, 2000))  # any, tiny, huge
     drawn = draw(
@@ -60,8 +66,8 @@ def same(box):
 @example((same([0, 0, 0, 0]), np.zeros(COUNT, bool), np.array([160, 224]), CANVASES[0]))
 @example((same([20, 20, 90, 60]), np.ones(COUNT, bool), np.array([160, 224]), CANVASES[0]))
 @example((same([20, 20, 90, 60]), np.ones(COUNT, bool), np.array([1, 1]), CANVASES[0]))
-def test_the_window_finds_what_the_whole_matrix_does(scene):
-    """In float64, where a candidate's distance or overlap hardly ever equals a limit but for rounding."""
+def test_the_window_gives_the_same_result_as_the_whole_matrix(scene):
+    """In float64 distances and overlaps hardly ever differ from a limit only by rounding."""
     with jax.enable_x64(True):
         window, dense = assign_both(*scene)
     np.testing.assert_array_equal(window, dense)
@@ -70,7 +76,7 @@ def test_the_window_finds_what_the_whole_matrix_does(scene):
 
 @pytest.fixture(scope="module")
 def crowd():
-    """Forty boxes of all sizes on a canvas of 320 x 480, and what both ways assign in float32."""
+    """Forty boxes of all sizes on a canvas of 320 x 480, and the results of both methods in float32."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, [440, 280], (40, 2))
     boxes = np.concatenate([corners, corners + np.exp(rng.uniform(1, 5, (40, 2)))], axis=1).astype(np.float32)
@@ -83,13 +89,13 @@ def crowd():
     return boxes, make_locations(grids, STRIDES), np.asarray(window), np.asarray(dense)
 
 
-def test_both_ways_are_equal_in_float32(crowd):
+def test_both_methods_are_equal_in_float32(crowd):
     _, _, found, dense = crowd
     np.testing.assert_array_equal(found, dense)
     assert np.sum(found >= 0) > 100
 
 
-def test_both_ways_are_equal_with_locations_in_the_middle_of_their_cells(crowd):
+def test_both_methods_are_equal_with_locations_in_the_middle_of_their_cells(crowd):
     boxes, _, at_corners, _ = crowd
     grids = grids_of(320, 480)
     rest = (jnp.ones(40, bool), jnp.array(grids), grids, STRIDES)
@@ -120,18 +126,18 @@ def test_a_box_has_at_most_topk_locations_on_a_level(crowd):
         assert np.max(counts) <= 9
 
 
-def test_of_equal_overlaps_the_first_box_wins():
+def test_the_first_of_boxes_with_equal_overlaps_wins():
     mask = np.isin(np.arange(COUNT), [1, 2, 4])
     found, _ = assign_both(same([20, 20, 90, 60]), mask, np.array([160, 224]), CANVASES[0])
     assert set(np.asarray(found)) == {-1, 1}
 
 
-def test_ties_differ_from_the_references_only_among_candidates_at_one_distance(reference_dir):
-    """The boxes' centers lie halfway between locations, so that several are equally far from them.
+def test_results_differ_from_the_reference_only_in_ties_of_distance(reference_dir):
+    """The centers of the boxes lie halfway between locations, so several locations are equally far from them.
 
-    Where nine candidates are more than the nearer ones and fewer than those together with the
-    equally far, the order in which a sort returns equal values decides: here the first locations
-    are taken, in PyTorch any of them. The location may then go to another box, or to none.
+    If the limit of nine candidates falls among equally far locations, the order of equal values in a sort
+    decides: the first locations are selected here, and any of them in PyTorch. Such a location may then go
+    to another box, or to none.
     """
     figures = np.load(reference_dir / "units.npz")
     boxes, theirs = figures["atss_tie/gt"], figures["atss_tie/gt_inds"] - 1

@@ -1,4 +1,4 @@
-"""The assignment of FCOS against one that goes through all boxes and locations, one by one."""
+"""The assignment of FCOS, compared with loops over all boxes and locations."""
 
 import functools
 
@@ -26,7 +26,7 @@ def assign(boxes, box_mask, center_radius):
 
 
 def assign_one_by_one(boxes, box_mask, center_radius):
-    """As the paper tells it: level by level, row by row."""
+    """The assignment as the paper describes it: level by level, row by row."""
     found = []
     for level, ((rows, columns), stride) in enumerate(zip(GRIDS, STRIDES, strict=True)):
         low, high = (0, *BOUNDS)[level], (*BOUNDS, float("inf"))[level]
@@ -49,7 +49,7 @@ def assign_one_by_one(boxes, box_mask, center_radius):
 
 
 numbers = hnp.arrays(np.int64, (COUNT, 4), elements=st.integers(0, 90))
-# Whole numbers of pixels, so that borders, bounds and equal areas are met exactly.
+# Integers, so some locations lie exactly on borders and bounds, and some areas are equal.
 boxes_strategy = numbers.map(
     lambda n: np.concatenate([n[:, :2] - 10, n[:, :2] - 10 + n[:, 2:]], axis=1).astype(np.float32)
 )
@@ -58,13 +58,13 @@ boxes_strategy = numbers.map(
 @settings(max_examples=60)
 @pytest.mark.parametrize("center_radius", [None, 1.5, 0.75])
 @given(boxes_strategy, hnp.arrays(bool, COUNT))
-def test_it_is_the_assignment_one_by_one(center_radius, boxes, box_mask):
+def test_the_assignment_equals_loops_over_boxes_and_locations(center_radius, boxes, box_mask):
     found = assign(boxes, box_mask, center_radius)
     np.testing.assert_array_equal(found, assign_one_by_one(boxes, box_mask, center_radius))
 
 
 def padded(*boxes):
-    """Boxes with padding that would be the smallest everywhere."""
+    """Boxes, and padding boxes that would be the smallest ones everywhere."""
     rest = [[0.0, 0.0, 1.0, 1.0]] * (COUNT - len(boxes))
     return np.array([*boxes, *rest], np.float32), np.arange(COUNT) < len(boxes)
 
@@ -76,25 +76,25 @@ def positions(found, level):
     return list(zip(*np.nonzero(here >= 0), strict=True))
 
 
-def test_a_box_goes_to_the_levels_of_its_farthest_sides():
-    """A box of 32 pixels around (20, 20): its farthest side is 16 away in its very center alone."""
+def test_the_farthest_side_of_a_box_decides_its_level():
+    """The box has 32 pixels and the center (20, 20). Only from its center is the farthest side 16 away."""
     found = assign(*padded([4, 4, 36, 36]), None)
-    assert positions(found, 0) == [(2, 2)]  # (20, 20): all sides 16 away, at the bound
+    assert positions(found, 0) == [(2, 2)]  # (20, 20): all sides are 16 away, the bound
     assert positions(found, 1) == [(0, 0), (0, 1), (1, 0), (1, 1)]  # (8, 8) to (24, 24): 20 to 28 away
     assert positions(found, 2) == []  # (16, 16): 20 away
     assert positions(assign(*padded([0, 0, 96, 64]), None), 0) == []
     assert len(positions(assign(*padded([0, 0, 96, 64]), None), 2)) == 6
 
 
-def test_center_sampling_keeps_what_is_near_the_center():
-    """The center (48, 32) is where four cells meet: their middles are half a stride away in x and y."""
+def test_center_sampling_keeps_locations_near_the_center():
+    """Four cells meet at the center (48, 32). Their middles are half a stride away in x and y."""
     big = padded([0, 0, 96, 64])
     assert positions(assign(*big, 0.75), 2) == [(0, 1), (1, 1)]  # the middle column is at x = 48
     assert positions(assign(*big, 0.5), 2) == []  # half a stride away is not less than that
     assert len(positions(assign(*big, 1.5), 2)) == 6
 
 
-def test_the_smallest_box_wins_and_of_equal_ones_the_first():
+def test_the_smallest_box_wins_and_the_first_of_equal_ones():
     large, small = [0, 0, 60, 60], [10, 10, 40, 40]
     found = np.asarray(assign(*padded(large, small), None))
     inside = np.all((LOCATIONS.points > 10) & (LOCATIONS.points < 40), axis=1) & (LOCATIONS.levels == 1)
@@ -114,8 +114,8 @@ def test_without_boxes_everything_is_background():
         ([1, 2, 4, 2], 0.5),
         ([1, 1, 4, 9], 1 / 6),
         ([0, 2, 4, 2], 0),  # on a side
-        ([-1, 2, 4, 2], 0),  # outside: beside one side,
-        ([-1, -1, 4, 2], 0),  # or two
+        ([-1, 2, 4, 2], 0),  # outside of one side
+        ([-1, -1, 4, 2], 0),  # outside of two sides
     ],
 )
 def test_centerness_by_hand(distances, expected):

@@ -1,4 +1,4 @@
-"""The assignment of FoveaBox against one that goes through all boxes and locations, one by one."""
+"""The assignment of FoveaBox, compared with loops over all boxes and locations."""
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ def assign(boxes, box_mask):
 
 
 def assign_one_by_one(boxes, box_mask):
-    """As mmdetection has it: a fovea is a range of rows and columns, smaller boxes overwrite larger ones."""
+    """The assignment as in mmdetection: each box fills a range of rows and columns, the smallest box last."""
     found = []
     order = sorted(range(len(boxes)), key=lambda i: -np.prod(boxes[i, 2:] - boxes[i, :2]))
     for (rows, columns), stride, (low, high) in zip(GRIDS, STRIDES, RANGES, strict=True):
@@ -43,8 +43,8 @@ def assign_one_by_one(boxes, box_mask):
 
 
 numbers = hnp.arrays(np.int64, (COUNT, 4), elements=st.integers(0, 22))
-# Multiples of four pixels, so that borders and bounds are met exactly; of unequal areas, since equal ones
-# come in no order there.
+# Multiples of four pixels, so some locations lie exactly on borders and bounds. All areas differ, because
+# mmdetection defines no order of equal ones.
 boxes_strategy = numbers.map(
     lambda n: (4 * np.concatenate([n[:, :2] - 3, n[:, :2] - 2 + n[:, 2:]], axis=1)).astype(np.float32)
 ).filter(lambda boxes: len({float(x) for x in np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)}) == COUNT)
@@ -52,15 +52,15 @@ boxes_strategy = numbers.map(
 
 @settings(max_examples=80)
 @given(boxes_strategy, hnp.arrays(bool, COUNT))
-def test_it_is_the_assignment_one_by_one(boxes, box_mask):
+def test_the_assignment_equals_loops_over_boxes_and_locations(boxes, box_mask):
     np.testing.assert_array_equal(assign(boxes, box_mask), assign_one_by_one(boxes, box_mask))
 
 
 def test_a_box_is_learned_on_all_levels_for_its_size():
-    """A box of 32 pixels around (32, 32), which is a corner of cells on both of its levels."""
+    """The box has 32 pixels and the center (32, 32), a corner of cells on both of its levels."""
     boxes = np.tile(np.array([[16.0, 16.0, 48.0, 48.0]], np.float32), (COUNT, 1))
     found = np.asarray(assign(boxes, np.arange(COUNT) < 1))
     on_level = [np.sum(found[LOCATIONS.levels == level] == 0) for level in range(3)]
-    # Within 8 pixels of the center: on the second level (24, 24) to (40, 40); on the third none.
+    # Locations within 8 pixels of the center: (24, 24) to (40, 40) on the second level, none on the third.
     assert on_level == [0, 4, 0]
     assert set(found) == {-1, 0}

@@ -33,7 +33,7 @@ def test_an_offset_is_in_strides():
 
 @settings(max_examples=50)
 @given(st.integers(1, 64), st.integers(1, 96))
-def test_valid_locations_lie_on_the_picture_padded_to_32(height, width):
+def test_valid_locations_lie_on_the_image_padded_to_32(height, width):
     padded = [-(-height // 32) * 32, -(-width // 32) * 32]
     sizes = valid_grid_sizes(np.array([[height, width]]), GRIDS, STRIDES)
     np.testing.assert_array_equal(sizes[0], [[padded[0] // s, padded[1] // s] for s in STRIDES])
@@ -42,7 +42,7 @@ def test_valid_locations_lie_on_the_picture_padded_to_32(height, width):
     np.testing.assert_array_equal(valid_locations(sizes, GRIDS)[0], expected)
 
 
-def test_grids_above_the_backbone_round_up_and_stay_on_the_canvas():
+def test_grids_of_higher_levels_round_up_and_stay_on_the_canvas():
     grids = ((100, 168), (50, 84), (25, 42), (13, 21), (7, 11))
     sizes = valid_grid_sizes(np.array([[800, 1333], [480, 1]]), grids, (8, 16, 32, 64, 128))
     np.testing.assert_array_equal(sizes[0], grids)
@@ -50,7 +50,7 @@ def test_grids_above_the_backbone_round_up_and_stay_on_the_canvas():
 
 
 def test_flattened_maps_are_in_the_order_of_the_locations():
-    """Maps whose channels are the coordinates of their places."""
+    """The channels of the maps are the coordinates of their locations."""
     maps = []
     for (rows, columns), stride in zip(GRIDS, STRIDES, strict=True):
         y, x = np.mgrid[:rows, :columns] * stride

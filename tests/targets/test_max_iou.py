@@ -1,4 +1,4 @@
-"""Assignment by overlap against one that goes through all anchors and boxes, one by one."""
+"""Assignment by IoU with anchors, compared with loops over all anchors and boxes."""
 
 import functools
 
@@ -25,7 +25,7 @@ def assign_jitted(boxes, box_mask, valid, positive_iou, negative_iou):
 
 
 def assign(boxes, box_mask, valid, positive_iou=0.5, negative_iou=0.4):
-    """In float64, where overlaps hardly ever equal a limit or one another but for rounding."""
+    """Assigns in float64, where overlaps hardly ever differ from a limit or each other only by rounding."""
     with jax.enable_x64(True):
         return jax.device_get(assign_jitted(boxes, box_mask, valid, positive_iou, negative_iou))
 
@@ -37,7 +37,7 @@ def overlap(a, b):
 
 
 def assign_one_by_one(boxes, box_mask, valid, positive_iou, negative_iou):
-    """As mmdetection's MaxIoUAssigner tells it: thresholds first, then the best anchors of each box."""
+    """The assignment as in mmdetection's MaxIoUAssigner: thresholds, then the best anchors of each box."""
     overlaps = [[overlap(anchor, box) for box in boxes] for anchor in ANCHORS.astype(float)]
     real = [i for i in range(len(boxes)) if box_mask[i]]
     assigned, takes_part = [], []
@@ -72,7 +72,7 @@ thresholds = st.sampled_from([(0.5, 0.4), (0.6, 0.2)])
 
 @settings(max_examples=60)
 @given(boxes_strategy, hnp.arrays(bool, COUNT), valid_strategy, thresholds)
-def test_it_is_the_assignment_one_by_one(boxes, box_mask, valid, limits):
+def test_the_assignment_equals_loops_over_anchors_and_boxes(boxes, box_mask, valid, limits):
     assigned, takes_part = assign(boxes, box_mask, valid, *limits)
     expected, expected_part = assign_one_by_one(boxes, box_mask, valid, *limits)
     np.testing.assert_array_equal(assigned, expected)
@@ -87,20 +87,20 @@ def padded(*boxes):
 EVERYWHERE = np.ones(len(ANCHORS), bool)
 
 
-def test_a_box_that_overlaps_nothing_well_still_gets_its_best_anchors():
-    """A box of 4 x 4 pixels around the anchors of the location at (32, 32): the smallest square is best."""
+def test_a_box_below_all_thresholds_still_gets_its_best_anchors():
+    """The box has 4 x 4 pixels and the center of the anchors at (32, 32). The smallest anchors are best."""
     boxes, mask = padded([30, 30, 34, 34])
     assigned, takes_part = assign(boxes, mask, EVERYWHERE)
     best = np.flatnonzero(assigned == 0)
     areas = np.prod(ANCHORS[:, 2:] - ANCHORS[:, :2], axis=1)
     assert len(best) > 0
-    np.testing.assert_allclose(areas[best], 1024, rtol=1e-5)  # of the smallest anchors, all alike
+    np.testing.assert_allclose(areas[best], 1024, rtol=1e-5)  # the smallest anchors, all equally good
     assert overlap(ANCHORS[best[0]], boxes[0]) < 0.4
     assert np.all(takes_part)
 
 
-def test_between_the_thresholds_an_anchor_takes_no_part():
-    """The box is an anchor; those next to it overlap it by a third, too much for background."""
+def test_anchors_between_the_thresholds_are_ignored():
+    """The box is an anchor. The IoU of its neighbors is a third, too large for background."""
     square = 9 * (5 + 1) + 3  # the smallest square at (16, 16)
     boxes, mask = padded(ANCHORS[square])
     assigned, takes_part = assign(boxes, mask, EVERYWHERE, 0.99, 0.25)
@@ -110,7 +110,7 @@ def test_between_the_thresholds_an_anchor_takes_no_part():
     assert not takes_part[square + 9]
 
 
-def test_anchors_beside_the_picture_take_no_part_and_padding_has_none():
+def test_anchors_beside_the_image_are_ignored_and_padding_gets_no_anchors():
     valid = LOCATIONS.points[:, 0] < 32
     boxes, mask = padded([0, 0, 70, 60])
     assigned, takes_part = assign(boxes, mask, valid)
@@ -122,8 +122,8 @@ def test_anchors_beside_the_picture_take_no_part_and_padding_has_none():
     np.testing.assert_array_equal(takes_part, valid)
 
 
-def test_of_two_equal_boxes_the_last_one_gets_their_best_anchors_the_first_one_the_others():
-    """As in the reference, where boxes take their best anchors one after the other."""
+def test_the_last_of_two_equal_boxes_gets_the_best_anchor_and_the_first_one_the_others():
+    """The result is the same in the reference, where boxes get their best anchors one after the other."""
     box = ANCHORS[9 * (5 + 1) + 3] + np.array([1, 1, 0, 0])
     assigned, _ = assign(*padded(box, box), EVERYWHERE)
     best = 9 * (5 + 1) + 3
