@@ -69,7 +69,7 @@ def head_outputs(
       platform: of the device, to split maps into strips where it pays; None: they stay whole.
     """
     images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
-    outputs: Any = apply_network(model, variables, images, num_strips(images, len(images), platform))
+    outputs: Any = apply_network(model, variables, images, num_strips(images, images.shape[0], platform))
     return outputs
 
 

@@ -27,4 +27,4 @@ def test_every_row_of_a_batch_passes_in_float64(reference_dir, name):
     own = {"gflv2": {"loss_dfl"}, "ld": {"loss_dfl", "loss_ld"}}
     of_branch = {"loss_centerness", "quality predictions"}
     assert {"targets", "loss_cls", "loss_bbox", *own.get(name, of_branch)} <= parts
-    assert len(rows) >= 16
+    assert len(rows) >= (15 if name == "gflv2" else 16)  # its quality has no branch

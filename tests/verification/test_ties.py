@@ -147,7 +147,8 @@ def figures(experiment):
         targets, ties = case_targets(reference, "a", batch, detector)
         assert ties == 4
         variables = deterministic_variables(model, "float64")
-        found = jax.device_get(jax.jit(partial(recompute, model, experiment))(variables, batch, targets))
+        compute = jax.jit(partial(recompute, model, experiment, None))
+        found = jax.device_get(compute(variables, None, batch, targets))
     turned = [0, 3, 1, 2]
     arrays["a/batch_inputs_sub"] = found.inputs.transpose(turned)[:, :, ::7, ::7]
     for name, maps, first, step in (("C", found.features, 2, 32), ("P", found.levels, 3, 16)):
