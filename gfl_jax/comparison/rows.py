@@ -1,4 +1,4 @@
-"""The rows of a table of the paper: what a file `configs/table_*.py` lists beside `get_config`."""
+"""The rows of a table of the paper. A file `configs/table_*.py` lists them beside its `get_config`."""
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -15,19 +15,19 @@ class Row(NamedTuple):
     """One detector of a table."""
 
     label: str
-    column: str  # rows of equal label stand side by side, one column group for each name
+    column: str  # the column group; rows with the same label share a line
     arguments: Mapping[str, Any]  # of the file's `get_config`
-    paper_ap: float | None = None  # on COCO, in percent, where the paper or its rebuttal tells
-    teacher: str | None = None  # the name of a row above, from whose run of the same seed this one learns
+    paper_ap: float | None = None  # on COCO, in percent, if the paper or its rebuttal states it
+    teacher: str | None = None  # the name of an earlier row; its run with the same seed teaches this one
 
     @property
     def name(self) -> str:
-        """For files and the command line, e.g. atss_iou."""
+        """The name for files and the command line, such as atss_iou."""
         return "_".join(str(value) for value in self.arguments.values())
 
 
 def load_table(name: str) -> tuple[Path, ModuleType]:
-    """The file of a table and what it defines: TITLE, ROWS and get_config.
+    """Loads a table: returns its file, and the module with TITLE, ROWS and get_config.
 
     Raises:
       UserError: there is no such table.
@@ -39,13 +39,12 @@ def load_table(name: str) -> tuple[Path, ModuleType]:
             return file, load_module(file)
     tables = {path.stem.removeprefix("table_") for folder in folders for path in folder.glob("table_*.py")}
     raise UserError(
-        f"--table={name}: there is no configs/table_{name}.py; the tables there are: "
-        + ", ".join(sorted(tables))
+        f"--table={name}: there is no configs/table_{name}.py; the tables are: " + ", ".join(sorted(tables))
     )
 
 
 def row_config(file: Path, row: Row, dataset: str) -> Config:
-    """The experiment of a row of a table's file on a data set.
+    """Loads the config of a table's row on a data set.
 
     Raises:
       UserError: the table does not know the data set.
@@ -55,7 +54,7 @@ def row_config(file: Path, row: Row, dataset: str) -> Config:
 
 
 def select_rows(rows: Sequence[Row], names: str | None) -> Sequence[Row]:
-    """The rows with these names, separated by commas; all if None.
+    """Returns the rows with these comma-separated names. None: all rows.
 
     Raises:
       UserError: no row has such a name.

@@ -1,4 +1,4 @@
-"""The results of a comparison in the paper's form: text, Markdown and CSV."""
+"""Formats the results of a comparison like the paper's tables: as text, Markdown and CSV."""
 
 import csv
 import io
@@ -16,10 +16,10 @@ METRICS = ("AP", "AP50", "AP75")
 
 
 def comparison_table(title: str, rows: Sequence[Row], results: Results) -> Table:
-    """A table for the terminal; `markdown` makes the same one for a README.
+    """Makes a table for the terminal. `markdown` makes the same table for a README.
 
-    A row for each label; for each column group AP, AP50 and AP75 in percent, as mean and sample
-    standard deviation over the seeds, and the paper's AP on COCO where it is known.
+    It has a row for each label. Each column group has AP, AP50 and AP75 in percent, as mean and sample
+    standard deviation over the seeds, and the paper's AP on COCO if it is known.
     """
     table = Table(title=plain(title), box=box.SIMPLE)
     headers, lines = cells(rows, results)
@@ -31,14 +31,14 @@ def comparison_table(title: str, rows: Sequence[Row], results: Results) -> Table
 
 
 def markdown(rows: Sequence[Row], results: Results) -> str:
-    """The same table in Markdown."""
+    """Makes the same table in Markdown."""
     headers, lines = cells(rows, results)
     rule = ["---"] + ["---:"] * (len(headers) - 1)
     return "".join(f"| {' | '.join(map(markdown_cell, line))} |\n" for line in [headers, rule, *lines])
 
 
 def cells(rows: Sequence[Row], results: Results) -> tuple[list[str], list[list[str]]]:
-    """The headers and the lines of the table."""
+    """Returns the headers and the lines of the table."""
     columns = list(dict.fromkeys(row.column for row in rows))
     with_paper = {column: any(row.paper_ap for row in rows if row.column == column) for column in columns}
     headers = ["seeds: " + _seeds(results)]
@@ -59,7 +59,7 @@ def cells(rows: Sequence[Row], results: Results) -> tuple[list[str], list[list[s
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """In percent: the mean and, of two or more values, their sample standard deviation."""
+    """Formats the mean in percent, and for two or more values their sample standard deviation."""
     if not values:
         return "-"
     mean = 100 * statistics.mean(values)
@@ -67,7 +67,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def csv_text(rows: Sequence[Row], results: Results) -> str:
-    """One line for each run, with all of its metrics (not in percent)."""
+    """Makes a CSV with a line for each run and all of its metrics (not in percent)."""
     names = next((list(runs[0]) for runs in results.values() if runs), list(METRICS))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

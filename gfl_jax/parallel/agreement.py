@@ -1,4 +1,4 @@
-"""Which process of a run this is, and what all of them must decide alike."""
+"""Tells which process of a run this is, and lets all processes decide alike."""
 
 import json
 from typing import TypeVar
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def is_first() -> bool:
-    """Whether this is process 0, the one that prints and writes."""
+    """Returns whether this is process 0, which prints and writes."""
     return jax.process_index() == 0
 
 
 def from_first(value: T) -> T:
-    """Process 0's value on all processes, for what must be decided alike; anything that JSON can hold."""
+    """Returns process 0's value on all processes, for common decisions. It must be serializable as JSON."""
     if jax.process_count() == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode() if is_first() else b"", np.uint8)

@@ -1,4 +1,4 @@
-"""Options of XLA's compilers for the programs of training and inference: one place, with the reasons."""
+"""XLA compiler options for the programs of training and inference, with the reason for each."""
 
 import jax
 from jax.sharding import Mesh
@@ -9,29 +9,29 @@ from gfl_jax.parallel.mesh import platform_of, replicated
 
 Options = dict[str, str | bool]
 
-# Below 8 images a chip XLA splits the width of every map into 8 parts that it treats as a batch ("space to
-# batch"). Most of a program is then pads, slices and copies, and temporaries are three times as large. It
-# takes all three options to switch it off. What pays of it is done in `gfl_jax/strips.py`.
+# With fewer than 8 images on a chip, XLA splits the width of every feature map into 8 parts that it treats
+# as a batch ("space to batch"). Most of a program is then pads, slices and copies, and temporaries are three
+# times as large. All three options are needed to switch this off. `gfl_jax/strips.py` does the useful part.
 _WHOLE_MAPS: Options = {
     "xla_tpu_run_space_to_batch": False,
     "xla_tpu_run_space_to_batch_after_spmd": False,
     "xla_tpu_run_space_to_batch_on_new_platforms": False,
 }
-# Sums by scattering, as in the gradients of a deformable convolution, else come in any order.
+# Otherwise sums by scattering, as in the gradients of a deformable convolution, run in any order.
 _DETERMINISTIC: Options = {"xla_gpu_deterministic_ops": True}
-# Of programs that run once or a few times: optimizing them would take longer.
+# For programs that run once or a few times: optimizing them takes longer than it saves.
 _QUICK: Options = {"xla_backend_optimization_level": "0"}
 
 
 def compiler_options(mesh: Mesh, compiler: config.Compiler) -> Options | None:
-    """The options for a program that runs on the devices of a mesh; None: there are none.
+    """Returns the options for a program that runs on the devices of a mesh. None: there are no options.
 
     Args:
       mesh: from `make_mesh`.
-      compiler: what the config asks for; its options go before those here.
+      compiler: from the config. Its options override those of this module.
 
     Raises:
-      UserError: XLA does not know an option of the config, or its value.
+      UserError: XLA does not accept an option of the config, or its value.
     """
     platform = platform_of(mesh)
     own: Options = {}
@@ -54,7 +54,7 @@ def compiler_options(mesh: Mesh, compiler: config.Compiler) -> Options | None:
 
 
 def quick_options(platform: str) -> Options | None:
-    """The options for a program that runs once or a few times."""
+    """Returns the options for a program that runs once or a few times. None: there are no options."""
     return _QUICK if platform == "cpu" else None
 
 

@@ -1,8 +1,7 @@
-"""The processes of a run: they start and end together, also where one of them fails or is lost.
+"""Starts and ends the processes of a run together, even if one of them fails or is lost.
 
-jax notices a lost process by its missing heartbeats. Left to itself it then aborts the others with a page
-of C++; here they end with one line. That needs parts of jax that are not public: they are used in this
-file only.
+jax notices a lost process by its missing heartbeats. By default it then aborts the others with a page of
+C++ output. Here they end with one line. This needs private parts of jax, which only this file uses.
 """
 
 import contextlib
@@ -23,14 +22,14 @@ import rich
 from jax._src import distributed as jax_distributed
 from jax._src.lib import _jax
 
-from gfl_jax.errors import UserError, in_words, one_line
+from gfl_jax.errors import UserError, error_line, one_line
 from gfl_jax.files import causes
 from gfl_jax.parallel.agreement import is_first
 
 LOST_STATUS = 3  # the exit status of a process whose peer was lost
-# What the processes tell one another: who ended after an error, with which status and line; who has left.
+# Keys of jax's key-value store: processes that ended after an error, with status and line; all that ended.
 _ENDED, _LEFT = "gfl_jax/ended", "gfl_jax/left"
-_PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"  # jax's own, once one process has got SIGTERM
+_PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"  # jax's own key, set once a process has received SIGTERM
 
 
 @contextlib.contextmanager
@@ -42,17 +41,18 @@ def processes(
 ) -> Iterator[None]:
     """Runs the block in each of several processes.
 
-    Must come before anything else is asked of jax. Further processes than the first are quiet, except for
-    errors. If one is lost (killed, frozen, cut off), or not there in time, the others print a line that
-    says so and end with status 3, at most `heartbeat_seconds` + 5 later. After an error of its own a
-    process ends at once, as the others could not be waited for, and tells them: they print its line, and
-    end with its status, so that bad input on one host is bad input of the run.
+    Must come before any other use of jax. Processes other than the first print only errors. If a process
+    is lost (killed, frozen, cut off) or does not start in time, the others print a line about it and end
+    with status 3, at most `heartbeat_seconds` + 5 later. A process with an error of its own ends at once,
+    because waiting for the others could take forever, and reports the error to them. They print its line
+    and end with its status. Bad input on one host is thus bad input of the run.
 
     Args:
       launch: from `launch.find_launch`.
-      heartbeat_seconds: how long a process may be silent.
-      stop_together: whether SIGTERM is a wish to stop, for `multihost_utils.reached_preemption_sync_point`.
-      start_seconds: how long the processes wait for one another at the start.
+      heartbeat_seconds: seconds without a heartbeat before a process counts as lost.
+      stop_together: whether SIGTERM is a request to stop, for
+        `multihost_utils.reached_preemption_sync_point`.
+      start_seconds: seconds that the processes wait for one another at the start.
 
     Raises:
       UserError: the processes cannot start.
@@ -80,21 +80,21 @@ def processes(
     for watcher in watchers:
         watcher.join()
     while is_first() and len(client.get_live_nodes(everyone)) > 1:
-        time.sleep(0.05)  # who hosts the service leaves last
+        time.sleep(0.05)  # process 0 hosts the service, so it leaves last
     jax.distributed.shutdown()
 
 
-def stop_asked_for() -> bool:
-    """Whether a process of the run has got SIGTERM, which jax tells all of them, some a bit later."""
+def stop_requested() -> bool:
+    """Returns whether a process of the run has received SIGTERM. jax tells all processes, some later."""
     client: Any = jax_distributed.global_state.client
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is no such key
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the key is not set
         client.key_value_try_get(_PREEMPTED)
         return True
     return False
 
 
 def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, start_seconds: int) -> None:
-    # A "recoverable" process that is lost is no fatal error to jax, and `get_live_nodes` tells who it was.
+    # The loss of a "recoverable" process is not fatal to jax, and `get_live_nodes` shows which one is lost.
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", stop_together)
     make_client = _jax.get_distributed_runtime_client
@@ -110,13 +110,13 @@ def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, 
         reason = str(error).splitlines()[0]
         if "bad_cast" in reason:
             _end_lost(
-                f"not all of the {state.num_processes} processes were there within {start_seconds} s, or "
+                f"not all of the {state.num_processes} processes started within {start_seconds} s, or "
                 f"process 0 did not answer at {state.coordinator_address}; start all of them, with the same "
                 "--coordinator and --num-processes, and each with its own --process-id"
             )
         elif "start RPC server" in reason:
             reason = (
-                f"process 0 cannot listen at {state.coordinator_address}; name another port of this machine"
+                f"process 0 cannot listen at {state.coordinator_address}; choose another port of this machine"
             )
         _end_after(UserError(f"the processes of the run cannot start: {reason}"))
     finally:
@@ -125,39 +125,39 @@ def _start(launch: dict[str, Any], heartbeat_seconds: int, stop_together: bool, 
 
 
 def _end_at_missed_heartbeat(status: object) -> None:
-    """Stands where jax would abort the process. jaxlib 0.10 cannot call it: see `_end_with_process_0`."""
+    """Replaces jax's abort of the process. jaxlib 0.10 cannot call this: see `_end_with_process_0`."""
     _end_lost(f"another process was lost ({status}); start all processes again with the same command")
 
 
 def _listen(client: Any, count: int, ending: threading.Event) -> None:
-    """Ends this process when another one tells that it ends after an error."""
+    """Ends this process when another one reports that it ended after an error."""
     while not ending.wait(0.5):
         with contextlib.suppress(RuntimeError):  # process 0 does not answer
-            told = client.key_value_dir_get(_ENDED)
-            if told and not ending.wait(1):  # unless it is an error that this process has, too
-                number, words = min((int(key.rsplit("/", 1)[-1]), words) for key, words in told)
-                status, line = json.loads(words)
+            reports = client.key_value_dir_get(_ENDED)
+            if reports and not ending.wait(1):  # unless this process has the same error
+                number, report = min((int(key.rsplit("/", 1)[-1]), report) for key, report in reports)
+                status, line = json.loads(report)
                 print(f"error: {line} (process {number} of {count})", file=sys.stderr)
                 _exit(status, client)
 
 
 def _watch(client: Any, everyone: list[int], heartbeat_seconds: int, ending: threading.Event) -> None:
-    """Ends this process when another one has no heartbeat any more."""
+    """Ends this process when another one has stopped sending heartbeats."""
     while not ending.wait(1):
-        try:  # an answer comes when all that live have asked
+        try:  # the answer comes once all live processes have asked
             lost = sorted(set(everyone) - set(client.get_live_nodes(everyone)))
-        except RuntimeError:  # process 0 does not answer; `_end_with_process_0` is about to act
+        except RuntimeError:  # process 0 does not answer; `_end_with_process_0` will act
             continue
         if lost and not ending.wait(1):
             _end_without(lost, len(everyone), f"no heartbeat for {heartbeat_seconds} s")
 
 
 def _end_with_process_0(count: int) -> None:
-    """Ends this process with one line when jax has lost process 0, which hosts the heartbeats of all.
+    """Makes this process end with one line when jax loses process 0, which hosts the heartbeats of all.
 
-    jax then calls `missed_heartbeat_callback` with a C++ status, for which jaxlib 0.10 has no Python type:
-    the call throws `std::bad_cast` on a thread of its own, which ends in C++'s terminate handler. So that
-    handler is ours.
+    jax then calls `missed_heartbeat_callback` with a C++ status that has no Python type in jaxlib 0.10. The
+    call throws `std::bad_cast` on its own thread, and that ends in C++'s terminate handler. Therefore this
+    function replaces the terminate handler.
     """
     try:
         library = ctypes.CDLL("libstdc++.so.6")
@@ -166,7 +166,7 @@ def _end_with_process_0(count: int) -> None:
             library["__cxa_current_exception_type"],
             library["_ZSt13set_terminatePFvvE"],
         )
-    except (OSError, ValueError, AttributeError):  # not Linux: the process ends too, with C++'s message
+    except (OSError, ValueError, AttributeError):  # not Linux: the process still ends, with C++'s message
         return
     exception_type.restype = set_terminate.restype = ctypes.c_void_p
 
@@ -180,14 +180,14 @@ def _end_with_process_0(count: int) -> None:
     default = ctypes.CFUNCTYPE(None)(set_terminate(handler))
 
 
-_kept: list[Any] = []  # C++ calls it to the end of the process
+_kept: list[Any] = []  # C++ may call these until the process ends
 
 
 def _end_without(lost: list[int], count: int, why: str) -> NoReturn:
     which = f"process {lost[0]}" if len(lost) == 1 else f"processes {', '.join(map(str, lost))}"
     _end_lost(
         f"{which} of {count} {'was' if len(lost) == 1 else 'were'} lost ({why}); start all processes "
-        "again with the same command, and the run goes on from its last checkpoint"
+        "again with the same command to resume from the last checkpoint"
     )
 
 
@@ -202,22 +202,23 @@ def _end_after(
     heartbeat_seconds: int = 0,
     ending: threading.Event | None = None,
 ) -> NoReturn:
-    """Ends this process after an error; jax's way out would wait for the others, and they for this one."""
+    """Ends this process after an error. jax's own exit would wait for the others, and they for this one."""
     if any(_is_of_network(cause) for cause in causes(error)):
-        time.sleep(3)  # most likely another process has ended, or is lost, which the watcher will name
-        told = f"an exchange of the processes failed, most likely since one is lost: {one_line(error)[:300]}"
-        print(told, file=sys.stderr, flush=True)
+        time.sleep(3)  # most likely another process has ended or is lost, and the watcher will name it
+        reason = one_line(error)[:300]
+        message = f"communication between the processes failed, most likely because one is lost: {reason}"
+        print(message, file=sys.stderr, flush=True)
         time.sleep(heartbeat_seconds + 2)
     if ending is not None:
         ending.set()
-    words = in_words(error)
+    words = error_line(error)
     if words is None:
         traceback.print_exception(error)
     else:
         print(f"error: {words}", file=sys.stderr, flush=True)
     status = 1 if words is None else 2
     if client is not None:
-        with contextlib.suppress(RuntimeError):  # an error that all have, they all shall print
+        with contextlib.suppress(RuntimeError):  # let all print an error that all of them have
             client.wait_at_barrier("gfl_jax/error", 2000)
         line = words or one_line("".join(traceback.format_exception_only(error)).strip())
         with contextlib.suppress(RuntimeError):
@@ -226,19 +227,19 @@ def _end_after(
 
 
 def _is_of_network(error: BaseException) -> bool:
-    """Whether an error is about what the processes send one another, and not about one of them."""
+    """Returns whether an error is about communication between the processes, not about one of them."""
     return isinstance(error, (RuntimeError, ValueError)) and any(
         word in str(error) for word in ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection ")
     )
 
 
 def _exit(status: int, client: Any = None) -> NoReturn:
-    """Ends this process even if its main thread waits for a lost process in C++."""
+    """Ends this process, even if its main thread waits in C++ for a lost process."""
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.suppress(RuntimeError, AttributeError):
         client.key_value_set(f"{_LEFT}/{jax_distributed.global_state.process_id}", "")
-    if jax_distributed.global_state.service is not None:  # the others shall hear from it what has happened
+    if jax_distributed.global_state.service is not None:  # stay until the others have read the keys
         end, everyone = time.monotonic() + 5, jax_distributed.global_state.num_processes
         left = 0
         while client is not None and left < everyone and time.monotonic() < end:

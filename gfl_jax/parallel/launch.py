@@ -1,4 +1,4 @@
-"""Which processes a run has, from flags or from what started them: Slurm, Open MPI, Cloud TPU, GKE."""
+"""Detects the processes of a run, from flags or from their launcher: Slurm, Open MPI, Cloud TPU, GKE."""
 
 import logging
 import re
@@ -20,17 +20,18 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID",
 def find_launch(
     environment: Mapping[str, str], flags: Mapping[str, str | None] | None = None, detect: bool = False
 ) -> dict[str, Any] | None:
-    """How `jax.distributed.initialize` is to be called; None if this process is the only one.
+    """Returns the arguments for `jax.distributed.initialize`. None if this process is the only one.
 
     Args:
-      environment: of the process. Set by hand or by a launcher of ours: JAX_COORDINATOR_ADDRESS,
-        JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without them, whatever started the processes is asked.
-      flags: values of "coordinator" (HOST:PORT), "num_processes" and "process_id"; a flag goes before
-        the variable of the same meaning.
-      detect: leave it to jax to find out, as it is needed on Cloud TPU VMs.
+      environment: the environment variables of the process. JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+        and JAX_PROCESS_ID are set by hand or by the scripts in scripts/launch. Without them, the cluster's
+        own variables are used.
+      flags: values of "coordinator" (HOST:PORT), "num_processes" and "process_id". A flag overrides its
+        environment variable.
+      detect: let jax detect the processes, which Cloud TPU VMs need.
 
     Raises:
-      UserError: only some of the three values, or values that cannot be.
+      UserError: only some of the three values are given, or a value is invalid.
     """
     given = {name: (flags or {}).get(name) or environment.get(VARIABLES[name]) for name in FLAGS}
     if any(given.values()):
@@ -39,8 +40,8 @@ def find_launch(
         return {}
     method = _detection_method(environment)
     if method is None and "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
-        _LOGGER.warning(  # jax would ask the cluster, which needs a service account and a further package
-            "an indexed Job of Kubernetes does not tell its pods of one another: this process runs alone; "
+        _LOGGER.warning(  # jax would ask the cluster, which needs a service account and another package
+            "the pods of an indexed Kubernetes Job do not know one another, so this process runs alone; "
             "for one run of all pods set %s (see scripts/launch)",
             ", ".join(VARIABLES.values()),
         )
@@ -78,12 +79,12 @@ def _by_hand(given: Mapping[str, str | None]) -> dict[str, Any] | None:
 
 def _whole_number(name: str, text: str) -> int:
     if not re.fullmatch(r"\d+", text):
-        raise UserError(f"{FLAGS[name]}={text}: must be a whole number, from 0 on")
+        raise UserError(f"{FLAGS[name]}={text}: must be a whole number, at least 0")
     return int(text)
 
 
 def _detection_method(environment: Mapping[str, str]) -> str | None:
-    """The name that jax has for what started this process with others; None if nothing did."""
+    """Returns jax's name for the cluster that started this process with others. None if there is none."""
     hosts, slices = environment.get("TPU_WORKER_HOSTNAMES", ""), environment.get("MEGASCALE_NUM_SLICES", "1")
     if "," in hosts or (hosts and slices != "1"):
         return "gketpu"

@@ -1,8 +1,8 @@
-"""All devices as a mesh of two axes: batches are split over both, the training state over `fsdp`.
+"""A mesh of all devices with two axes. Batches are split over both, the training state over `fsdp`.
 
-With `fsdp` 1 every device holds the whole state. Otherwise large arrays are divided over the devices
-of that axis (fully sharded data parallelism) and gathered where a step computes with them. Both are
-only shardings: no number depends on them but for the order of sums.
+With `fsdp` 1 every device holds the whole state. Otherwise large arrays are split over the devices of
+that axis (fully sharded data parallelism), and gathered where a step computes with them. Both are only
+shardings: they affect numbers only by the order of sums.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from gfl_jax import config
 from gfl_jax.errors import UserError
 
 AXES = ("data", "fsdp")
-# Arrays with fewer elements are on every device: gathering them costs more than they take.
+# Arrays with fewer elements stay whole on every device: gathering them costs more than their memory.
 LEAST_SHARDED = 2**14
 
 
 def make_mesh(mesh: config.Mesh = config.Mesh(), devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh that `config.mesh` describes, over these devices, or over all devices of all processes.
+    """Makes the mesh of `config.mesh` over these devices, or over all devices of all processes.
 
     Raises:
-      UserError: the devices are more or fewer than it has places.
+      UserError: the size of the mesh differs from the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -40,28 +40,28 @@ def make_mesh(mesh: config.Mesh = config.Mesh(), devices: list[jax.Device] | Non
 
 
 def platform_of(mesh: Mesh) -> str:
-    """What its devices are: "cpu", "gpu" or "tpu"."""
+    """Returns the platform of the devices: "cpu", "gpu" or "tpu"."""
     platform: str = mesh.devices.flat[0].platform
     return platform
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Returns the sharding of arrays that are whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_by_batch(mesh: Mesh) -> NamedSharding:
-    """The first axis divided over all devices."""
+    """Returns the sharding that splits the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def split_over_fsdp(shapes: Any, mesh: Mesh, least: int = LEAST_SHARDED) -> Any:
-    """For each array of a pytree, its largest axis that `fsdp` divides, divided over it.
+    """Shards each array of a pytree over `fsdp`, along its largest axis that `fsdp` divides.
 
     Args:
       shapes: a pytree of arrays or `jax.ShapeDtypeStruct`s.
       mesh: from `make_mesh`.
-      least: arrays with fewer elements are whole on every device, as are those that do not divide.
+      least: arrays with fewer elements stay whole on every device, as do arrays without such an axis.
 
     Returns:
       The same pytree of shardings.
@@ -79,22 +79,26 @@ def split_over_fsdp(shapes: Any, mesh: Mesh, least: int = LEAST_SHARDED) -> Any:
 
 
 def check_accumulate(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Checks that each device gets the same number of pictures of each micro-batch.
+    """Checks that each device gets the same number of images of each micro-batch.
+
+    Args:
+      batch_size: the size of the global batch, a multiple of the number of devices.
+      accumulate: the number of micro-batches.
+      mesh: from `make_mesh`.
 
     Raises:
-      UserError: the global batch, divisible by the number of devices, is not by that of both; it names
-        numbers of micro-batches that fit.
+      UserError: `accumulate` does not divide the images of each device. The message names numbers that fit.
     """
     each = batch_size // mesh.size
     if accumulate < 1 or each % accumulate:
         raise UserError(
-            f"config.optimizer.accumulate={accumulate}: does not divide the {each} pictures that each device "
-            f"has of config.loader.batch_size={batch_size}; choose one of {_listed(divisors(each))}"
+            f"config.optimizer.accumulate={accumulate}: does not divide the {each} images that each device "
+            f"gets of config.loader.batch_size={batch_size}; choose one of {_listed(divisors(each))}"
         )
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """Abstract arrays of these shapes in these places.
+    """Returns abstract arrays with these shapes and shardings.
 
     Args:
       shapes: a pytree of arrays or `jax.ShapeDtypeStruct`s.
@@ -106,13 +110,13 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 
 
 def on_own_rows(function: Callable[[Any, Any], Any], mesh: Mesh | None) -> Callable[[Any, Any], Any]:
-    """A function (whole, rows) -> rows that each device computes of its rows alone, without communication.
+    """Makes each device compute a function (whole, rows) -> rows on its own rows, without communication.
 
-    The compiler would see to that itself, but for `top_k`, for which it gathers all rows on every device.
+    The compiler does so by itself, except for `top_k`: there it would gather all rows on every device.
 
     Args:
-      function: treats each row of a batch by itself.
-      mesh: from `make_mesh`; None: the function as it is.
+      function: treats each row of a batch independently.
+      mesh: from `make_mesh`; None: the function is returned unchanged.
     """
     if mesh is None:
         return function
@@ -124,7 +128,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Checks that each device gets the same number of images of a training batch.
 
     Raises:
-      UserError: the global batch is not divisible by the number of devices; it names counts that fit.
+      UserError: the number of devices does not divide the global batch. The message names counts that fit.
     """
     devices = mesh.size
     if batch_size % devices:
@@ -138,12 +142,12 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def round_up_batch(batch_size: int, mesh: Mesh) -> int:
-    """The least batch from `batch_size` on that the devices share evenly; the rest of it are fillers."""
+    """Rounds a batch size up to a multiple of the number of devices. The added rows are fillers."""
     return -(-batch_size // mesh.size) * mesh.size
 
 
 def divisors(number: int) -> list[int]:
-    """All whole numbers that divide a positive one, in order."""
+    """Returns all divisors of a positive whole number, in order."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
@@ -162,14 +166,14 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def put_everywhere(tree: Any, mesh: Mesh) -> Any:
-    """Puts arrays, that all processes have, whole on every device; also those that are divided now."""
+    """Puts arrays that all processes have whole on every device. They may be sharded before."""
     return jax.device_put(tree, replicated(mesh))
 
 
 def gather(tree: Any) -> Any:
-    """Global arrays as whole numpy arrays, on every process.
+    """Returns global arrays as whole numpy arrays on every process.
 
-    With several processes it communicates, so that all of them must come here.
+    With several processes this communicates, so all of them must call it.
     """
     if jax.process_count() == 1:
         return jax.device_get(tree)

@@ -1,4 +1,4 @@
-"""Whether training waits for its input, and what can be done about it."""
+"""Detects that training waits for its input, and says what to do about it."""
 
 from collections.abc import Mapping
 
@@ -9,17 +9,17 @@ TOLERATED_SHARE = 0.2
 
 
 def input_share(seconds: Mapping[str, float]) -> float:
-    """The share of the training time, from 0 to 1, in which the device was idle for want of a batch.
+    """Returns the share of the training time, from 0 to 1, in which the device was idle without a batch.
 
     Args:
-      seconds: of each part of the time, as `Stopwatch.lap` gives them. Checkpoints and evaluations
-        are no training time.
+      seconds: the seconds of each part, from `Stopwatch.lap`. Checkpoints and evaluations do not count
+        as training time.
     """
     return seconds["input"] / max(seconds["input"] + seconds["step"], 1e-9)
 
 
 def input_warning(seconds: Mapping[str, float], steps: range, loader: Loader) -> str | None:
-    """One line that names input as the bottleneck of these steps and says what to do; None if it is not."""
+    """Returns a one-line warning if input is the bottleneck of these steps, else None."""
     share = input_share(seconds)
     if share <= TOLERATED_SHARE:
         return None
@@ -27,11 +27,11 @@ def input_warning(seconds: Mapping[str, float], steps: range, loader: Loader) ->
     cache = (
         ""
         if loader.cache_images
-        else ", set config.loader.cache_images=True if memory takes the decoded images once for each worker"
+        else ", set config.loader.cache_images=True if memory can hold all decoded images for each worker"
     )
     return (
         f"input is the bottleneck: from step {steps[0]} to {steps[-1]} the device was idle for "
         f"{seconds['input']:.3g} of {training:.3g} s ({share:.0%}), waiting for batches; "
-        f"raise config.loader.workers (now {worker_count(loader)}) if there are idle cores{cache}, or bring "
-        "the data to faster storage; `python scripts/benchmark.py --input` measures what the workers can do"
+        f"raise config.loader.workers (now {worker_count(loader)}) if there are idle cores{cache}, or move "
+        "the data to faster storage; `python scripts/benchmark.py --input` measures the speed of the workers"
     )

@@ -1,11 +1,11 @@
-"""Checkpoints on disk; with `saving`, the only module that knows Orbax.
+"""Reads and writes checkpoints. Only this module and `saving` use Orbax.
 
-A work directory holds `checkpoints/STEP` (the newest few, for going on), `best/STEP` (the
-variables with the highest AP) and `config.json`. A step has the items `variables` (what the
-network needs, the moving average of the parameters where there is one) and, in `checkpoints`,
-`training` (the rest of the state); `best` has `score`.
-Orbax writes under a temporary name and renames, so that a killed process leaves no half step;
-just before that the checksums of all files are written, so that later damage is found.
+A work directory holds `checkpoints/STEP` (the newest checkpoints, to resume from), `best/STEP` (the
+variables with the highest AP) and `config.json`. Each checkpoint has the item `variables`: what the
+network needs, with the moving average instead of the parameters if there is one. Those in
+`checkpoints` also have `training` (the rest of the state); `best` has `score`.
+Orbax writes under a temporary name and then renames, so a killed process leaves no partial checkpoint.
+Just before the rename, the checksums of all files are written. They reveal later damage.
 """
 
 import itertools
@@ -30,11 +30,11 @@ from gfl_jax.training.checksums import find_damage, write_checksums
 from gfl_jax.training.saving import close, save, steps_in, unfinished_in
 from gfl_jax.training.state import TrainState
 
-# Where data lie may change between the runs of a work directory, since `run_data` compares what they are.
-DATA_PLACES = ("config.dataset.tfds_dir", "config.dataset.train_", "config.dataset.eval_")
-# What may change besides: nothing here moves a trained number (the mesh moves it by rounding).
+# The paths of the data may change between runs of a work directory: `run_data` compares the content.
+DATA_PATH_FIELDS = ("config.dataset.tfds_dir", "config.dataset.train_", "config.dataset.eval_")
+# These fields may change too: they do not affect trained numbers (the mesh only by rounding).
 FREE_FIELDS = (
-    *DATA_PLACES,
+    *DATA_PATH_FIELDS,
     "config.run.",
     "config.inference.",
     "config.loader.workers",
@@ -45,36 +45,36 @@ FREE_FIELDS = (
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
-    """Makes the work directory if need be, and writes `config.json` into it.
+    """Creates the work directory if needed, and writes `config.json` into it.
 
     Raises:
-      UserError: it has checkpoints of another configuration.
+      UserError: it has checkpoints of another configuration, or its `config.json` cannot be read.
     """
-    writing(lambda: workdir.mkdir(parents=True, exist_ok=True), f"{workdir}: cannot be made")
+    writing(lambda: workdir.mkdir(parents=True, exist_ok=True), f"{workdir}: cannot be created")
     file = workdir / "config.json"
     text = to_json(config)
     begun = bool(steps_in(workdir / "checkpoints"))
     content = read_file(file) if begun and file.exists() else b""
     if begun and not content.strip():
-        logging.warning("%s: is lost; the checkpoints are taken to be of the configuration given now", file)
+        logging.warning("%s: is missing or empty; assuming that the checkpoints have this config", file)
     elif begun:
         try:
             saved = config_from_fields(json.loads(content), str(file))
         except (UserError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{file}: cannot be read, so nobody can tell whether the checkpoints beside it are of this "
-                f"configuration ({error}); if they are, delete the file; else give another --workdir"
+                f"{file}: cannot be read ({error}), so the checkpoints beside it may have another "
+                "configuration; if they have this one, delete the file; otherwise give another --workdir"
             ) from error
         free: tuple[str, ...] = FREE_FIELDS
-        if config.detector.backbone.norm == "frozen":  # else the statistics are those of the micro-batches
+        if config.detector.backbone.norm == "frozen":  # otherwise micro-batches change the statistics
             free += ("config.optimizer.accumulate",)
-        if config.crops is not None:  # what is trained on are crops alone
+        if config.crops is not None:  # training images are crops, whatever these fields are
             free += ("config.loader.buckets", "config.resize.")
         names = [n for n in config_differences(config, saved) if not n.startswith(free)]
         if names:
             raise UserError(
                 f"{workdir}: has checkpoints of another configuration, different in {', '.join(names)}; "
-                f"give another --workdir, or the configuration in {file}"
+                f"give another --workdir, or use the configuration in {file}"
             )
     if is_first():
         write_file(file, text)
@@ -87,24 +87,24 @@ class Checkpoints:
         self._folder = workdir / "checkpoints"
         self._latest = _manager(self._folder, keep)
         self._best = _manager(workdir / "best", 1)
-        self._spoiled = workdir / "broken_checkpoints"
+        self._broken = workdir / "broken_checkpoints"
 
     def save(self, state: TrainState, wait: bool = False) -> None:
-        """Saves the state under its step and deletes the oldest beyond those to keep.
+        """Saves the state under its step, and deletes the oldest checkpoints beyond the number to keep.
 
         Args:
-          state: what is saved, once; a state that is there already is not saved again.
-          wait: come back when it is on disk, or else this goes on in the background.
+          state: the state to save. It is skipped if its step is already saved.
+          wait: return only when it is on disk; otherwise saving continues in the background.
 
         Raises:
-          UserError: the disk is full, or storage has failed too often; the older checkpoints are there.
+          UserError: the disk is full, or storage failed too often. The older checkpoints are intact.
         """
         save(self._latest, int(state.step), _save_args(_items(state)), wait)
 
     def save_best(self, state: TrainState, average_precision: float) -> bool:
-        """Saves the variables if there are none with at least this AP; says whether it did.
+        """Saves the variables unless the saved ones have at least this AP. Returns whether it saved.
 
-        They are on disk when it returns: going on from a later step must not miss them.
+        The variables are on disk when it returns: a run that resumes from a later step needs them.
         """
         best = from_first(self._best.latest_step() if is_first() else None)
         damage = None if best is None else _damage(Path(self._best.directory) / str(best))
@@ -121,21 +121,21 @@ class Checkpoints:
         return True
 
     def restore_latest(self, shapes: TrainState, shardings: Any) -> TrainState | None:
-        """The newest state that can be read.
+        """Restores the newest checkpoint that can be read.
 
-        One that cannot be read is passed over with a warning that names it, and moved to
-        `broken_checkpoints`, once an older one has been read.
+        Checkpoints that cannot be read are skipped. Once an older one has been read, they are moved to
+        `broken_checkpoints`, each with a warning that names it.
 
         Args:
           shapes: the expected state, as arrays or `jax.ShapeDtypeStruct`s.
-          shardings: where to put it: one sharding, or a pytree of them; the devices need not be those
-            that it was saved from, nor as many.
+          shardings: one sharding, or a pytree of them. The devices and their number may differ from
+            those that saved the checkpoint.
 
         Returns:
-          None if there is no checkpoint.
+          The state; None if there is no checkpoint.
 
         Raises:
-          UserError: a checkpoint of other shapes, or none that can be read.
+          UserError: the checkpoint has other shapes, or there are checkpoints but none can be read.
         """
         target = with_shardings(shapes, shardings)
         broken: dict[int, str] = {}
@@ -150,18 +150,18 @@ class Checkpoints:
         if broken:
             raise UserError(
                 f"{self._folder}: no checkpoint in it can be read ({broken[max(broken)]}); "
-                "restore one from a copy, or give another --workdir to start from the beginning"
+                "restore one from a backup, or give another --workdir to start from the beginning"
             )
         return None
 
     def latest(self) -> Path | None:
-        """The directory of the newest saved step, once it is on disk."""
+        """Waits for a background save, then returns the directory of the newest checkpoint, if any."""
         self._latest.wait_until_finished()
         step = self._latest.latest_step()
         return None if step is None else self._folder / str(step)
 
     def close(self) -> None:
-        """Waits until everything is on disk; a save in the background that has failed gives a warning."""
+        """Waits for background saves and closes. A failed one is handled as in `saving.close`."""
         close(self._latest)
         close(self._best)
 
@@ -174,27 +174,27 @@ class Checkpoints:
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, damage: str) -> None:
         if is_first():
             folder = Path(manager.directory) / str(step)
-            place = _unused(self._spoiled / f"{folder.parent.name}_{step}")
-            place.parent.mkdir(exist_ok=True)
-            # Object storage has no empty folders: this makes it one, and tells the reason.
-            write_file(place.with_name(f"{place.name}.txt"), f"{folder}: {damage}\n")
-            folder.rename(place)
-            logging.warning("%s: cannot be read (%s); moved to %s", folder, damage, place)
+            target = _unused(self._broken / f"{folder.parent.name}_{step}")
+            target.parent.mkdir(exist_ok=True)
+            # Object storage has no empty folders: this file creates the folder, and records the reason.
+            write_file(target.with_name(f"{target.name}.txt"), f"{folder}: {damage}\n")
+            folder.rename(target)
+            logging.warning("%s: cannot be read (%s); moved to %s", folder, damage, target)
         multihost_utils.sync_global_devices(f"set aside {step}")
         manager.reload()
 
 
 def _damage(folder: Path) -> str | None:
-    """`find_damage` as the first process finds it: what one sees, all must act on."""
+    """Runs `find_damage` on the first process and shares the result, since all processes must act alike."""
     return from_first(find_damage(folder) if is_first() else None)
 
 
 def load_variables(path: str | Path) -> dict[str, Any]:
-    """Reads {"params", "batch_stats"} as numpy arrays.
+    """Reads the variables {"params", "batch_stats"} of a checkpoint as numpy arrays.
 
     Args:
-      path: a work directory (its best checkpoint, or else the latest), a directory of steps,
-        or one step.
+      path: a work directory (its best checkpoint is read, else its latest), a directory of
+        checkpoints, or one checkpoint.
 
     Raises:
       UserError: there is no checkpoint, or it cannot be read.
@@ -207,7 +207,7 @@ def load_variables(path: str | Path) -> dict[str, Any]:
 
 
 def read_item(folder: Path, item: Literal["variables", "training"]) -> Any:
-    """Reads an item of a step's directory as nested dicts and lists of numpy arrays."""
+    """Reads an item of a checkpoint as nested dicts and lists of numpy arrays."""
     options = ocp.CheckpointManagerOptions(create=False)
     step, folder = int(folder.name), absolute(folder).parent
     here = SingleDeviceSharding(jax.local_devices()[0])
@@ -224,7 +224,7 @@ def _find_step(path: Path) -> Path:
         steps = steps_in(folder)
         if steps:
             return folder / str(steps[-1])
-    raise UserError(f"{path}: no checkpoint there; name a work directory of `main.py train`, or a checkpoint")
+    raise UserError(f"{path}: has no checkpoint; name a work directory of `main.py train`, or a checkpoint")
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
@@ -237,7 +237,7 @@ def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
         max_to_keep=keep,
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=before_renaming),
-        # Or one manager, which saves in the background, would meet the other one at its barriers.
+        # Without its own prefix, a manager that saves in the background would meet the other's barriers.
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
     )
     return ocp.CheckpointManager(absolute(folder), options=options, item_handlers=_handlers())
@@ -250,7 +250,7 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 def _items(state: TrainState) -> dict[str, Any]:
     training = {"step": state.step, "opt_state": state.opt_state}
-    if state.ema is not None:  # it is among the variables, and the trained parameters are beside it
+    if state.ema is not None:  # `variables` holds the average, so the trained parameters go here
         training["params"] = state.params
     return {"variables": state.evaluated, "training": training}
 

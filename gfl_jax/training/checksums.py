@@ -1,7 +1,7 @@
-"""A list of the files in a folder's folders with checksums, to tell damage before reading.
+"""Checksums of the files of a checkpoint, to detect damage before it is read.
 
-Orbax notices most truncated files, but late and with tracebacks out of its threads, and does
-not notice changed bytes at all.
+Orbax alone detects most truncated files, but late and with tracebacks from its threads. It does not
+detect changed bytes at all.
 """
 
 import json
@@ -19,7 +19,7 @@ NAME = "checksums.json"
 
 
 def write_checksums(folder: Path) -> None:
-    """Lists every file of the folders in `folder`, not those beside them, in a new file there."""
+    """Writes `checksums.json` into `folder`. It covers the files of all subfolders, not `folder`'s own."""
     folder = Path(folder)
     files = [file for file in files_below(folder) if file.parent != folder]
     sums = {str(file.relative_to(folder)): _checksum(file) for file in files}
@@ -27,12 +27,12 @@ def write_checksums(folder: Path) -> None:
 
 
 def find_damage(folder: Path, pauses: Sequence[float] = PAUSES) -> str | None:
-    """What is wrong with the listed files, in a few words; None if nothing is.
+    """Describes in a few words what is wrong with the listed files. Returns None if nothing is wrong.
 
-    Storage that fails for a moment is no damage: it is asked again, after `pauses` in seconds.
+    A temporary failure of the storage is not damage: the read is repeated after each of `pauses` (seconds).
 
     Raises:
-      UserError: storage still fails after that, so that nobody can tell.
+      UserError: storage still fails after that, so the files cannot be checked.
     """
 
     def read(name: str, action: Callable[[Path], T]) -> T:

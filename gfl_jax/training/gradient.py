@@ -1,8 +1,8 @@
-"""The loss of a global batch and its gradient: of the whole at once, or of micro-batches in turn.
+"""The loss of a global batch and its gradient, computed at once or over micro-batches.
 
-Micro-batches take less memory and give the same numbers but for rounding, since each is divided
-by the normalizers of the global batch. Batch norms with `norm="batch"` are the exception: they
-use (and their running statistics follow) one micro-batch after the other.
+Micro-batches need less memory and give the same numbers up to rounding, because the loss of each is
+divided by the normalizers of the global batch. Batch norms with `norm="batch"` are the exception: they
+use the statistics of one micro-batch after the other, and their running statistics follow these.
 """
 
 from collections.abc import Callable
@@ -35,19 +35,22 @@ def loss_and_gradient(
     mesh: Mesh,
     teach: Teach | None = None,
 ) -> tuple[LossAndRest, Any]:
-    """What `batch_loss` gives for a global batch, and its gradient, divided over `fsdp`.
+    """Computes the loss of a global batch and its gradient, sharded over `fsdp`.
 
-    With `config.optimizer.accumulate` above 1 a first scan over the micro-batches adds up their
-    normalizers, and a second one their losses and gradients.
+    With `config.optimizer.accumulate` above 1, a first scan over the micro-batches sums their
+    normalizers, and a second one sums their losses and gradients.
 
     Args:
-      params: whole on every device.
-      batch_stats: running statistics.
-      batch: split over the devices of `mesh`.
+      params: the parameters, whole on every device.
+      batch_stats: the running statistics.
+      batch: the global batch, split over the devices of `mesh`.
       model: the network.
       config: the experiment.
       mesh: from `make_mesh`.
-      teach: gives the lesson of a batch; None: there is no teacher.
+      teach: returns the `Lesson` (the teacher's predictions) of a batch; None: there is no teacher.
+
+    Returns:
+      The result of `batch_loss` for the global batch, and its gradient by `params`.
     """
     differentiate = jax.value_and_grad(batch_loss, has_aux=True)
     divided = split_over_fsdp(params, mesh)
@@ -57,7 +60,7 @@ def loss_and_gradient(
     parts = micro_batches(batch, config.optimizer.accumulate, mesh)
 
     def count(part: Batch) -> Normalizers:
-        # Only as much of this forward pass is compiled as the normalizers depend on.
+        # The compiler keeps only the part of this forward pass that the normalizers depend on.
         outputs, _ = run_network(params, batch_stats, part, model, config, mesh)
         return loss_normalizers(outputs, part, config.detector)
 
@@ -79,10 +82,9 @@ def loss_and_gradient(
 
 
 def micro_batches(batch: Batch, count: int, mesh: Mesh) -> Batch:
-    """A global batch in `count` parts along a new first axis.
+    """Splits a global batch into `count` parts along a new first axis.
 
-    Part m has the rows m, m + count, m + 2 count, ..., so that each device takes its rows of every part
-    from those that it has.
+    Part m has the rows m, m + count, m + 2 count, .... Each device thus already has its rows of every part.
     """
     sharding = NamedSharding(mesh, PartitionSpec(None, *split_by_batch(mesh).spec))
 
@@ -103,20 +105,20 @@ def batch_loss(
     normalizers: Normalizers | None = None,
     teach: Teach | None = None,
 ) -> LossAndRest:
-    """The training loss of a batch.
+    """Computes the training loss of a batch.
 
     Args:
-      params: of the network.
-      batch_stats: running statistics.
+      params: the parameters of the network.
+      batch_stats: the running statistics.
       batch: the global batch, or a part of it.
       model: the network.
       config: the experiment.
-      mesh: that the batch is split over.
-      normalizers: of the global batch, where `batch` is a part of it.
-      teach: gives the lesson of a batch; None: there is no teacher.
+      mesh: the mesh that the batch is split over.
+      normalizers: those of the global batch, if `batch` is a part of it.
+      teach: returns the `Lesson` of a batch; None: there is no teacher.
 
     Returns:
-      The total, and (each loss by name, the new running statistics).
+      The total loss, and (each loss by name, the new running statistics).
     """
     outputs, batch_stats = run_network(params, batch_stats, batch, model, config, mesh)
     lesson = None if teach is None else teach(batch)
@@ -134,15 +136,18 @@ def run_network(
     config: config.Config,
     mesh: Mesh | None = None,
 ) -> tuple[HeadOutputs, Any]:
-    """The head outputs of a batch in training, and the new running statistics.
+    """Runs the network on a batch in training mode.
 
     Args:
-      params: of the network.
-      batch_stats: running statistics.
+      params: the parameters of the network.
+      batch_stats: the running statistics.
       batch: the global batch, or a part of it.
       model: the network.
       config: the experiment.
-      mesh: that the batch is split over; None: it is not.
+      mesh: the mesh that the batch is split over; None: the batch is not split.
+
+    Returns:
+      The head outputs, and the new running statistics.
     """
     images = normalize_images(batch.images, batch.image_sizes, config.normalization, config.precision)
     strips = 1 if mesh is None else num_strips(images, len(images) // mesh.size, platform_of(mesh))

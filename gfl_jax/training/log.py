@@ -1,4 +1,4 @@
-"""The numbers of a run to three places: metrics.jsonl, TensorBoard and the terminal."""
+"""Logs the numbers of a run to metrics.jsonl, TensorBoard and the terminal."""
 
 import logging
 import tempfile
@@ -20,22 +20,22 @@ from gfl_jax.training.metrics_file import MetricsFile, Row
 from gfl_jax.training.stopwatch import PARTS, Stopwatch
 from gfl_jax.training.terminal import Terminal
 
-# A further process is to be heard too, although it is quiet otherwise: only it knows that its input is slow.
+# Processes other than the first are quiet, but this must be heard: only they know that their input is slow.
 _LOGGER = logging.getLogger(__name__)
 _LOGGER.setLevel(logging.WARNING)
 
-# The only columns of metrics.jsonl in which two runs of one configuration may differ.
-# "time/input" and so on divide the time since the row before; all of a run together make its "seconds".
+# Two runs of one configuration may differ only in these columns of metrics.jsonl. The "time/..." columns
+# divide the time since the previous row. Their sum over all rows so far is "seconds".
 TIME_COLUMNS = ("images_per_second", "seconds", *(f"time/{part}" for part in PARTS))
 
 
-SECONDS_BETWEEN_COPIES = 60.0  # to a bucket, where no checkpoint is saved
+SECONDS_BETWEEN_COPIES = 60.0  # to a bucket, unless a checkpoint is saved earlier
 
 
 class RunLog:
-    """The log of a run that goes on from `step`. Only the first process writes and prints.
+    """The log of a run that starts or resumes at `step`. Only the first process writes and prints.
 
-    `clock` measures where the time goes; each row has what it has measured since the row before.
+    `clock` measures where the time goes. Each row has the times since the previous row.
     """
 
     def __init__(self, workdir: Path, step: int, total_steps: int, loader: Loader, log_every: int):
@@ -43,7 +43,7 @@ class RunLog:
         self._total_steps, self._loader, self._log_every = total_steps, loader, log_every
         self._file = MetricsFile(workdir / "metrics.jsonl", step, write=first)
         self._events = workdir / "tensorboard"
-        # A bucket gets copies: tensorboardX's own writer for buckets fails where two threads flush.
+        # A bucket gets copies of local files: tensorboardX's bucket writer fails if two threads flush.
         self._here = tempfile.TemporaryDirectory() if first and is_remote(workdir) else None
         folder = self._here.name if self._here else str(self._events)
         self._board = SummaryWriter(folder, purge_step=step + 1, write_to_disk=first)
@@ -64,7 +64,7 @@ class RunLog:
             self._here.cleanup()
 
     def flush(self) -> None:
-        """Comes back when all numbers are in storage, as they must be before the checkpoint of their step."""
+        """Waits until all numbers are in storage. Must be called before the checkpoint of their step."""
         self._file.flush()
         if self._here:
             self._board.flush()
@@ -72,7 +72,7 @@ class RunLog:
         self._due = time.monotonic() + SECONDS_BETWEEN_COPIES
 
     def training(self, step: int, metrics: dict[str, Any]) -> None:
-        """Logs the scalars of a training step, exactly, where its turn has come."""
+        """Logs the scalars of a training step with all digits, or only moves the progress bar."""
         if not self.has_row(step):
             self._terminal.advance(step)
             return
@@ -81,7 +81,7 @@ class RunLog:
         seconds_per_step = (seconds["input"] + seconds["step"]) / len(steps)
         speed = self._loader.batch_size / seconds_per_step
         self._write(step, {**numbers, "images_per_second": round(speed, 2)}, seconds)
-        # The first interval is no measure of the others: it has the compilation in it.
+        # The first interval includes compilation, so it does not predict the others.
         seconds_left = seconds_per_step * (self._total_steps - step) if self._warm else None
         self._terminal.show(step, numbers, speed, input_share(seconds), seconds_left)
         if self._warm and not self._warned:
@@ -89,7 +89,7 @@ class RunLog:
         self._warm = True
 
     def has_row(self, step: int) -> bool:
-        """Whether a training step gets a row, or moves the bar alone."""
+        """Returns whether a training step gets a row."""
         return step in (1, self._total_steps) or step % self._log_every == 0
 
     def evaluation(self, step: int, scalars: dict[str, float]) -> None:
@@ -99,7 +99,7 @@ class RunLog:
         self.say(step, "  ".join(f"{name} {scalars[name]:.4f}" for name in ("AP", "AP50", "AP75")))
 
     def evaluation_at(self, step: int) -> dict[str, float] | None:
-        """The metrics of the evaluation at a step, also of one before the run was resumed."""
+        """Returns the metrics of the evaluation at a step, also from before the run was resumed."""
         for row in reversed(self._file.rows):
             if row["step"] == step and "eval/AP" in row:
                 return {name[5:]: value for name, value in row.items() if name.startswith("eval/")}
@@ -107,7 +107,7 @@ class RunLog:
 
     @property
     def rows(self) -> list[Row]:
-        """All rows so far, those of the run before it was resumed too."""
+        """All rows so far, including those from before the run was resumed."""
         return self._file.rows
 
     def say(self, step: int, text: str) -> None:
@@ -125,7 +125,7 @@ class RunLog:
             self.flush()
 
     def _warn(self, text: str | None) -> None:
-        """Says it once; each process watches its own input."""
+        """Logs the warning once. Each process watches its own input."""
         if text is not None:
             count = jax.process_count()
             _LOGGER.warning("%s%s", f"process {jax.process_index()} of {count}: " if count > 1 else "", text)

@@ -1,4 +1,4 @@
-"""The training run: one loop that starts or goes on, logs, evaluates, saves and stops."""
+"""The training loop: it starts or resumes a run, logs, evaluates, saves and stops."""
 
 import contextlib
 import functools
@@ -36,7 +36,7 @@ from gfl_jax.training.lease import Lease
 from gfl_jax.training.log import RunLog
 from gfl_jax.training.optimizer import make_optimizer, make_schedule, scaled_learning_rate
 from gfl_jax.training.profile import Profile
-from gfl_jax.training.run_data import keep_run_data, open_run_data
+from gfl_jax.training.run_data import open_run_data, write_run_data
 from gfl_jax.training.start import check_start, start_from_file
 from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import Metrics, make_train_step
@@ -46,40 +46,40 @@ from gfl_jax.training.trained import load_trained, trained_config
 
 
 class NonFiniteLossError(UserError):
-    """The loss or its gradient became NaN or infinite, and the run stopped."""
+    """The loss or its gradient became NaN or infinite, so the run stopped."""
 
 
 class DoneStep(NamedTuple):
-    """A training step whose numbers are still on the device, or on their way there."""
+    """A training step that was started on the device, and whose numbers were not fetched yet."""
 
     step: int
     metrics: Metrics
-    indices: Int[Array, "batch"]  # of its pictures, in the source
+    indices: Int[Array, "batch"]  # of its images, in the source
 
 
 def train(
     config: Config, workdir: str | Path, stop: StopRequest | None = None, profile_steps: range | None = None
 ) -> dict[str, float]:
-    """Trains a detector, going on from the latest checkpoint in `workdir` if there is one.
+    """Trains a detector. Resumes from the latest checkpoint in `workdir` if there is one.
 
-    What a step does depends on the config and the number of the step alone, so that a run that
-    was stopped or killed, and started again, is bit-identical to one that was not (on GPUs if
+    What a step does depends only on the config and the number of the step. Therefore a run that was
+    stopped or killed and then resumed is bit-identical to an uninterrupted one (on GPUs only if
     `config.compiler.deterministic` is set).
 
     Args:
       config: the experiment.
       workdir: gets checkpoints/, best/, metrics.jsonl, tensorboard/, pictures/ and config.json.
-      stop: knows afterwards whether, and by what, the run was asked to stop.
+      stop: holds afterwards whether the run was asked to stop, and by which signal.
       profile_steps: the steps to trace into profile/, counted from 1.
 
     Returns:
-      The COCO metrics after the last step; none if the run was asked to stop before, or has no data for
-      evaluation.
+      The COCO metrics after the last step. Empty if the run was asked to stop earlier, or has no
+      evaluation data.
 
     Raises:
-      UserError: the config does not fit the data, the devices or the work directory, or its frozen
-        parts come from no file.
-      NonFiniteLossError: names the step and its pictures; the checkpoints are all good.
+      UserError: the config does not fit the data, the devices or the work directory, or no file
+        provides its frozen parts.
+      NonFiniteLossError: the message names the step and its images; all checkpoints are good.
     """
     check_experiment(config)
     workdir, run = as_path(workdir), config.run
@@ -96,10 +96,11 @@ def train(
     learning_rate = scaled_learning_rate(config.optimizer, config.loader.batch_size)
     schedule = make_schedule(config.schedule, learning_rate, total_steps)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
-    teacher, taught = None, tuple[Any, ...]()
+    teacher, teacher_variables = None, tuple[Any, ...]()
     if config.distillation.teacher:
         trained = load_trained(config.distillation.teacher, trained_config(config.distillation.teacher))
-        teacher, taught = make_teacher(trained.config, config), (put_everywhere(trained.variables, mesh),)
+        teacher = make_teacher(trained.config, config)
+        teacher_variables = (put_everywhere(trained.variables, mesh),)
     train_step = make_train_step(model, optimizer, schedule, config, mesh, teacher)
     detect = make_detect_in_views(model, config.normalization, config.inference, mesh, config.compiler)
 
@@ -109,7 +110,7 @@ def train(
     claim_workdir(workdir, config)
     lease = Lease(workdir, write=is_first())
     if is_first():
-        keep_run_data(workdir, data)
+        write_run_data(workdir, data)
     stop = stop or StopRequest()
     with contextlib.closing(Checkpoints(workdir, run.keep_checkpoints)) as checkpoints, stop:
         averaged = config.optimizer.ema_decay is not None
@@ -131,7 +132,7 @@ def train(
             check_and_log = functools.partial(
                 _check_and_log, log=log, source=source, checkpoints=checkpoints, lease=lease
             )
-            # The numbers of a step are fetched while the next one runs, so that the device never waits.
+            # The numbers of a step are fetched while the next step runs. Thus the device never waits.
             previous: DoneStep | None = None
             while True:
                 stopping = stop.at(step)
@@ -142,7 +143,7 @@ def train(
                     lease.check()
                     check_and_log(previous)
                     previous = None
-                    # Before all that can fail though the training is well: nothing of it is lost then.
+                    # Save before the evaluation: if it fails, no training is lost.
                     with log.clock.measure("checkpoint"):
                         log.flush()
                         checkpoints.save(state, wait=stopping or step == total_steps)
@@ -153,10 +154,10 @@ def train(
                         scalars = None
                         if results is not None:
                             most = config.inference.max_detections
-                            scalars = stop.unless_asked(
+                            scalars = stop.run_unless_stopped(
                                 functools.partial(_measure, evaluation, results, most)
                             )
-                        stopping = scalars is None  # the same command begins with this evaluation
+                        stopping = scalars is None  # the resumed run begins with this evaluation
                         if results is not None and scalars is not None:
                             lease.check()
                             checkpoints.save_best(state, scalars["AP"])
@@ -170,21 +171,21 @@ def train(
                 with profile.step(step + 1, before=state):
                     with log.clock.measure("input"):
                         batch = next(batches)
-                    state, step_metrics = train_step(state, put_batch(batch, mesh), *taught)
+                    state, step_metrics = train_step(state, put_batch(batch, mesh), *teacher_variables)
                 step += 1
                 log.clock.step_started(step_metrics)
                 profile.started(step_metrics)
                 check_and_log(previous)
                 previous = DoneStep(step, step_metrics, batch.indices)
             if step == total_steps and is_first() and not (workdir / "curves.png").is_file():
-                plot_losses(log.rows, workdir / "curves.png", config.name)  # without evaluations, or lost
+                plot_losses(log.rows, workdir / "curves.png", config.name)  # no evaluation, or lost
             if stopping:
-                log.say(step, "stopped and saved; the same command goes on from here")
+                log.say(step, "stopped and saved; rerun the same command to resume")
             return log.evaluation_at(total_steps) or {}
 
 
 def _measure(evaluation: Source, results: list[Result], max_detections: int) -> dict[str, float]:
-    """The COCO metrics by name."""
+    """Computes the COCO metrics by name."""
     metrics = measure_results(evaluation, results, max_detections)
     assert metrics is not None  # data without annotations are refused at the start
     return metrics.scalars()
@@ -193,7 +194,7 @@ def _measure(evaluation: Source, results: list[Result], max_detections: int) -> 
 def _check_and_log(
     done: DoneStep | None, log: RunLog, source: Source, checkpoints: Checkpoints, lease: Lease
 ) -> None:
-    """Waits for the numbers of a step and logs them; raises if they are not finite."""
+    """Waits for the numbers of a step and logs them. Raises `NonFiniteLossError` if they are not finite."""
     if done is None:
         return
     numbers = jax.device_get(done.metrics)
@@ -204,10 +205,10 @@ def _check_and_log(
         return
     values = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
     names = ", ".join(dict.fromkeys(source.file_names[i] for i in gather(done.indices)))
-    good = checkpoints.latest() or "not there yet"
+    good = checkpoints.latest() or "not saved yet"
     raise NonFiniteLossError(
-        f"step {done.step}: the loss or its gradient is not finite ({values}) on the pictures {names}; "
-        f"the last good checkpoint is {good}; look at them, or begin another --workdir with a lower "
-        "config.optimizer.learning_rate or with config.optimizer.clip_norm (and config.init_from that "
-        "checkpoint)"
+        f"step {done.step}: the loss or its gradient is not finite ({values}) on the images {names}; "
+        f"the last good checkpoint is {good}; check these images, or start another --workdir with a lower "
+        "config.optimizer.learning_rate or with config.optimizer.clip_norm (and with config.init_from set "
+        "to that checkpoint)"
     )

@@ -1,11 +1,11 @@
-"""The numbers of a run as JSON lines, the same in a resumed run as in an uninterrupted one."""
+"""The numbers of a run as JSON lines. A resumed run has the same rows as an uninterrupted one."""
 
 import json
 from typing import Any
 
 from etils.epath import Path
 
-from gfl_jax.files import read_file, to_disk, write_file, writing
+from gfl_jax.files import read_file, sync_file, write_file, writing
 from gfl_jax.paths import is_remote
 
 Row = dict[str, Any]
@@ -14,13 +14,13 @@ Row = dict[str, Any]
 class MetricsFile:
     """Rows with a "step", appended one by one.
 
-    On a disk they are there at once. An object of a bucket cannot grow: there `flush` writes it anew.
+    On a disk each row is written at once. An object in a bucket cannot grow, so `flush` rewrites it.
     """
 
     def __init__(self, path: Path, last_step: int, write: bool = True):
-        """Drops the rows of a file after `last_step`, which will come again.
+        """Opens a file and drops its rows after `last_step`, since the resumed run appends them again.
 
-        With `write` False the rows are in memory only, for the further processes of a run.
+        With `write` False the rows are kept in memory only, for processes other than the first.
         """
         self.rows = [row for row in read_rows(path) if row["step"] <= last_step]
         self._path, self._write, self._remote = path, write, is_remote(path)
@@ -39,20 +39,20 @@ class MetricsFile:
             self._size += len(line)
 
     def flush(self) -> None:
-        """Comes back when all rows are in storage."""
+        """Waits until all rows are in storage."""
         if self._write and self._remote:
             write_file(self._path, b"".join(self._lines))
 
     def _append(self, line: bytes) -> None:
         with self._path.open("ab") as stream:
             if stream.tell() > self._size:
-                stream.truncate(self._size)  # without what an attempt that failed has left
+                stream.truncate(self._size)  # drop what a failed attempt left
             stream.write(line)
-            to_disk(stream)
+            sync_file(stream)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, without lines that are none, such as a last one that a killed process left."""
+    """Reads the rows of a file. Skips other lines, such as an incomplete last line of a killed process."""
     if not path.is_file():
         return []
     rows = []

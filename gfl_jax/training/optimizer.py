@@ -1,7 +1,7 @@
-"""The learning rate of each step, and what turns gradients into updates.
+"""The learning rate of each step, and the optimizer.
 
-Everything follows PyTorch and mmdetection: linear warm-up times decay, SGD whose weight
-decay is added to the gradient before the momentum, frozen stages without any update.
+Everything follows PyTorch and mmdetection: the learning rate is linear warm-up times decay, SGD adds
+the weight decay to the gradient before the momentum, and frozen stages get no update.
 """
 
 import re
@@ -18,19 +18,19 @@ Params = Any  # a nested dict of arrays, as Flax makes it
 
 
 def scaled_learning_rate(optimizer: config.Optimizer, batch_size: int) -> float:
-    """The learning rate for a global batch of this size: linear in it (Goyal et al. 2017)."""
+    """Scales the learning rate linearly with the size of the global batch (Goyal et al. 2017)."""
     if optimizer.reference_batch_size is None:
         return optimizer.learning_rate
     return optimizer.learning_rate * batch_size / optimizer.reference_batch_size
 
 
 def make_schedule(schedule: config.Schedule, learning_rate: float, total_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the number of steps done before.
+    """Returns the learning rate as a function of the number of completed steps.
 
-    The warm-up is mmengine's `LinearLR`: from `warmup_factor` at step 0 it reaches the full
-    rate at step `warmup_steps - 1`. The decay multiplies it: `decay_factor` at each milestone,
-    which is a share of `total_steps` (8/12 of 12 epochs is the end of the eighth), or half a
-    cosine from the end of the warm-up to zero at the end of the run.
+    The warm-up is mmengine's `LinearLR`: it rises from `warmup_factor` at step 0 to the full rate at
+    step `warmup_steps - 1`. It is multiplied by the decay. The decay is either a factor `decay_factor`
+    at each milestone, or half a cosine from the end of the warm-up to zero at the end of the run.
+    Milestones are shares of `total_steps` (8/12 of 12 epochs is the end of the eighth).
     """
 
     def rate(step: Int[Array, ""] | int) -> Float[Array, ""]:
@@ -59,11 +59,11 @@ def make_optimizer(
     learning_rate: optax.Schedule,
     backbone: config.Backbone = config.Backbone(frozen_stages=0),
 ) -> optax.GradientTransformation:
-    """SGD with momentum or AdamW on the trained parameters; the frozen ones get zeros.
+    """Makes SGD with momentum or AdamW for the trained parameters. Frozen parameters get zero updates.
 
-    SGD decays every trained parameter (biases of convolutions only if `decay_biases`), AdamW
-    only those with more than one axis. Clipping is by the global norm of the trained
-    parameters' gradients, before the decay is added.
+    SGD decays every trained parameter (biases of convolutions only if `decay_biases`). AdamW decays only
+    parameters with more than one axis. Gradients are clipped by the global norm over the trained
+    parameters, before the decay is added.
     """
     clip = optax.identity() if optimizer.clip_norm is None else optax.clip_by_global_norm(optimizer.clip_norm)
     if optimizer.kind == "sgd":
@@ -90,12 +90,12 @@ def make_optimizer(
 
 
 def trainable_mask(params: Params, backbone: config.Backbone) -> Params:
-    """A tree like `params` that is False for what is frozen.
+    """Returns a tree like `params` that is False for frozen parameters.
 
     Args:
-      params: with the stem under backbone/conv1 and backbone/bn1, and block i of stage k
+      params: the parameters, with the stem under backbone/conv1 and backbone/bn1, and block i of stage k
         (from 1) under backbone/layer{k}_{i}.
-      backbone: its `frozen_stages` and `train_norm` are used.
+      backbone: only its `frozen_stages` and `train_norm` are used.
     """
     frozen = tuple(f"layer{k}_" for k in range(1, backbone.frozen_stages + 1))
     frozen += ("conv1", "bn1") if backbone.frozen_stages else ()
@@ -109,7 +109,7 @@ def trainable_mask(params: Params, backbone: config.Backbone) -> Params:
 
 
 def _map_biases(params: Params, bias: bool, other: bool) -> Params:
-    """A tree like `params`: `bias` for the biases of convolutions, `other` for the rest."""
+    """Returns a tree like `params` with `bias` for the biases of convolutions and `other` for the rest."""
 
     def choose(path: tuple[Any, ...], _: Array) -> bool:
         is_bias = path[-1].key == "bias" and not _is_norm(path[-2].key)
@@ -123,5 +123,5 @@ def _is_norm(module: str) -> bool:
 
 
 def trained_only(tree: Params, mask: Params) -> Params:
-    """The leaves of `tree` whose mask is True; the others become None (an empty subtree)."""
+    """Keeps the leaves of `tree` whose mask is True. The others become None (an empty subtree)."""
     return jax.tree.map(lambda leaf, keep: leaf if keep else None, tree, mask)

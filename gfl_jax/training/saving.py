@@ -1,11 +1,11 @@
-"""Saving with Orbax on storage that may fail.
+"""Saves with Orbax on storage that may fail.
 
-Orbax writes in the background, and raises what it met there at the next wait. Then that checkpoint is
-lost, so the state of the next one is written at once, and again if storage fails for a moment. No older
-checkpoint is deleted before a newer one is on disk: Orbax sees to that.
+Orbax writes in the background, and raises an error from there at the next wait. That checkpoint is then
+lost, so the next one is written in the foreground, with retries if storage fails temporarily. Orbax
+deletes no older checkpoint before a newer one is on disk.
 
-Several processes write a checkpoint together, and none can try again alone: there the run ends, and the
-same commands go on from the last checkpoint.
+Several processes write a checkpoint together, and none can retry alone. Then the run ends, and the same
+commands resume it from the last checkpoint.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from gfl_jax.paths import is_remote
 
 
 def save(manager: ocp.CheckpointManager, step: int, args: ocp.args.Composite, wait: bool) -> None:
-    """Saves a step, unless it is there.
+    """Saves a step, unless it is already saved.
 
     Args:
-      manager: of the folder.
+      manager: the manager of the folder.
       step: the number of the checkpoint.
-      args: what is saved.
-      wait: come back when it is on disk; otherwise it may go on in the background.
+      args: the items to save.
+      wait: return only when it is on disk; otherwise saving may continue in the background.
 
     Raises:
-      UserError: the disk is full, or storage has failed too often; the older checkpoints are there.
+      UserError: the disk is full, or storage failed too often. The older checkpoints are intact.
     """
-    _tell_errors_once()
+    _silence_failed_saves()
     alone, failed = jax.process_count() == 1, False
 
     def attempt() -> None:
@@ -50,7 +50,7 @@ def save(manager: ocp.CheckpointManager, step: int, args: ocp.args.Composite, wa
         except Exception:
             failed = True
             if alone:
-                _make_room(manager)
+                _delete_unfinished(manager)
             raise
 
     try:
@@ -64,18 +64,18 @@ def save(manager: ocp.CheckpointManager, step: int, args: ocp.args.Composite, wa
 
 
 def close(manager: ocp.CheckpointManager) -> None:
-    """Waits until a save in the background is on disk, or has failed, which gives a warning."""
+    """Waits for a background save. If it failed, one process logs a warning; several raise `UserError`."""
     _finish(manager)
     manager.close()
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps with a checkpoint in a directory, in order; none if there is no directory."""
+    """Returns the steps with a checkpoint in a directory, in order. Empty if there is no directory."""
     return sorted(int(child.name) for child in _folders_in(folder) if _is_finished(child))
 
 
 def unfinished_in(folder: Path) -> list[Path]:
-    """What saves that are under way, or failed, have written so far."""
+    """Returns the folders of saves that are running or have failed."""
     return [child for child in _folders_in(folder) if not _is_finished(child) and _is_of_a_save(child)]
 
 
@@ -88,12 +88,12 @@ def _is_of_a_save(folder: Path) -> bool:
 
 
 def _is_finished(folder: Path) -> bool:
-    """On a disk Orbax renames what is finished; object storage has no names to change, and gets a mark."""
+    """Returns whether a save is finished. Orbax then renames it on a disk, or adds a file in a bucket."""
     return folder.name.isdigit() and (not is_remote(folder) or (folder / "commit_success.txt").exists())
 
 
 def _finish(manager: ocp.CheckpointManager) -> bool:
-    """Waits for the save in the background; whether there was none, or all went well."""
+    """Waits for the background save. Returns False if it failed."""
     try:
         _wait(manager)
     except Exception as error:
@@ -101,31 +101,31 @@ def _finish(manager: ocp.CheckpointManager) -> bool:
         if number is None and not (is_remote(manager.directory) and is_of_network(error)):
             raise
         reason = os.strerror(number) if number is not None else (str(error).splitlines() or [""])[0]
-        what = f"{manager.directory}: a checkpoint was not written: {reason}"
+        message = f"{manager.directory}: a checkpoint was not written: {reason}"
         if jax.process_count() > 1:
-            raise UserError(f"{what}; look after the storage, and the same command goes on") from error
-        _make_room(manager)
-        logging.warning(what)
+            raise UserError(f"{message}; check the storage, then rerun the same command") from error
+        _delete_unfinished(manager)
+        logging.warning(message)
         return False
     return True
 
 
 def _wait(manager: ocp.CheckpointManager) -> None:
-    """Waits for the save in the background, and raises its error.
+    """Waits for the background save, and raises its error.
 
-    With several processes Orbax would first wait ten minutes for the others, which wait for this one.
-    Until then its thread keeps the error (`check_for_errors` has nothing to tell), but it logs it.
+    With several processes Orbax would first wait ten minutes for the others, and they wait for this one.
+    Until then its thread keeps the error (`check_for_errors` does not raise it), but it logs the error.
     """
     while jax.process_count() > 1 and manager.is_saving_in_progress():
-        if _met_in_background:
-            raise _met_in_background.pop()
+        if _background_errors:
+            raise _background_errors.pop()
         time.sleep(0.02)
     manager.wait_until_finished()
-    _met_in_background.clear()
+    _background_errors.clear()
 
 
-def _make_room(manager: ocp.CheckpointManager) -> None:
-    """Deletes what a failed save has left; what was there before it stays."""
+def _delete_unfinished(manager: ocp.CheckpointManager) -> None:
+    """Deletes what a failed save left. Finished checkpoints stay."""
     if is_first():
         for unfinished in unfinished_in(Path(manager.directory)):
             with contextlib.suppress(OSError):
@@ -133,26 +133,26 @@ def _make_room(manager: ocp.CheckpointManager) -> None:
     manager.reload()
 
 
-def _tell_errors_once() -> None:
-    """Drops the pages that Orbax and tensorstore print of a failed save; the error itself is raised."""
+def _silence_failed_saves() -> None:
+    """Suppresses the tracebacks that Orbax and tensorstore print for a failed save; its error is raised."""
     logging.getLogger("absl").addFilter(_is_no_failed_save)
     if getattr(sys.unraisablehook, "func", None) is not _except_closed_loops:
         sys.unraisablehook = functools.partial(_except_closed_loops, sys.unraisablehook)
 
 
 def _is_no_failed_save(record: logging.LogRecord) -> bool:
-    """Keeps the error of a failed save, and drops its page; all else that Orbax logs passes."""
+    """Drops the log record of a failed save, and keeps its error. Other records pass."""
     if not record.exc_info or f"{os.sep}orbax{os.sep}" not in record.pathname:
         return True
     if record.exc_info[1] is not None and jax.process_count() > 1:
-        _met_in_background.append(record.exc_info[1])
+        _background_errors.append(record.exc_info[1])
     return False
 
 
-_met_in_background: list[BaseException] = []
+_background_errors: list[BaseException] = []
 
 
 def _except_closed_loops(hook: Callable[..., object], unraisable: "sys.UnraisableHookArgs") -> None:
-    # tensorstore tells each array of a failed save to Orbax's event loop, which the first one has ended
+    # tensorstore reports each array of a failed save to Orbax's event loop, which the first report closed
     if "Event loop is closed" not in str(unraisable.exc_value):
         hook(unraisable)

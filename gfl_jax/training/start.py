@@ -1,4 +1,4 @@
-"""What a run starts from: weights that were trained before, which its frozen parts cannot do without."""
+"""Initial weights of a run from an earlier training. Frozen parts must have such weights."""
 
 import dataclasses
 import logging
@@ -29,11 +29,10 @@ _TRAIN_ALL = "--config.detector.backbone.frozen_stages=0 --config.detector.backb
 
 
 def check_start(config: Config, workdir: Path) -> None:
-    """Checks, unless the run has begun, the file that it starts from: what is never trained must be in it.
+    """Checks that the file a run starts from holds all that is never trained, unless the run has begun.
 
     Raises:
-      UserError: frozen stages or frozen statistics would stay as they were drawn, or the file cannot be
-        read.
+      UserError: frozen stages or frozen statistics would keep random values, or the file cannot be read.
     """
     backbone = config.detector.backbone
     freezes = backbone.frozen_stages > 0 or backbone.norm == "frozen"
@@ -54,19 +53,19 @@ def check_start(config: Config, workdir: Path) -> None:
     missing = sorted(frozen_paths(shapes, backbone) - _fitting(flatten_dict(shapes, sep="/"), given).keys())
     if missing:
         raise UserError(
-            f"config.init_from={config.init_from}: has no fitting values for {_first(missing)}; "
-            f"{frozen} would keep random ones; name another file, {train_all}"
+            f"config.init_from={config.init_from}: has no values of the right shape for {_first(missing)}; "
+            f"{frozen} would keep random values; name another file, {train_all}"
         )
 
 
 def frozen_paths(variables: Any, backbone: Backbone) -> set[str]:
-    """The paths of the weights of frozen stages and of frozen statistics.
+    """Returns the paths of the weights of frozen stages, and of frozen statistics.
 
-    Not those of norms alone that are not trained (`train_norm`): these start as the identity.
+    Norms that are only excluded from training (`train_norm`) do not count: they start as the identity.
 
     Args:
       variables: {"params": ..., "batch_stats": ...} of arrays or of their shapes.
-      backbone: says what is frozen.
+      backbone: defines what is frozen.
     """
     mask = trainable_mask(variables["params"], dataclasses.replace(backbone, train_norm=True))
     found = {f"params/{path}" for path, trained in flatten_dict(mask, sep="/").items() if not trained}
@@ -78,17 +77,18 @@ def frozen_paths(variables: Any, backbone: Backbone) -> set[str]:
 def start_from_file(
     state: TrainState, name: str, detector: Detector, classes: Categories | None = None
 ) -> TrainState:
-    """Takes over what fits: of a checkpoint of ours, or of a `.safetensors` or `.pth` file of PyTorch's.
+    """Loads what fits from a checkpoint of gfl_jax, or from a PyTorch file (`.safetensors` or `.pth`).
 
     Args:
-      state: to start with, where nothing fits.
-      name: of the file or folder, or of published weights.
-      detector: to train.
-      classes: of the detector. Those of a checkpoint of ours and of published detectors are matched with
-        them by name; another file names no classes, so its classifier is taken as it is if it has as many.
+      state: the initial state. It keeps the arrays that have no fitting counterpart.
+      name: a file or folder, or the name of published weights.
+      detector: the detector to train.
+      classes: its classes. The classes of gfl_jax checkpoints and of published detectors are matched with
+        them by name. Other files name no classes: their classifier is used unchanged if the number of
+        classes is equal.
 
     Raises:
-      UserError: it cannot be read, or nothing in it fits.
+      UserError: the file cannot be read, or nothing in it fits.
     """
     file = local_weights(name)
     if not is_state_dict_file(file):
@@ -113,23 +113,23 @@ def start_from_file(
 def match_classifier(
     own: Any, variables: Any, classes: Categories, theirs: Categories, name: str
 ) -> dict[str, Any]:
-    """Variables trained before, with their classifier in the classes of a new detector.
+    """Rearranges the classifier of trained variables for the classes of a new detector.
 
     Args:
-      own: variables of the new detector, which give the classes that the others do not have.
-      variables: trained before.
-      classes: of the new detector.
-      theirs: of the detector trained before.
-      name: of the variables, in messages.
+      own: the variables of the new detector. They provide the classes that the trained one lacks.
+      variables: the trained variables.
+      classes: the classes of the new detector.
+      theirs: the classes of the trained detector.
+      name: the name of the variables in messages.
 
     Returns:
-      `variables`, where each class of both detectors, by name, has its weights in its new place; without
-      the classifier if no class is of both.
+      `variables`, with the weights of each shared class (by name) at its new label. Without the
+      classifier if the detectors share no class.
     """
     if theirs.names == classes.names:
         return dict(variables)
-    place = {label_name: label for label, label_name in enumerate(theirs.names)}
-    shared = [(label, place[n]) for label, n in enumerate(classes.names) if n in place]
+    old_label = {label_name: label for label, label_name in enumerate(theirs.names)}
+    shared = [(label, old_label[n]) for label, n in enumerate(classes.names) if n in old_label]
     ours, flat = flatten_dict(own, sep="/"), flatten_dict(variables, sep="/")
     for path in [path for path in flat if path.startswith(_CLASSIFIER)]:
         old, anchors = np.asarray(flat.pop(path)), ours[path].shape[-1] // len(classes.names)
@@ -140,20 +140,20 @@ def match_classifier(
         new[..., to] = old.reshape(*old.shape[:-1], anchors, len(theirs.names))[..., origin]
         flat[path] = new.reshape(ours[path].shape)
     if shared and len(shared) < len(classes.names):
-        anew = [n for n in classes.names if n not in place]
-        logging.warning("%s: its classes are matched by name; start anew: %s", name, listed(anew))
+        new_names = [n for n in classes.names if n not in old_label]
+        logging.warning("%s: classes are matched by name; newly initialized: %s", name, listed(new_names))
     return unflatten_dict(flat, sep="/")
 
 
 def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence[str] = ()) -> TrainState:
-    """Takes over what fits from variables trained before; a line of warning says what does not.
+    """Loads what fits from trained variables. One warning names what does not fit.
 
     Args:
-      state: gives the leaves that `variables` lack or have in another shape, as those of the
+      state: provides the leaves that `variables` lack or have in another shape, such as those of the
         last layer for other classes.
       variables: {"params": ..., "batch_stats": ...}, or parts of them.
-      name: of the variables, in messages.
-      left_over: more that has no place in the state, for the warning.
+      name: the name of the variables in messages.
+      left_over: more entries that the state cannot use, for the warning.
 
     Raises:
       UserError: nothing fits.
@@ -166,18 +166,18 @@ def start_from(state: TrainState, variables: Any, name: str, left_over: Sequence
     unused = [path for path in other if path not in own] + list(left_over)
     if new or unused:
         logging.warning(
-            "%s: %d of %d arrays taken; start anew: %s; without a place: %s",
+            "%s: loaded %d of %d arrays; newly initialized: %s; unused: %s",
             *(name, len(fitting), len(own), _first(new), _first(unused)),
         )
     merged = unflatten_dict(own | fitting, sep="/")
     params = merged["params"]
-    # A copy, since a step takes over the memory of both.
+    # A copy, because a step donates the memory of both.
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, batch_stats=merged["batch_stats"], ema=ema)
 
 
 def _fitting(own: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What `other` has at the same path and in the same shape as `own`."""
+    """Returns the entries of `other` that have the same path and shape in `own`."""
     return {path: x for path, x in other.items() if path in own and x.shape == own[path].shape}
 
 

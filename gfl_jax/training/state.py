@@ -1,4 +1,4 @@
-"""What training changes from step to step, and all that a checkpoint has to keep."""
+"""The training state: what changes from step to step, and all that a checkpoint must hold."""
 
 import functools
 from typing import Any
@@ -21,42 +21,42 @@ class TrainState:
     params: Any
     batch_stats: Any  # running statistics of the batch norms
     opt_state: Any
-    ema: Any = None  # moving average of `params`, where the config asks for one
+    ema: Any = None  # moving average of `params`, if the config asks for one
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What is trained, as `model.apply` takes it."""
+        """The trained variables, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """What is evaluated and used after training: the moving average, where there is one."""
+        """The variables for evaluation and inference, with the moving average if there is one."""
         return {"params": self.params if self.ema is None else self.ema, "batch_stats": self.batch_stats}
 
 
 def update_ema(ema: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:
-    """The moving average after a step: decay_t * ema + (1 - decay_t) * params.
+    """Updates the moving average after a step: decay_t * ema + (1 - decay_t) * params.
 
-    Here decay_t = min(decay, (1 + t) / (10 + t)), as TensorFlow's `ExponentialMovingAverage` has it, so
-    that the first parameters are soon forgotten.
+    Here decay_t = min(decay, (1 + t) / (10 + t)), as in TensorFlow's `ExponentialMovingAverage`. Thus the
+    average soon forgets the first parameters.
 
     Args:
-      ema: the average before.
+      ema: the average before the step.
       params: the parameters after the step.
-      step: t, the number of steps done, this one included.
+      step: t, the number of completed steps, including this one.
       decay: below 1.
     """
     done = jnp.asarray(step, float)
     share = 1 - jnp.minimum(decay, (1 + done) / (10 + done))
-    # In this form what stands still, as frozen parameters do, is its own average to the last bit.
+    # In this form the average of constant values, such as frozen parameters, is bit-identical to them.
     return jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), ema, params)
 
 
 def create_state(
     model: nn.Module, optimizer: optax.GradientTransformation, seed: int, ema: bool = False
 ) -> TrainState:
-    """The state before the first step: a pure function of its arguments."""
-    # The compiler would spend longer on optimizing random numbers than on a train step.
+    """Makes the state before the first step. A pure function of its arguments."""
+    # Otherwise the compiler would spend more time on the random numbers than on a train step.
     make = jax.jit(
         functools.partial(_first_state, model, optimizer, ema),
         compiler_options=quick_options(jax.default_backend()),
@@ -65,7 +65,7 @@ def create_state(
 
 
 def state_shapes(model: nn.Module, optimizer: optax.GradientTransformation, ema: bool = False) -> TrainState:
-    """The shapes and dtypes of the state, without computing one."""
+    """Returns the shapes and dtypes of the state, without computing it."""
     return jax.eval_shape(functools.partial(_first_state, model, optimizer, ema), 0)
 
 

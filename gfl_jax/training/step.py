@@ -1,4 +1,4 @@
-"""One step of training as one compiled function of the state and a global batch."""
+"""One training step, compiled as one function of the state and a global batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,25 +32,25 @@ def make_train_step(
     mesh: Mesh,
     teacher: Teacher | None = None,
 ) -> TrainStep:
-    """Makes the jit-compiled train step, compiled once for each shape of a batch.
+    """Makes the jit-compiled train step. It is compiled once for each shape of a batch.
 
-    The step takes a state divided as `split_over_fsdp` does it (its memory is given over to the
-    new one) and a global batch split over all devices, and returns the new state and scalars:
-    each loss by its name, their sum "loss", "gradient_norm" of the trained parameters before clipping,
-    "learning_rate", and "finite". Where "finite" is False, because the loss or the norm is
-    NaN or infinite, the new state is the old one.
+    The step takes a state sharded by `split_over_fsdp` (its memory is donated to the new state) and a
+    global batch split over all devices. It returns the new state and these scalars: each loss by its
+    name, their sum "loss", "gradient_norm" of the trained parameters before clipping, "learning_rate",
+    and "finite". If the loss or the norm is NaN or infinite, "finite" is False and the new state is the
+    old one.
 
-    With a `teacher` the step takes the teacher's variables too, whole on every device.
+    With a `teacher` the step also takes the teacher's variables, whole on every device.
     """
     decay = config.optimizer.ema_decay
     shapes = state_shapes(model, optimizer, ema=decay is not None)
     whole, divided = replicated(mesh), split_over_fsdp(shapes, mesh)
 
-    def step(state: TrainState, batch: Batch, *taught: Any) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, *teacher_variables: Any) -> tuple[TrainState, Metrics]:
         def lesson(part: Batch) -> Lesson:
             assert teacher is not None
             with jax.named_scope("teacher"):
-                return Lesson(box_maps(teacher, taught[0], part, mesh), config.distillation)
+                return Lesson(box_maps(teacher, teacher_variables[0], part, mesh), config.distillation)
 
         params = jax.lax.with_sharding_constraint(state.params, whole)
         (total, (losses, batch_stats)), grads = loss_and_gradient(

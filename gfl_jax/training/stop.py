@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the step or batch, not as an exception in its middle."""
+"""Turns Ctrl-C and SIGTERM into a request to stop after the current step or batch."""
 
 import os
 import signal
@@ -12,21 +12,21 @@ import jax
 from jax.experimental import multihost_utils
 
 from gfl_jax.parallel.agreement import from_first, is_first
-from gfl_jax.parallel.distributed import stop_asked_for
+from gfl_jax.parallel.distributed import stop_requested
 
 T = TypeVar("T")
 
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # 128 and the number of the signal, as shells have it
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}  # 128 plus the number of the signal, as in shells
 
 
 class StopRequest:
-    """A context in which the first SIGINT or SIGTERM is noted; a second one acts as usual.
+    """A context that notes the first SIGINT or SIGTERM. A second one acts as usual.
 
-    In a run of several processes SIGTERM is left to jax, which tells all of them when one gets it and finds
-    the step at which all can stop, without a step waiting for that. Ctrl-C is handed on as SIGTERM.
+    With several processes, jax handles SIGTERM: it tells all processes when one receives it, and finds a
+    step at which all can stop. No step waits for that. Ctrl-C is forwarded as SIGTERM.
 
     Attributes:
-      status: the exit status of a run that stopped here; 0 if it did not.
+      status: the exit status of a run that was stopped; 0 if it was not.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,10 @@ class StopRequest:
         self._restore()
 
     def at(self, step: int) -> bool:
-        """Whether to stop before this step's successor; to be asked at every step, in all processes.
+        """Returns whether to stop after this step. All processes must call it at every step.
 
-        It says the same in all of them, at the same step. No other number may stand for the step: Orbax asks
-        jax for it too, and numbers that go back make jax miss the place to stop.
+        All of them get the same answer at the same step. The argument must be the number of the step: Orbax
+        also passes that number to jax, and jax misses the step to stop at if the numbers decrease.
         """
         if jax.process_count() > 1:
             if multihost_utils.reached_preemption_sync_point(step):
@@ -56,21 +56,22 @@ class StopRequest:
         return self.status != 0
 
     def now(self) -> bool:
-        """Whether to stop between two steps, as in an evaluation; to be asked by all processes alike.
+        """Returns whether to stop now, between two steps, such as in an evaluation.
 
-        It says the same in all of them, since process 0 decides. That costs an exchange, where `at` has none.
+        All processes must call it. Process 0 decides for all of them. Unlike `at`, this communicates.
         """
         if jax.process_count() > 1:
-            if from_first(is_first() and stop_asked_for()):
+            if from_first(is_first() and stop_requested()):
                 self.status = STATUS[signal.SIGTERM]
         elif self._noted:
             self.status = STATUS[signal.Signals(self._noted)]
         return self.status != 0
 
-    def unless_asked(self, work: Callable[[], T]) -> T | None:
-        """What process 0 makes of numpy arrays, on all processes; None if the run is asked to stop before.
+    def run_unless_stopped(self, work: Callable[[], T]) -> T | None:
+        """Runs `work` on process 0, and returns its result on all processes.
 
-        The work goes on in a thread of its own then, until the process ends. JSON must hold its result.
+        Returns None if the run is asked to stop before the work ends. The work then continues in its own
+        thread until the process ends. It works on numpy arrays. Its result must be serializable as JSON.
         """
         result: Future[T] = Future()
 

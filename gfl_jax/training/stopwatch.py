@@ -1,4 +1,4 @@
-"""Where the wall time of a run goes: waiting for input, steps, checkpoints, evaluations."""
+"""Measures where the wall time of a run goes: input, steps, checkpoints, evaluations."""
 
 import contextlib
 import dataclasses
@@ -15,17 +15,17 @@ PARTS = ("input", "step", "checkpoint", "evaluation")
 
 @dataclasses.dataclass
 class _Work:
-    """A step on the device, and when it was done: not yet."""
+    """A step on the device, and the time at which it ended (infinite: it still runs)."""
 
     end: float = math.inf
 
 
 class Stopwatch:
-    """Divides wall time over `PARTS`: each moment counts once, and what is no other part is "step".
+    """Divides wall time over `PARTS`. Each moment counts once; what is in no other part counts as "step".
 
-    While the device works on a step, all time is "step", whatever the loop does meanwhile. So "input"
-    is not how long batches were waited for, but how long the device was idle because of it: what
-    faster input would save.
+    While the device works on a step, all time is "step", whatever the loop does meanwhile. So "input" is
+    not how long the loop waited for batches, but how long the device was idle because of that. Faster
+    input would save this time.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Counts the time of the block as that of a part, and gives it that name in a profile."""
+        """Counts the time of the block for a part, and names the block after the part in a profile."""
         self._count()
         outer, self._part = self._part, part
         try:
@@ -46,13 +46,13 @@ class Stopwatch:
             self._part = outer
 
     def step_started(self, outputs: Any) -> None:
-        """Notes that the device works on a step from now on, until these arrays of it are there."""
+        """Notes that the device works on a step from now until these outputs of it are ready."""
         self._work = _Work()
-        # A thread, because the moment is of interest in which the loop waits for something else.
+        # A thread, because the step may end while the loop waits for something else.
         threading.Thread(target=_note_end, args=(self._work, outputs), daemon=True).start()
 
     def lap(self) -> dict[str, float]:
-        """The seconds of each part since the last call, or since the beginning."""
+        """Returns the seconds of each part since the last call, or since the start."""
         self._count()
         seconds, self._seconds = self._seconds, dict.fromkeys(PARTS, 0.0)
         return seconds
@@ -66,6 +66,6 @@ class Stopwatch:
 
 
 def _note_end(work: _Work, outputs: Any) -> None:
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the loop meets the error as well
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the loop gets the error too
         jax.block_until_ready(outputs)
     work.end = time.monotonic()

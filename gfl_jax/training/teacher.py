@@ -1,4 +1,4 @@
-"""A trained detector that another one learns its box sides from (localization distillation)."""
+"""A trained detector, the teacher, from which a student learns its box sides (localization distillation)."""
 
 from typing import Any, NamedTuple
 
@@ -16,21 +16,22 @@ from gfl_jax.structures import Images
 
 
 class Teacher(NamedTuple):
-    """The network of a trained detector, without its weights, and how it takes images."""
+    """The network of the teacher, without its weights, and its image normalization."""
 
     model: DetectorNetwork
     normalization: config.Normalization
 
 
 def make_teacher(teacher: config.Config, student: config.Config) -> Teacher:
-    """The teacher of a student.
+    """Builds the teacher of a student.
 
     Args:
-      teacher: its config.
-      student: the config of the detector to train, which gives the precision and the name in messages.
+      teacher: the config of the teacher.
+      student: the config of the detector to train. It gives the precision, and the teacher's name for
+        messages.
 
     Raises:
-      UserError: the two have other locations or other bins.
+      UserError: the two have different locations or different bins.
     """
     name, own, other = student.distillation.teacher, student.detector, teacher.detector
     for field, ours, theirs in (
@@ -44,8 +45,8 @@ def make_teacher(teacher: config.Config, student: config.Config) -> Teacher:
     ):
         if ours != theirs:
             raise UserError(
-                f"config.distillation.teacher={name}: config.detector.{field} must be the teacher's, and "
-                "box.kind 'general'; name another teacher, or change the field"
+                f"config.distillation.teacher={name}: config.detector.{field} must equal the teacher's, and "
+                "box.kind must be 'general'; name another teacher, or change the field"
             )
     return Teacher(build_detector(other, student.precision), teacher.normalization)
 
@@ -53,13 +54,13 @@ def make_teacher(teacher: config.Config, student: config.Config) -> Teacher:
 def box_maps(
     teacher: Teacher, variables: Any, images: Images, mesh: Mesh | None = None
 ) -> tuple[Float[Array, "batch h w sides_times_parameters"], ...]:
-    """What a teacher's head says of the box sides of images, level by level.
+    """Predicts the box sides of images with the teacher, level by level.
 
     Args:
       teacher: from `make_teacher`.
-      variables: its parameters and running statistics.
+      variables: the teacher's parameters and running statistics.
       images: a global batch, or a part of it.
-      mesh: that the batch is split over; None: it is not.
+      mesh: the mesh that the batch is split over; None: the batch is not split.
     """
     x = normalize_images(images.images, images.image_sizes, teacher.normalization, teacher.model.dtype)
     strips = 1 if mesh is None else num_strips(x, len(x) // mesh.size, platform_of(mesh))

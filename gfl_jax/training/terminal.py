@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""The printed output of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 import datetime
 
@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Terminal:
-    """Shows how far a run is and its latest numbers."""
+    """Shows the progress of a run and its latest numbers."""
 
     def __init__(self, total_steps: int, step: int, console: Console):
         self._console = console
@@ -33,7 +33,7 @@ class Terminal:
         input_share: float,
         seconds_left: float | None,
     ) -> None:
-        """Shows the numbers of a training step, and the share of the time that input was waited for."""
+        """Shows the numbers of a training step, and the share of the time that was spent on input."""
         parts = [f"{name[5:]} {value:.4f}" for name, value in numbers.items() if name.startswith("loss_")]
         text = (
             f"loss {numbers['loss']:.4f} ({', '.join(parts)})  learning rate {numbers['learning_rate']:.3g}  "
@@ -50,7 +50,7 @@ class Terminal:
         self._line(f"step {step}/{self._total}  {text}")
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Stops the progress bar."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -59,5 +59,5 @@ class Terminal:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Formats seconds as h:mm:ss."""
     return str(datetime.timedelta(seconds=round(seconds)))

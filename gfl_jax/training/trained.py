@@ -1,4 +1,4 @@
-"""A trained detector: what a run has made, or published weights by their name."""
+"""A trained detector: the result of a run, or published weights by name."""
 
 from typing import Any, NamedTuple
 
@@ -20,15 +20,15 @@ from gfl_jax.training.checkpoint import load_variables
 
 
 class Trained(NamedTuple):
-    """All that one needs to detect with it."""
+    """A trained detector, with all that detection needs."""
 
     name: str
     config: Config
-    variables: Any  # of the network: {"params": ..., "batch_stats": ...}; None: it is not trained
-    classes: Categories | None  # None: nothing names them
+    variables: Any  # of the network: {"params": ..., "batch_stats": ...}; None: not trained
+    classes: Categories | None  # None: their names are unknown
 
     def on(self, mesh: Mesh) -> tuple[Any, DetectInViews]:
-        """Its variables, whole on each device of a mesh, and the compiled function that takes them."""
+        """Returns the variables, whole on each device of a mesh, and the compiled detection function."""
         model = build_detector(self.config.detector, self.config.precision)
         detect = make_detect_in_views(
             model, self.config.normalization, self.config.inference, mesh, self.config.compiler
@@ -36,10 +36,10 @@ class Trained(NamedTuple):
         return put_everywhere(self.variables, mesh), detect
 
     def named_classes(self) -> Categories:
-        """Its classes.
+        """Returns the classes.
 
         Raises:
-          UserError: nothing names them.
+          UserError: their names are unknown.
         """
         if self.classes is None:
             raise UserError(f"{self.name}: has no categories.json; name a work directory of `train`")
@@ -47,13 +47,13 @@ class Trained(NamedTuple):
 
 
 def trained_config(name: str) -> Config:
-    """The config of a trained detector.
+    """Loads the config of a trained detector.
 
     Args:
-      name: of published weights, or of a work directory of `train`.
+      name: the name of published weights, or a work directory of `train`.
 
     Raises:
-      UserError: it is neither.
+      UserError: the name is neither.
     """
     if published_classes(name):
         return load_config(name)
@@ -61,36 +61,36 @@ def trained_config(name: str) -> Config:
     if not file.is_file():
         raise UserError(
             f"{name}: is neither a work directory of `train` nor a published detector; "
-            "`main.py models` lists these"
+            "`main.py models` lists the published ones"
         )
     return config_from_json(file)
 
 
 def load_run(workdir: Path, config: Config, checkpoint: Path | None = None) -> Trained:
-    """The detector of a run.
+    """Loads the detector of a run.
 
     Args:
-      workdir: of the run.
-      config: of the run.
-      checkpoint: None: the best one, or else the latest.
+      workdir: the work directory of the run.
+      config: the config of the run.
+      checkpoint: the checkpoint to load; None: the best one, else the latest.
 
     Raises:
       UserError: there is no checkpoint, or it or its classes cannot be read.
     """
-    place = checkpoint or workdir
-    classes = read_categories(place) if has_categories(place) else None
-    return Trained(str(place), config, load_variables(place), classes)
+    path = checkpoint or workdir
+    classes = read_categories(path) if has_categories(path) else None
+    return Trained(str(path), config, load_variables(path), classes)
 
 
 def load_published(name: str, config: Config) -> Trained:
-    """A detector of `published.DETECTORS`, fetched if need be.
+    """Loads a detector of `published.DETECTORS`. Downloads it if needed.
 
     Args:
-      name: of the weights.
-      config: of the detector, such as `config_files.load_config(name)`.
+      name: the name of the weights.
+      config: the config of the detector, such as `config_files.load_config(name)`.
 
     Raises:
-      UserError: there is no such name, the file cannot be fetched, or an entry of it does not fit the
+      UserError: there is no such name, the file cannot be downloaded, or an entry of it does not fit the
         config.
     """
     file = fetch_published(name)
@@ -98,13 +98,13 @@ def load_published(name: str, config: Config) -> Trained:
     if matched.differences:
         raise UserError(
             f"{file}: {len(matched.differences)} entries do not fit config {config.name}, such as "
-            f"{matched.differences[0].name}; leave the detector of {name} as it is"
+            f"{matched.differences[0].name}; do not change config.detector of {name}"
         )
     return Trained(name, config, unflatten_dict(matched.arrays, sep="/"), DETECTORS[name].classes)
 
 
 def load_trained(name: str, config: Config) -> Trained:
-    """The detector of a name that `trained_config` takes.
+    """Loads the detector of a name that `trained_config` accepts.
 
     Raises:
       UserError: see `load_published` and `load_run`.

@@ -1,4 +1,4 @@
-"""Runs of the tiny detector by several processes, each with fake devices, that talk over loopback."""
+"""Runs the tiny detector in several processes, each with fake devices, that communicate over loopback."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from free_port import free_port
 
 from gfl_jax.configuration.config_files import to_json
 
-# Batches note which pictures are in them; at `stop_at` one process is asked to stop.
+# Batches record their images. At step `stop_at` one process is asked to stop.
 SCRIPT = """
 import contextlib, json, os, signal, sys, time
 from pathlib import Path
@@ -23,7 +23,7 @@ from gfl_jax.training import loop
 
 settings = json.loads(sys.argv[1])
 
-class Noted:
+class Recorder:
     def __init__(self, batches, step):
         self.batches, self.step = batches, step
 
@@ -35,7 +35,7 @@ class Noted:
 
     def __next__(self):
         batch = next(self.batches)
-        with open(settings["notes"] + f"_{jax.process_index()}", "a") as file:
+        with open(settings["records"] + f"_{jax.process_index()}", "a") as file:
             print(json.dumps([self.step, batch.indices.tolist()]), file=file)
         self.step += 1
         if self.step == settings["stop_at"] and jax.process_index() == jax.process_count() - 1:
@@ -45,7 +45,11 @@ class Noted:
         return batch
 
 original = loop.train_batches
-loop.train_batches = lambda source, config, step, *hosts: Noted(original(source, config, step, *hosts), step)
+
+def recorded_batches(source, config, step, *hosts):
+    return Recorder(original(source, config, step, *hosts), step)
+
+loop.train_batches = recorded_batches
 found = find_launch(os.environ)
 with processes(found, stop_together=True) if found else contextlib.nullcontext():
     loop.train(config_from_json(Path(settings["config"])), settings["workdir"])
@@ -53,11 +57,11 @@ with processes(found, stop_together=True) if found else contextlib.nullcontext()
 
 
 def launch(config, workdir, processes, devices, stop_at=None):
-    """Starts a run in float64; returns its processes."""
+    """Starts a run in float64. Returns its processes."""
     port = free_port()
     name = f"{workdir}_{processes}x{devices}"
     Path(f"{name}.json").write_text(to_json(config))
-    settings = {"config": f"{name}.json", "workdir": str(workdir), "notes": name, "stop_at": stop_at}
+    settings = {"config": f"{name}.json", "workdir": str(workdir), "records": name, "stop_at": stop_at}
     paths = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -79,7 +83,7 @@ def launch(config, workdir, processes, devices, stop_at=None):
 
 
 def wait(processes, workdir):
-    """Waits for the processes of a run, all of which must succeed."""
+    """Waits for the processes of a run. All must succeed."""
     try:
         statuses = [process.wait(300) for process in processes]
     finally:
@@ -89,8 +93,8 @@ def wait(processes, workdir):
     assert not any(statuses), (statuses, *outputs)
 
 
-def noted_pictures(workdir, processes, devices):
-    """{step: the pictures of the global batch}, put together from the notes of all processes."""
+def recorded_images(workdir, processes, devices):
+    """Returns {step: the images of the global batch}, merged from the records of all processes."""
     columns = []
     for index in range(processes):
         lines = Path(f"{workdir}_{processes}x{devices}_{index}").read_text().splitlines()

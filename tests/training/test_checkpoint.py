@@ -60,13 +60,13 @@ def flip_a_byte(file):
     file.write_bytes(content)
 
 
-def test_the_last_few_are_kept_and_the_newest_comes_back(tmp_path):
+def test_the_last_checkpoints_are_kept_and_the_newest_is_restored(tmp_path):
     save(tmp_path, [10, 20, 30, 40], keep=2)
     assert steps_in(tmp_path / "checkpoints") == [30, 40]
     assert_same(restore(tmp_path, make_state(0)), make_state(40))
 
 
-def test_nothing_to_restore_in_a_new_work_directory(tmp_path):
+def test_a_new_work_directory_has_nothing_to_restore(tmp_path):
     assert restore(tmp_path, make_state(0)) is None
 
 
@@ -83,7 +83,7 @@ def test_restoring_on_another_mesh(tmp_path):
     assert len(state.params["head"]["box"]["kernel"].sharding.device_set) == 2
 
 
-def test_the_best_is_kept_whatever_comes_after(tmp_path):
+def test_the_best_checkpoint_is_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, 3)
     kept = [
         checkpoints.save_best(make_state(step), ap) for step, ap in [(1, 0.1), (2, 0.3), (3, 0.3), (4, 0.2)]
@@ -97,7 +97,7 @@ def test_the_best_is_kept_whatever_comes_after(tmp_path):
     assert load_variables(tmp_path)["batch_stats"]["backbone"]["bn1"]["mean"][0] == 2
 
 
-def test_a_damaged_best_is_set_aside_and_replaced(tmp_path, caplog):
+def test_a_damaged_best_checkpoint_is_set_aside_and_replaced(tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path, 3)
     checkpoints.save_best(make_state(5), 0.3)
     checkpoints.close()
@@ -110,19 +110,19 @@ def test_a_damaged_best_is_set_aside_and_replaced(tmp_path, caplog):
     assert (tmp_path / "broken_checkpoints/best_5").is_dir()
 
 
-def test_variables_are_found_in_a_workdir_a_folder_or_a_step(tmp_path):
+def test_variables_are_loaded_from_a_workdir_a_folder_or_a_step(tmp_path):
     save(tmp_path, [10, 20])
     for path, step in [("", 20), ("checkpoints", 20), ("checkpoints/10", 10)]:
         variables = load_variables(tmp_path / path)
         jax.tree.map(np.testing.assert_array_equal, variables, make_state(step).variables)
         assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
-    with pytest.raises(UserError, match="no checkpoint there"):
+    with pytest.raises(UserError, match="has no checkpoint; name a work directory"):
         load_variables(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("damage", [halve, flip_a_byte, pathlib.Path.unlink])
-def test_damage_to_any_file_is_survived(tmp_path, caplog, damage):
-    """It gives the newest step unharmed or the one before, and a single line about it."""
+def test_damage_to_any_file_restores_an_intact_checkpoint(tmp_path, caplog, damage):
+    """It restores the newest step intact, or the step before with a single warning."""
     save(tmp_path / "whole", [10, 20])
     newest = tmp_path / "whole/checkpoints/20"
     fallen_back = 0
@@ -158,7 +158,7 @@ def test_a_step_can_be_saved_again_after_its_broken_copy_was_set_aside(tmp_path,
     assert_same(restore(tmp_path, make_state(0)), make_state(20))
 
 
-def test_nothing_is_moved_if_no_checkpoint_can_be_read(tmp_path):
+def test_no_checkpoint_is_moved_if_none_can_be_read(tmp_path):
     save(tmp_path, [10, 20])
     for step in [10, 20]:
         halve(tmp_path / f"checkpoints/{step}/variables/_METADATA")
@@ -169,7 +169,7 @@ def test_nothing_is_moved_if_no_checkpoint_can_be_read(tmp_path):
     assert steps_in(tmp_path / "checkpoints") == [10, 20]
 
 
-def test_other_shapes_are_an_error_that_names_the_leaf(tmp_path):
+def test_wrong_shapes_are_an_error_that_names_the_leaf(tmp_path):
     save(tmp_path, [10])
     with pytest.raises(UserError, match=r"variables/.*/bn1/mean has shape \(3,\), not \(4,\)"):
         restore(tmp_path, make_state(0, width=4))
@@ -179,7 +179,7 @@ def test_other_shapes_are_an_error_that_names_the_leaf(tmp_path):
 def test_a_work_directory_belongs_to_one_configuration(tmp_path):
     claim_workdir(tmp_path, CONFIG)
     other = override(CONFIG, {"seed": 3, "optimizer.momentum": 0.5})
-    claim_workdir(tmp_path, other)  # nothing to lose yet
+    claim_workdir(tmp_path, other)  # allowed before the first checkpoint
     claim_workdir(tmp_path, CONFIG)
     save(tmp_path, [10])
     before = (tmp_path / "config.json").read_text()
@@ -190,7 +190,7 @@ def test_a_work_directory_belongs_to_one_configuration(tmp_path):
     claim_workdir(tmp_path, override(CONFIG, harmless | {"inference.max_detections": 7, "mesh.fsdp": 4}))
 
 
-def test_micro_batches_may_change_where_batch_norms_do_not_see_them(tmp_path):
+def test_accumulate_may_change_if_batch_norms_are_frozen(tmp_path):
     for norm in ("frozen", "batch"):
         config = override(CONFIG, {"detector.backbone.norm": norm})
         claim_workdir(tmp_path / norm, config)
@@ -203,7 +203,7 @@ def test_micro_batches_may_change_where_batch_norms_do_not_see_them(tmp_path):
                 claim_workdir(tmp_path / norm, parts)
 
 
-def test_a_damaged_config_is_an_error_that_names_it_and_a_lost_one_a_warning(tmp_path, caplog):
+def test_a_damaged_config_is_an_error_and_a_missing_one_a_warning(tmp_path, caplog):
     save(tmp_path, [10])
     for damage in ("{", '{"seed": 1}', "[]"):
         (tmp_path / "config.json").write_text(damage)
@@ -215,12 +215,12 @@ def test_a_damaged_config_is_an_error_that_names_it_and_a_lost_one_a_warning(tmp
         if lost is not None:
             (tmp_path / "config.json").write_text(lost)
         claim_workdir(tmp_path, CONFIG)
-        assert "config.json: is lost; the checkpoints are taken to be of" in caplog.text
+        assert "config.json: is missing or empty; assuming that the checkpoints have" in caplog.text
         assert config_from_json(tmp_path / "config.json") == CONFIG
 
 
 def failing_reads(monkeypatch, times):
-    """The first reads of checkpoints meet what storage answers for a moment."""
+    """Makes the first `times` reads of checkpoints fail with a temporary storage error."""
     calls = iter(range(times))
     read = checksums._checksum
 
@@ -233,14 +233,14 @@ def failing_reads(monkeypatch, times):
     monkeypatch.setattr(files.time, "sleep", lambda _: None)
 
 
-def test_storage_that_fails_for_a_moment_is_no_damage(tmp_path, monkeypatch):
+def test_a_temporary_storage_failure_is_not_damage(tmp_path, monkeypatch):
     save(tmp_path, [1, 2])
     failing_reads(monkeypatch, 3)
     assert int(restore(tmp_path, make_state(0)).step) == 2
     assert not (tmp_path / "broken_checkpoints").exists()
 
 
-def test_storage_that_stays_broken_is_told_and_no_checkpoint_is_set_aside(tmp_path, monkeypatch):
+def test_a_permanent_storage_failure_is_an_error_and_sets_no_checkpoint_aside(tmp_path, monkeypatch):
     save(tmp_path, [1, 2])
     failing_reads(monkeypatch, 1000)
     with pytest.raises(UserError, match=r"checkpoints/2/.*: cannot be read: Stale file handle, 6 times"):

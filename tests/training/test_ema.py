@@ -1,4 +1,4 @@
-"""The moving average of the parameters: how it moves, where it is kept, who uses it."""
+"""The moving average of the parameters: its updates, checkpoints and uses."""
 
 from types import SimpleNamespace
 
@@ -27,8 +27,8 @@ def same(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_the_average_by_hand():
-    """decay_t is 2 / 11 after the first step, 3 / 12, 4 / 13, then 0.3."""
+def test_the_average_equals_one_computed_by_hand():
+    """decay_t is 2 / 11 after the first step, then 3 / 12, 4 / 13, then 0.3."""
     rng = np.random.default_rng(0)
     path = rng.normal(size=(8, 5)).astype(np.float32)
     ema = by_hand = path[0]
@@ -43,7 +43,7 @@ def test_the_average_by_hand():
 
 @pytest.fixture(scope="module")
 def training():
-    """A compiled step that averages on one device, its optimizer's shapes, and a first state."""
+    """A compiled step with a moving average on one device, its state shapes, and a first state."""
     mesh = make_mesh(devices=jax.devices()[:1])
     model = build_detector(FROZEN)
     optimizer = make_optimizer(AVERAGED.optimizer, lambda step: 0.05, FROZEN.backbone)
@@ -62,8 +62,8 @@ def training():
     return SimpleNamespace(run=run, shapes=shapes, first=first, sharding=replicated(mesh))
 
 
-def test_steps_move_the_average(training):
-    """It begins with the parameters; frozen ones are their own average to the last bit."""
+def test_steps_update_the_average(training):
+    """It starts as the parameters. The average of frozen parameters is bit-identical to them."""
     same(training.first.ema, training.first.params)
     one, _ = training.run(training.first, [1])
     expected = jax.tree.map(lambda a, b: (2 * a + 9 * b) / 11, training.first.params, one.params)
@@ -74,7 +74,7 @@ def test_steps_move_the_average(training):
     same(one.variables, {"params": one.params, "batch_stats": one.batch_stats})
 
 
-def test_a_skipped_step_leaves_the_average_as_it_was(training):
+def test_a_skipped_step_does_not_change_the_average(training):
     state, _ = training.run(training.first, [1])
     state.params["head"]["class_logits"]["bias"] = np.full(3, np.nan, np.float32)
     after, metrics = training.run(state, [2])
@@ -82,7 +82,7 @@ def test_a_skipped_step_leaves_the_average_as_it_was(training):
     same(after, state)
 
 
-def test_a_restored_run_goes_on_to_the_same_bits(training, tmp_path):
+def test_a_restored_run_is_bit_identical(training, tmp_path):
     whole, _ = training.run(training.first, [1, 2, 3])
     middle, _ = training.run(training.first, [1])
     checkpoints = Checkpoints(tmp_path, 3)
@@ -95,8 +95,8 @@ def test_a_restored_run_goes_on_to_the_same_bits(training, tmp_path):
     same(training.run(restored, [2, 3])[0], whole)
 
 
-def test_the_loop_evaluates_and_keeps_the_average(tmp_path, monkeypatch):
-    """The best and the last checkpoint give it to whoever loads them; another run can start from it."""
+def test_the_loop_evaluates_and_saves_the_average(tmp_path, monkeypatch):
+    """The best and the last checkpoint load as the average. Another run can start from it."""
     evaluated = []
 
     def remember(detect, variables, *rest):

@@ -1,4 +1,4 @@
-"""Whatever fails around the training steps, the training is saved, and the same command goes on."""
+"""Whatever fails around the training steps, the training is saved, and the same command resumes it."""
 
 import errno
 
@@ -17,7 +17,7 @@ EVERY = 4  # steps between checkpoints of the tiny run; evaluations are after 6 
 
 
 def failing(function, call, error):
-    """The function, which fails when it is called for the `call`-th time."""
+    """Wraps a function so that its `call`-th call raises `error`."""
     calls = iter(range(1, 10_000))
 
     def wrapper(*args, **kwargs):
@@ -31,7 +31,7 @@ def failing(function, call, error):
 IMAGE = UserError("0001.jpg: cannot be decoded as an image")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
-# What fails, at which of its calls, and the step that has been done then. One run meets all of it.
+# What fails, at which of its calls, with which error, and the last step before. One run meets all of them.
 POINTS = [
     (files, "_write", 1, FULL, 0),  # config.json
     (files, "_write", 3, FULL, 0),  # data.npz
@@ -45,7 +45,7 @@ POINTS = [
 ]
 
 
-def test_a_run_that_meets_every_failure_loses_little_and_ends_with_the_same_bits(
+def test_a_run_with_every_failure_loses_little_and_is_bit_identical(
     tiny_config, whole_run, tmp_path, monkeypatch
 ):
     for place, name, call, error, done in POINTS:

@@ -1,4 +1,4 @@
-"""Bar: k micro-batches equal one batch of the full size to 1e-6 in float64, normalizers included."""
+"""Requirement: k micro-batches equal one full batch within 1e-6 in float64, including normalizers."""
 
 import re
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from gfl_jax.training.optimizer import make_optimizer, make_schedule
 from gfl_jax.training.state import TrainState, state_shapes
 from gfl_jax.training.step import make_train_step
 
-SIZE, PICTURES, BOXES = (64, 64), 32, 4
+SIZE, IMAGES, BOXES = (64, 64), 32, 4
 GFL = change(DETECTOR, backbone=change(DETECTOR.backbone, norm="frozen"))
 ATSS = change(
     GFL,
@@ -37,15 +37,15 @@ class Compiled(NamedTuple):
 
 
 def batches():
-    """Boxes everywhere; none in every second picture, and thus in whole micro-batches; none at all."""
-    batch = make_batch(0, SIZE, PICTURES, BOXES)
-    second = np.arange(PICTURES)[:, None] % 2 == 1
+    """Batches with boxes in all images, in every second one (whole micro-batches have none), and in none."""
+    batch = make_batch(0, SIZE, IMAGES, BOXES)
+    second = np.arange(IMAGES)[:, None] % 2 == 1
     masks = (batch.box_mask, batch.box_mask & ~second, batch.box_mask & False)
     return [change(batch, box_mask=mask) for mask in masks]
 
 
 def random_state(model, optimizer, dtype=np.float64):
-    """A state before the first step, drawn by numpy; on the host, since a step takes over its arrays."""
+    """A state before the first step, drawn by numpy. It is on the host, because a step donates its arrays."""
     rng = np.random.default_rng(0)
     shapes = state_shapes(model, optimizer)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(dtype), shapes.params)
@@ -55,7 +55,7 @@ def random_state(model, optimizer, dtype=np.float64):
 
 @pytest.fixture(scope="module", params=[GFL, ATSS], ids=["gfl", "atss"])
 def compiled(request):
-    """For each way, a train step in float64: its program and what it gives for each batch."""
+    """For each of `WAYS`, a train step in float64: its program and its results for each batch."""
 
     def compile_and_run(accumulate, devices):
         optimizer_config = config.Optimizer(weight_decay=0.0, accumulate=accumulate)
@@ -78,7 +78,7 @@ def compiled(request):
 
 @pytest.mark.parametrize("way", WAYS[1:])
 def test_micro_batches_equal_one_batch(compiled, way):
-    """Every loss, the gradient norm, the gradient (the momentum of a first step) and the new parameters."""
+    """Compares all losses, gradient norm, gradient (the momentum of a first step) and new parameters."""
     for found, expected in zip(compiled[way].results, compiled[1, 1].results, strict=True):
         assert expected[1]["finite"]
         jax.tree.map(assert_close, found, expected)
@@ -88,7 +88,7 @@ def test_micro_batches_equal_one_batch(compiled, way):
 
 
 def assert_close(found, expected):
-    """Within 1e-10 of the largest number."""
+    """Checks that numbers agree within 1e-10 of the largest."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.dtype == expected.dtype
     scale = np.abs(expected).max(initial=0)
@@ -99,16 +99,16 @@ def test_micro_batches_take_less_memory(compiled):
     assert compiled[4, 1].temporary_bytes < compiled[1, 1].temporary_bytes / 2
 
 
-def test_devices_keep_their_pictures(compiled):
-    """What is gathered or sent (by the search for the nearest anchors) is less than one picture."""
+def test_devices_do_not_exchange_images(compiled):
+    """What they gather or send (in the search for the nearest anchors) is smaller than one image."""
     moved = r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)(?:-start)?\("
     sizes = [np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(moved, compiled[2, 8].text)]
     assert max(sizes, default=0) < SIZE[0] * SIZE[1] * 3
     assert "all-reduce" in compiled[2, 8].text
 
 
-def test_the_first_scan_computes_what_the_normalizers_depend_on(compiled, request):
-    """Of the whole network for GFL all but the boxes; nothing for ATSS."""
+def test_the_first_scan_computes_only_what_the_normalizers_need(compiled, request):
+    """It computes all of the network but the boxes for GFL, and nothing for ATSS."""
     parts = re.findall(r'op_name="[^"]*/DetectorNetwork/(\w+/\w+)[^"]*/conv', compiled[4, 1].text)
     if "loss_centerness" in compiled[1, 1].results[0][1]:
         assert parts == []
@@ -118,7 +118,7 @@ def test_the_first_scan_computes_what_the_normalizers_depend_on(compiled, reques
     assert not re.findall(r'op_name="[^"]*/DetectorNetwork/', compiled[1, 1].text)
 
 
-def test_batch_norms_see_one_micro_batch_after_the_other():
+def test_batch_norms_process_one_micro_batch_after_the_other():
     mesh = make_mesh(devices=jax.devices()[:1])
     experiment = change(CONFIG, optimizer=config.Optimizer(accumulate=2))
     model = build_detector(DETECTOR)
@@ -142,7 +142,7 @@ def test_batch_norms_see_one_micro_batch_after_the_other():
     assert all(x > 0 for x in jax.tree.leaves(moved))
 
 
-def test_a_device_takes_the_rows_of_a_micro_batch_from_its_own():
+def test_the_rows_of_a_micro_batch_stay_on_their_device():
     mesh = make_mesh(devices=jax.devices()[:4])
     batch = put_batch(make_batch(0, batch_size=8), mesh)
     parts = jax.jit(micro_batches, static_argnums=(1, 2))(batch, 2, mesh)

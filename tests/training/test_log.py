@@ -18,7 +18,7 @@ from gfl_jax.training.terminal import Terminal, duration
 LOADER = Loader(batch_size=8)
 
 
-def test_rows_after_the_resumed_step_and_torn_lines_are_dropped(tmp_path):
+def test_rows_after_the_resumed_step_and_incomplete_lines_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": step, "loss": 1 / step} for step in (1, 2, 3, 4)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
@@ -29,7 +29,7 @@ def test_rows_after_the_resumed_step_and_torn_lines_are_dropped(tmp_path):
     assert os.listdir(tmp_path) == ["metrics.jsonl"]
 
 
-def test_a_further_process_reads_and_writes_nothing(tmp_path):
+def test_a_process_other_than_the_first_reads_but_does_not_write(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n')
     file = MetricsFile(path, last_step=1, write=False)
@@ -38,7 +38,7 @@ def test_a_further_process_reads_and_writes_nothing(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
-def test_float32_numbers_come_back_exactly(tmp_path):
+def test_float32_numbers_are_read_back_exactly(tmp_path):
     metrics = {"loss": np.float32(1 / 3), "loss_cls": np.float32(1e-30), "learning_rate": np.float32(0.1)}
     with RunLog(tmp_path, step=0, total_steps=10, loader=LOADER, log_every=4) as log:
         for step in range(1, 11):
@@ -52,7 +52,7 @@ def test_float32_numbers_come_back_exactly(tmp_path):
         assert np.float32(rows[0][name]) == value
 
 
-def test_an_evaluation_before_the_resumed_step_is_remembered(tmp_path):
+def test_an_evaluation_before_the_resumed_step_is_kept(tmp_path):
     with RunLog(tmp_path, 0, 10, LOADER, 4) as log:
         log.evaluation(5, {"AP": 0.25, "AP50": 0.5, "AP75": 0.125})
     with RunLog(tmp_path, 5, 10, LOADER, 4) as log:
@@ -61,7 +61,7 @@ def test_an_evaluation_before_the_resumed_step_is_remembered(tmp_path):
         assert log.evaluation_at(5) is None
 
 
-def test_the_times_of_all_rows_make_the_time_of_the_run(tmp_path):
+def test_the_times_of_all_rows_sum_to_the_time_of_the_run(tmp_path):
     with RunLog(tmp_path, 0, 10, LOADER, 4) as log:
         for step in range(1, 11):
             with log.clock.measure("input"):
@@ -83,8 +83,8 @@ def test_the_times_of_all_rows_make_the_time_of_the_run(tmp_path):
     assert [row["step"] for row in rows if row["time/evaluation"]] == [6, 8]
 
 
-def test_slow_input_is_named_once_and_not_in_the_first_interval(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # as in the further processes of a run
+def test_slow_input_gives_one_warning_but_not_in_the_first_interval(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # as in processes other than the first
     with RunLog(tmp_path, 0, 10, LOADER, 4) as log:
         lap = {"input": 3.0, "step": 7.0, "checkpoint": 0.0, "evaluation": 0.0}
         monkeypatch.setattr(log.clock, "lap", lambda: lap)
@@ -95,13 +95,13 @@ def test_slow_input_is_named_once_and_not_in_the_first_interval(tmp_path, caplog
         "input is the bottleneck: from step 2 to 4 the device was idle for 3 of 10 s (30%)"
     )
     speeds = [row["images_per_second"] for row in read_rows(tmp_path / "metrics.jsonl")]
-    assert speeds == [0.8, 2.4, 3.2, 1.6]  # in 10 s each: the steps 1, 2 to 4, 5 to 8, 9 and 10, of 8 images
+    assert speeds == [0.8, 2.4, 3.2, 1.6]  # 10 s each for steps 1, 2 to 4, 5 to 8, 9 to 10 of 8 images
 
 
 NUMBERS = {"loss": 1.5, "loss_cls": 1.0, "loss_dfl": 0.5, "learning_rate": 0.004}
 
 
-def test_plain_lines_where_there_is_no_terminal():
+def test_plain_lines_without_a_terminal():
     output = io.StringIO()
     terminal = Terminal(20, 0, Console(file=output))
     terminal.advance(3)
@@ -132,7 +132,7 @@ def test_a_progress_bar_on_a_terminal():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_acts(number):
+def test_the_first_signal_requests_a_stop_and_the_second_acts_as_usual(number):
     received = []
     before = signal.signal(number, lambda *_: received.append(number))
     try:

@@ -26,7 +26,7 @@ from gfl_jax.training.state import create_state
 
 
 class Tampered:
-    """Batches with something done before a step; what is done may change the batch."""
+    """Batches that call a function before one step. The function may change the batch."""
 
     def __init__(self, batches, start_step, at_step, tamper):
         self.batches, self.step, self.at_step, self.tamper = batches, start_step, at_step, tamper
@@ -45,7 +45,7 @@ class Tampered:
 
 @pytest.fixture
 def tamper(monkeypatch):
-    """Lets a test do something when the batch of a step, counted from 1, is fetched."""
+    """A function that makes the loop call another one when it fetches the batch of a step (from 1)."""
 
     def at_step(step, function):
         def tampered(source, config, start_step, *hosts):
@@ -64,7 +64,7 @@ def send(number):
     return act
 
 
-def test_a_whole_run_leaves_all_that_it_should(whole_run, tiny_config):
+def test_a_whole_run_writes_all_its_files(whole_run, tiny_config):
     rows = read_metrics(whole_run)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     assert [row["step"] for row in rows if "eval/AP" in row] == [6, 12]
@@ -76,13 +76,13 @@ def test_a_whole_run_leaves_all_that_it_should(whole_run, tiny_config):
     assert steps_in(whole_run / "checkpoints") == [6, 8, 12]  # before each evaluation too
     best = max((row for row in rows if "eval/AP" in row), key=lambda row: row["eval/AP"])["step"]
     assert steps_in(whole_run / "best") == [best]
-    pictures = sorted(path.name for path in (whole_run / "pictures").iterdir())
-    assert pictures == [f"step_{s:07d}_picture_{i}.png" for s in (6, 12) for i in (1, 2, 3, 4)]
+    snapshots = sorted(path.name for path in (whole_run / "pictures").iterdir())
+    assert snapshots == [f"step_{s:07d}_picture_{i}.png" for s in (6, 12) for i in (1, 2, 3, 4)]
     assert json.loads((whole_run / "config.json").read_text())["name"] == "tiny"
     assert list((whole_run / "tensorboard").glob("events.out.tfevents.*"))
 
 
-def test_a_finished_run_started_again_returns_its_metrics(whole_run, tiny_config, tmp_path):
+def test_a_finished_run_returns_its_metrics_when_started_again(whole_run, tiny_config, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(whole_run, workdir)
     with pytest.raises(UserError, match="--profile=13:14: this run has 12 steps"):
@@ -94,8 +94,8 @@ def test_a_finished_run_started_again_returns_its_metrics(whole_run, tiny_config
 
 
 @pytest.mark.parametrize(("number", "at_step"), [(signal.SIGTERM, 6), (signal.SIGINT, 9)])
-def test_a_stopped_run_goes_on_as_if_it_had_not(tiny_config, whole_run, tmp_path, tamper, number, at_step):
-    """The step after the signal is finished; an evaluation that was due comes with the next start."""
+def test_a_stopped_run_resumes_bit_identically(tiny_config, whole_run, tmp_path, tamper, number, at_step):
+    """The step is finished after the signal. An evaluation that was due runs at the next start."""
     handler = signal.getsignal(number)
     tamper(at_step, send(number))
     assert train(tiny_config, tmp_path) == {}
@@ -106,7 +106,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tiny_config, whole_run, tmp_path
     assert_same_run(tmp_path, whole_run, 12)
 
 
-def test_a_profile_holds_its_steps_and_changes_no_number(tiny_config, whole_run, tmp_path, tamper):
+def test_a_profile_has_the_given_steps_and_changes_no_number(tiny_config, whole_run, tmp_path, tamper):
     tamper(6, send(signal.SIGTERM))
     train(tiny_config, tmp_path, profile_steps=range(3, 5))
     assert read_metrics(tmp_path) == [row for row in read_metrics(whole_run) if row["step"] <= 6][:6]
@@ -117,7 +117,7 @@ def test_a_profile_holds_its_steps_and_changes_no_number(tiny_config, whole_run,
     assert sum(event.get("name") == "input" for event in events) == 2
 
 
-def test_a_non_finite_loss_stops_the_run_and_names_its_pictures(tiny_config, tmp_path, tamper):
+def test_a_non_finite_loss_stops_the_run_and_names_its_images(tiny_config, tmp_path, tamper):
     names = []
 
     def spoil(batch):
@@ -131,9 +131,9 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_pictures(tiny_config, tmp
     message = str(caught.value)
     assert all(name in message for name in names)
     assert f"the last good checkpoint is {tmp_path}/checkpoints/4" in message
-    # What it says can be done: the same --workdir would refuse these fields.
-    assert "begin another --workdir with a lower config.optimizer.learning_rate" in message
-    assert "config.init_from that checkpoint" in message
+    # The advice works: the same --workdir would refuse these fields.
+    assert "start another --workdir with a lower config.optimizer.learning_rate" in message
+    assert "config.init_from set to that checkpoint" in message
     lower = override(tiny_config, {"optimizer.learning_rate": 0.01})
     with pytest.raises(UserError, match="another configuration"):
         train(lower, tmp_path)
@@ -157,22 +157,22 @@ def test_starting_from_another_runs_checkpoint(tiny_config, whole_run, tmp_path,
     assert np.abs(started - origin).max() < np.abs(started - first).max()
 
 
-def test_another_configuration_is_refused_and_loses_nothing(tiny_config, whole_run):
+def test_another_configuration_is_refused_and_changes_nothing(tiny_config, whole_run):
     before = read_metrics(whole_run)
     with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate"):
         train(override(tiny_config, {"optimizer.learning_rate": 0.5}), whole_run)
     assert read_metrics(whole_run) == before
 
 
-def test_batches_that_do_not_divide_are_refused_at_once(tiny_config, tmp_path):
+def test_batches_that_the_devices_do_not_divide_are_refused_at_once(tiny_config, tmp_path):
     with pytest.raises(UserError, match=r"config\.loader\.batch_size=7: .* multiple of 8"):
         train(override(tiny_config, {"loader.batch_size": 7}), tmp_path / "run")
-    with pytest.raises(UserError, match=r"config\.optimizer\.accumulate=2: does not divide the 1 pictures"):
+    with pytest.raises(UserError, match=r"config\.optimizer\.accumulate=2: does not divide the 1 images"):
         train(override(tiny_config, {"optimizer.accumulate": 2}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_signal_during_an_evaluation_leaves_the_rest_of_it_to_the_next_start(
+def test_a_signal_stops_an_evaluation_and_the_next_start_repeats_it(
     tiny_config, whole_run, tmp_path, monkeypatch
 ):
     evaluated = []
@@ -195,9 +195,7 @@ def test_a_signal_during_an_evaluation_leaves_the_rest_of_it_to_the_next_start(
     assert_same_run(tmp_path, whole_run, 12)
 
 
-def test_a_signal_while_the_metrics_are_computed_does_not_wait_for_them(
-    tiny_config, whole_run, tmp_path, monkeypatch, capsys
-):
+def test_a_signal_does_not_wait_for_metrics(tiny_config, whole_run, tmp_path, monkeypatch, capsys):
     def never_ends(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(600)
@@ -213,10 +211,10 @@ def test_a_signal_while_the_metrics_are_computed_does_not_wait_for_them(
     assert_same_run(tmp_path, whole_run, 12)
 
 
-def test_a_run_whose_successor_has_begun_writes_nothing_more(
+def test_a_run_stops_writing_after_another_one_has_taken_over(
     tiny_config, whole_run, tmp_path, tamper, monkeypatch
 ):
-    """As one that was cut off for a while, and started again elsewhere by the scheduler."""
+    """For example, a run that was cut off for a while, and that the scheduler restarted elsewhere."""
 
     def take_over(batch):
         lease.Lease(tmp_path)
@@ -234,8 +232,8 @@ def test_a_run_whose_successor_has_begun_writes_nothing_more(
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "\x00"])
-def test_a_lease_that_is_lost_stops_no_run(tmp_path, content):
-    """Nobody else has it, and what was done is still to be saved."""
+def test_a_missing_or_damaged_lease_stops_no_run(tmp_path, content):
+    """No other run holds it, and finished work must still be saved."""
     own = lease.Lease(tmp_path)
     (tmp_path / "lease.json").unlink()
     if content is not None:

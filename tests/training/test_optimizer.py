@@ -24,7 +24,7 @@ def rates(schedule, learning_rate, total_steps, steps):
     return np.array([function(step) for step in steps])
 
 
-def test_warmup_is_the_references():
+def test_warmup_equals_the_reference():
     expected = np.load(REFERENCE)["lr/warmup600"]
     found = rates(config.Schedule(), 0.01, 10_000_000, range(600))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -38,20 +38,20 @@ def test_rates_drop_tenfold_after_epochs_8_and_11_of_12():
     np.testing.assert_allclose(rates(schedule, 0.01, 12 * per_epoch, [11 * per_epoch]), 0.0001, rtol=1e-6)
 
 
-def test_cosine_goes_from_the_full_rate_at_the_end_of_warmup_to_zero():
+def test_cosine_falls_from_the_full_rate_after_warmup_to_zero():
     schedule = config.Schedule(warmup_steps=10, decay="cosine")
     found = rates(schedule, 0.2, 110, [10, 60, 110, 120])
     np.testing.assert_allclose(found, [0.2, 0.1, 0, 0], atol=1e-7)
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1])
-def test_no_warmup_starts_finite(warmup_steps):
+def test_without_warmup_the_first_rate_is_finite(warmup_steps):
     schedule = config.Schedule(warmup_steps=warmup_steps, warmup_factor=0.5)
     expected = [1, 1] if warmup_steps == 0 else [0.5, 1]
     np.testing.assert_allclose(rates(schedule, 1.0, 10, [0, 1]), expected)
 
 
-def test_learning_rate_is_linear_in_the_batch_unless_told_otherwise():
+def test_learning_rate_is_linear_in_the_batch_unless_switched_off():
     optimizer = config.Optimizer(learning_rate=0.01, reference_batch_size=16)
     assert scaled_learning_rate(optimizer, 32) == pytest.approx(0.02)
     unscaled = dataclasses.replace(optimizer, reference_batch_size=None)
@@ -84,7 +84,7 @@ def run(optimizer, params, gradients):
     return params, state
 
 
-def test_sgd_is_pytorchs():
+def test_sgd_equals_pytorch():
     """torch.optim.SGD: g += decay * p; buffer = momentum * buffer + g; p -= rate * buffer."""
     settings = config.Optimizer(momentum=0.9, weight_decay=0.05, clip_norm=None)
     params, gradients = make_params(), [make_params(seed) for seed in range(1, 5)]
@@ -105,7 +105,7 @@ def test_sgd_is_pytorchs():
     )
 
 
-def test_clipping_is_of_the_trained_gradients_norm_and_before_the_decay():
+def test_clipping_uses_the_norm_of_trained_gradients_before_the_decay():
     settings = config.Optimizer(momentum=0.0, weight_decay=0.1, clip_norm=0.5)
     params, gradient = make_params(), make_params(1)
     gradient["backbone"]["conv1"]["kernel"] *= 1e6  # frozen: must not count
@@ -132,7 +132,7 @@ def test_adamw_decays_kernels_only():
 
 @pytest.mark.parametrize("frozen_stages", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
-def test_frozen_stages_keep_their_bits_and_have_no_state(kind, frozen_stages):
+def test_frozen_stages_do_not_change_and_have_no_optimizer_state(kind, frozen_stages):
     frozen_names = [[], ["bn1", "conv1", "layer1_0"], ["bn1", "conv1", "layer1_0", "layer2_0"]][frozen_stages]
     backbone = config.Backbone(frozen_stages=frozen_stages)
     optimizer = make_optimizer(config.Optimizer(kind=kind), lambda step: 0.1, backbone)

@@ -1,4 +1,4 @@
-"""A run goes on with its classes and its data, wherever they lie and in whatever order they are listed."""
+"""A run resumes with its classes and data, at any path and in any order."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from gfl_jax.data.categories import Categories, read_categories
 from gfl_jax.errors import UserError
 from gfl_jax.training import loop
 from gfl_jax.training.loop import train
-from gfl_jax.training.run_data import keep_run_data, open_run_data
+from gfl_jax.training.run_data import open_run_data, write_run_data
 from gfl_jax.training.saving import steps_in
 from gfl_jax.training.start import match_classifier
 
 
 def with_data(folder, train_name="annotations.json", eval_name="annotations.json", **fields):
-    """The tiny experiment on the data in a folder."""
+    """The tiny config on the data in a folder."""
     data = config.Dataset(
         train_json=str(folder / train_name),
         train_images=str(folder),
@@ -42,7 +42,7 @@ def edited(folder, name, edit):
 
 
 def shuffled(content):
-    """Everything in another order; classes with other ids."""
+    """Reverses the order of everything, and gives classes other ids."""
     content["categories"].reverse()
     content["images"].reverse()
     content["annotations"].reverse()
@@ -54,7 +54,7 @@ def shuffled(content):
 
 @pytest.fixture
 def stopped(tiny_config, tmp_path, monkeypatch):
-    """A run that was stopped after step 5, and its data, moved and listed in another order."""
+    """The folder of a run that was stopped after step 5, and of its data, moved and in another order."""
 
     def stop_at_5(step):
         if step == 5:
@@ -70,12 +70,12 @@ def stopped(tiny_config, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_goes_on_bit_by_bit_with_data_moved_and_exported_in_another_order(stopped, whole_run):
+def test_a_run_resumes_bit_identically_with_moved_and_reordered_data(stopped, whole_run):
     before = (stopped / "run" / "categories.json").read_bytes()
     moved = with_data(stopped / "moved", repeats=4)
     train(moved, stopped / "run")
     assert_same_run(stopped / "run", whole_run, 12)
-    # And once more on the finished run, with yet another order: nothing changes.
+    # Once more on the finished run, with another order: nothing changes.
     again = edited(stopped / "moved", "again.json", lambda content: content["categories"].reverse())
     train(with_data(stopped / "moved", again, again, repeats=4), stopped / "run")
     assert (stopped / "run" / "categories.json").read_bytes() == before
@@ -104,13 +104,13 @@ def move_box(content):
             "x.json: lacks 'red' and has 'violet' as well, compared with the classes of the run",
         ),
         (rename, "eval", "x.json: its classes 'violet' are not in"),
-        (drop_image, "train", "1 of its images are gone ('picture_12.png')"),
-        (drop_image, "eval", "1 of its images are gone ('picture_12.png')"),
+        (drop_image, "train", "1 of its images are missing ('picture_12.png')"),
+        (drop_image, "eval", "1 of its images are missing ('picture_12.png')"),
         (move_box, "train", "boxes of 1 images ('picture_1.png') differ"),
         (move_box, "eval", "boxes of 1 images ('picture_1.png') differ"),
     ],
 )
-def test_other_content_is_refused_with_what_differs(whole_run, tmp_path, edit, which, words):
+def test_changed_content_is_refused_and_the_difference_is_named(whole_run, tmp_path, edit, which, words):
     write_dataset(tmp_path)
     edited(tmp_path, "x.json", edit)
     names = {"train_name": "x.json"} if which == "train" else {"eval_name": "x.json"}
@@ -127,34 +127,34 @@ def test_a_run_without_evaluation(tiny_config, tmp_path, caplog, monkeypatch):
     short = override(tiny_config, {"dataset.eval_json": "", "dataset.eval_images": "", "schedule.steps": 2})
     with caplog.at_level("INFO", "gfl_jax"):
         assert train(short, tmp_path) == {}
-    assert "names no data for evaluation: the result is the last checkpoint" in caplog.text
+    assert "names no evaluation data; the result is the last checkpoint" in caplog.text
     assert steps_in(tmp_path / "checkpoints") == [2]
     assert (tmp_path / "curves.png").is_file()
     assert not steps_in(tmp_path / "best")
 
 
-def test_data_that_cannot_be_evaluated_are_refused_before_the_first_step(tmp_path):
+def test_unannotated_evaluation_data_are_refused_before_the_first_step(tmp_path):
     write_dataset(tmp_path / "data")
     name = edited(tmp_path / "data", "info.json", lambda content: content.pop("annotations"))
-    with pytest.raises(UserError, match=r"info\.json: has no annotations, so that nothing can be evaluated"):
+    with pytest.raises(UserError, match=r"info\.json: has no annotations, so it cannot be evaluated"):
         train(with_data(tmp_path / "data", eval_name=name), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_without_a_record_takes_the_data_that_it_gets_and_says_so(whole_run, tmp_path, caplog):
+def test_a_run_without_a_record_uses_the_current_data_with_a_warning(whole_run, tmp_path, caplog):
     shutil.copytree(whole_run, tmp_path / "run")
     (tmp_path / "run" / "data.npz").unlink()
     write_dataset(tmp_path)
     data = open_run_data(with_data(tmp_path), tmp_path / "run")
-    keep_run_data(tmp_path / "run", data)
-    assert "there is no record of the data that the run began with" in caplog.text
+    write_run_data(tmp_path / "run", data)
+    assert "data.npz: is missing; assuming that the run started with the current data" in caplog.text
     assert (tmp_path / "run" / "data.npz").is_file()
     assert read_categories(tmp_path / "run").names == ("red", "green", "blue")
 
 
 @pytest.mark.parametrize("anchors", [1, 2])
 def test_a_classifier_is_matched_by_name(anchors):
-    """Each class of both keeps its weights; others start anew; without any, the classifier does."""
+    """Shared classes keep their weights, others are new. Without shared classes the classifier is new."""
     rng = np.random.default_rng(0)
 
     def variables(classes):

@@ -1,4 +1,4 @@
-"""Checkpoints on storage that fails: what is on disk then, and what a person is told."""
+"""Checkpoints on storage that fails: what remains on disk, and which messages appear."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from gfl_jax.training.metrics_file import MetricsFile, read_rows
 
 @pytest.fixture
 def storage(monkeypatch):
-    """Fails with `errors`, one after the other, when the last file of a checkpoint is written."""
+    """Storage that raises `errors`, one after the other, when the last file of a checkpoint is written."""
 
     class Storage:
         errors = ()
@@ -41,8 +41,8 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_save_that_failed_in_the_background_is_found_at_the_next_one(storage, tmp_path, caplog, capfd):
-    """Which is then on disk at once, and only then is an older one deleted."""
+def test_a_failed_background_save_is_reported_at_the_next_save(storage, tmp_path, caplog, capfd):
+    """The next save then waits until it is on disk. Only after that an older checkpoint is deleted."""
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make_state(10), wait=True)
     storage.errors = [errno.EIO, errno.EIO, errno.ESTALE]
@@ -63,7 +63,7 @@ def test_a_save_that_failed_in_the_background_is_found_at_the_next_one(storage, 
     assert capfd.readouterr().err == ""
 
 
-def test_a_full_disk_is_told_in_a_line_and_the_last_checkpoint_stays(storage, tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_the_last_checkpoint_stays(storage, tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(make_state(10), wait=True)
     storage.errors = [errno.ENOSPC]
@@ -79,7 +79,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_last_checkpoint_stays(storage, tm
     assert_same(restore(tmp_path, make_state(0)), make_state(10))
 
 
-def test_the_best_is_on_disk_when_the_call_returns(storage, tmp_path):
+def test_the_best_checkpoint_is_on_disk_when_the_call_returns(storage, tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     storage.errors = [errno.EIO]
     assert checkpoints.save_best(make_state(5), 0.3)
@@ -91,7 +91,7 @@ def test_the_best_is_on_disk_when_the_call_returns(storage, tmp_path):
     assert names(tmp_path / "best") == ["5"]
 
 
-def test_closing_warns_of_a_save_that_failed(storage, tmp_path, caplog):
+def test_closing_warns_of_a_failed_save(storage, tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path, keep=1)
     storage.errors = [errno.ENOSPC]
     checkpoints.save(make_state(10))
@@ -102,7 +102,7 @@ def test_closing_warns_of_a_save_that_failed(storage, tmp_path, caplog):
     assert names(tmp_path / "checkpoints") == []
 
 
-def test_other_refusals_are_told_at_once(storage, tmp_path):
+def test_other_storage_errors_are_raised_at_once(storage, tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     storage.errors = [errno.EACCES]
     with pytest.raises(
@@ -113,7 +113,7 @@ def test_other_refusals_are_told_at_once(storage, tmp_path):
     checkpoints.close()
 
 
-def test_a_row_that_was_half_written_is_written_whole(storage, monkeypatch, tmp_path):
+def test_a_partly_written_row_is_rewritten(storage, monkeypatch, tmp_path):
     rows = [{"step": step, "loss": float(np.float32(1 / (step + 1)))} for step in range(4)]
     file = MetricsFile(tmp_path / "metrics.jsonl", last_step=0)
     append, attempts = MetricsFile._append, []

@@ -1,4 +1,4 @@
-"""Starting from files of PyTorch."""
+"""Tests of starting from PyTorch files."""
 
 import dataclasses
 import logging
@@ -36,7 +36,7 @@ def state(small_detector):
 
 @pytest.fixture
 def lines(caplog):
-    """The lines that were logged, from warnings on."""
+    """A function that returns the logged lines of level warning and above."""
     caplog.set_level(logging.WARNING)
     return lambda: [record.getMessage() for record in caplog.records]
 
@@ -45,7 +45,7 @@ def same(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_a_whole_detector_is_taken_over_silently(state, small_detector, tmp_path, lines):
+def test_a_whole_detector_is_loaded_without_warnings(state, small_detector, tmp_path, lines):
     others = random_variables(small_detector, 1)
     path = tmp_path / "x.safetensors"
     write_state_dict(path, whole_state_dict(others, small_detector))
@@ -53,7 +53,7 @@ def test_a_whole_detector_is_taken_over_silently(state, small_detector, tmp_path
     assert lines() == []
 
 
-def test_other_classes_keep_all_but_the_classifier_and_one_line_says_so(
+def test_with_other_classes_all_but_the_classifier_is_loaded_with_one_warning(
     state, small_detector, tmp_path, lines
 ):
     five = dataclasses.replace(small_detector, num_classes=5)
@@ -66,12 +66,12 @@ def test_other_classes_keep_all_but_the_classifier_and_one_line_says_so(
     same(started.variables, others)
     count = len(jax.tree.leaves(state.variables))
     assert lines() == [
-        f"{path}: {count - 2} of {count} arrays taken; start anew: params/head/class_logits/bias, "
-        "params/head/class_logits/kernel; without a place: none"
+        f"{path}: loaded {count - 2} of {count} arrays; newly initialized: params/head/class_logits/bias, "
+        "params/head/class_logits/kernel; unused: none"
     ]
 
 
-def test_a_backbone_of_torchvision(state, small_detector, tmp_path, lines):
+def test_a_torchvision_backbone_is_loaded(state, small_detector, tmp_path, lines):
     others = random_variables(small_detector, 1)
     whole = whole_state_dict(others, small_detector)
     bare = {name.removeprefix("backbone."): x for name, x in whole.items() if name.startswith("backbone.")}
@@ -83,11 +83,11 @@ def test_a_backbone_of_torchvision(state, small_detector, tmp_path, lines):
     same(started.params["pyramid"], state.params["pyramid"])
     same(started.params["head"], state.params["head"])
     (line,) = lines()
-    assert "start anew: params/head/" in line
-    assert line.endswith("without a place: fc.bias, fc.weight")
+    assert "newly initialized: params/head/" in line
+    assert line.endswith("unused: fc.bias, fc.weight")
 
 
-def test_float64_weights_become_the_networks(state, small_detector, tmp_path):
+def test_float64_weights_are_cast_to_float32(state, small_detector, tmp_path):
     others = random_variables(small_detector, 1)
     path = tmp_path / "x.safetensors"
     doubled = whole_state_dict(jax.tree.map(np.float64, others), small_detector)
@@ -98,7 +98,7 @@ def test_float64_weights_become_the_networks(state, small_detector, tmp_path):
     same(started.variables, others)
 
 
-def test_a_file_in_which_nothing_fits(state, small_detector, tmp_path):
+def test_a_file_in_which_nothing_fits_is_an_error(state, small_detector, tmp_path):
     path = tmp_path / "x.safetensors"
     write_state_dict(path, {"encoder.weight": np.zeros(3)})
     with pytest.raises(UserError, match="nothing in it fits this network"):
@@ -119,18 +119,18 @@ def complaint(call, *arguments):
 
 
 def freezing(detector, **changes):
-    """A config of the detector with changes of its backbone."""
+    """A config of the detector with a changed backbone."""
     backbone = dataclasses.replace(detector.backbone, **changes)
     return Config("small", detector=dataclasses.replace(detector, backbone=backbone))
 
 
 def remedied(config, message):
-    """The config with the changes that a message names for training everything."""
+    """The config with the changes that the message recommends for training everything."""
     assert REMEDY in message
     return parse_overrides(config, dict(word.removeprefix("--config.").split("=") for word in REMEDY.split()))
 
 
-def test_a_coco_config_without_weights_is_refused_before_any_work(tmp_path):
+def test_a_coco_config_without_weights_is_refused_at_the_start(tmp_path):
     config = dataclasses.replace(load_config(COCO), init_from="")
     message = complaint(train, config, tmp_path / "run")
     assert message.startswith("config.init_from='': frozen_stages=1 and norm=frozen")
@@ -142,21 +142,21 @@ def test_a_coco_config_without_weights_is_refused_before_any_work(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"frozen_stages": 1}, {"norm": "frozen"}, {"frozen_stages": 3, "norm": "frozen"}]
 )
-def test_whatever_is_frozen_needs_a_file(small_detector, tmp_path, changes):
+def test_frozen_parts_need_a_file(small_detector, tmp_path, changes):
     config = freezing(small_detector, **changes)
     check_start(remedied(config, complaint(check_start, config, tmp_path)), tmp_path)
 
 
-def test_norms_that_are_not_trained_start_as_the_identity(small_detector, tmp_path):
+def test_untrained_norms_need_no_file(small_detector, tmp_path):
     check_start(freezing(small_detector, train_norm=False), tmp_path)
 
 
-def test_a_run_that_has_begun_goes_on_without_the_file(tmp_path):
+def test_a_run_that_has_begun_needs_no_file(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     check_start(load_config(COCO), tmp_path)
 
 
-def test_a_comparison_looks_at_all_rows_before_the_first_one(small_detector, tmp_path):
+def test_a_comparison_checks_all_rows_before_the_first_run(small_detector, tmp_path):
     configs = {
         "good": Config("small", detector=small_detector),
         "bad": freezing(small_detector, frozen_stages=1),
@@ -178,7 +178,7 @@ def test_a_comparison_looks_at_all_rows_before_the_first_one(small_detector, tmp
         ("neck.", None),  # trained anyway
     ],
 )
-def test_a_file_must_hold_all_that_is_frozen(small_detector, tmp_path, dropped, named):
+def test_a_file_must_have_all_frozen_parts(small_detector, tmp_path, dropped, named):
     whole = whole_state_dict(random_variables(small_detector, 1), small_detector)
     path = tmp_path / "x.safetensors"
     kept = {name: x for name, x in whole.items() if not name.startswith(dropped)}
@@ -190,7 +190,7 @@ def test_a_file_must_hold_all_that_is_frozen(small_detector, tmp_path, dropped, 
         check_start(config, tmp_path / "run")
         return
     message = complaint(check_start, config, tmp_path / "run")
-    assert message.startswith(f"config.init_from={path}: has no fitting values for {named}; ")
+    assert message.startswith(f"config.init_from={path}: has no values of the right shape for {named}; ")
     check_start(remedied(config, message), tmp_path / "run")
 
 

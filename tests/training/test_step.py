@@ -42,7 +42,7 @@ def make_step(config, devices, least=LEAST_SHARDED):
 
 
 def assert_close(found, expected):
-    """Within 1e-6 of the largest number of each array."""
+    """Checks that numbers agree within 1e-6 of the largest of each array."""
 
     def check(a, b):
         a, b = np.asarray(a), np.asarray(b)
@@ -52,15 +52,15 @@ def assert_close(found, expected):
 
 
 def bytes_per_device(tree):
-    """Of all arrays, on the first device."""
+    """The bytes of all arrays on the first device."""
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def test_eight_devices_do_what_one_does():
-    """The momentum after a first step without decay is the gradient."""
+def test_eight_devices_equal_one():
+    """This also compares gradients: without decay, the momentum after a first step is the gradient."""
     exact = change(CONFIG, precision="float64", optimizer=config.Optimizer(weight_decay=0.0))
     batches = [make_batch(0), make_batch(1)]
-    batches[1] = change(batches[1], box_mask=np.zeros_like(batches[1].box_mask))  # not a single box
+    batches[1] = change(batches[1], box_mask=np.zeros_like(batches[1].box_mask))  # no box at all
     with jax.enable_x64(True):
         results = []
         for devices in (1, 8):
@@ -77,8 +77,8 @@ def test_eight_devices_do_what_one_does():
     assert_close(results[3], results[1])
 
 
-def test_fsdp_does_what_data_parallelism_does_in_an_eighth_of_the_memory(monkeypatch):
-    """Parameters and optimizer state lie on eight devices; losses and states are those of replicas."""
+def test_fsdp_equals_data_parallelism_with_less_memory(monkeypatch):
+    """Parameters and optimizer state are sharded over devices. Losses and states equal those of replicas."""
     monkeypatch.setattr(step_module, "split_over_fsdp", partial(split_over_fsdp, least=1))
     exact = change(CONFIG, precision="float64", optimizer=config.Optimizer(kind="adamw", clip_norm=1.0))
     with jax.enable_x64(True):
@@ -95,7 +95,7 @@ def test_fsdp_does_what_data_parallelism_does_in_an_eighth_of_the_memory(monkeyp
     assert eighth < 0.3 * whole  # many arrays of the tiny network have no axis that 8 divides
 
 
-def test_an_eighth_of_a_resnet_50_on_each_of_eight_devices():
+def test_each_of_eight_devices_holds_an_eighth_of_a_resnet_50():
     model = build_detector(config.Detector(), "float32")
     optimizer = make_optimizer(config.Optimizer(kind="adamw"), lambda _: 0.01, config.Detector().backbone)
     shapes = state_shapes(model, optimizer)
@@ -108,7 +108,7 @@ def test_an_eighth_of_a_resnet_50_on_each_of_eight_devices():
     assert 1 / 8 <= part / whole < 1.02 / 8
 
 
-def test_a_mesh_that_does_not_fit_names_ones_that_do():
+def test_the_error_about_a_wrong_mesh_names_fitting_ones():
     assert dict(make_mesh(config.Mesh(fsdp=2)).shape) == {"data": 4, "fsdp": 2}
     with pytest.raises(UserError, match=r"data=2 times fsdp=3 is not 8, .* fsdp to one of 1, 2, 4, 8"):
         make_mesh(config.Mesh(data=2, fsdp=3))
@@ -131,7 +131,7 @@ def test_an_epoch_of_mixed_shapes_compiles_once_per_bucket(tiny_config):
     assert int(state.step) == 2 * epoch
 
 
-def test_a_non_finite_loss_leaves_the_state_as_it_was():
+def test_a_non_finite_loss_does_not_change_the_state():
     step, state, mesh = make_step(CONFIG, 8)
     state.params["head"]["class_logits"]["bias"] = jnp.full(3, np.nan)
     before = jax.device_get(state)
@@ -163,7 +163,7 @@ def test_metrics_and_frozen_stages():
     jax.tree.map(np.testing.assert_array_equal, after.batch_stats, before.batch_stats)
 
 
-def test_a_batch_that_does_not_divide_names_ones_that_do():
+def test_the_error_about_an_indivisible_batch_names_fitting_ones():
     mesh = make_mesh(devices=jax.devices()[:4])
     check_batch_size(8, mesh)
     message = r"config\.loader\.batch_size=6: .* 4 devices; .* that fit are 1, 2, 3, 6; .* such as 4 or 8"
@@ -173,18 +173,16 @@ def test_a_batch_that_does_not_divide_names_ones_that_do():
         check_batch_size(3, mesh)
 
 
-def test_micro_batches_that_do_not_divide_name_ones_that_do():
+def test_the_error_about_indivisible_micro_batches_names_fitting_ones():
     mesh = make_mesh(devices=jax.devices()[:4])
     check_accumulate(48, 3, mesh)
     for accumulate in (5, 0, -1, 24):
-        with pytest.raises(
-            UserError, match=rf"accumulate={accumulate}: .* 12 pictures .* 1, 2, 3, 4, 6, 12$"
-        ):
+        with pytest.raises(UserError, match=rf"accumulate={accumulate}: .* 12 images .* 1, 2, 3, 4, 6, 12$"):
             check_accumulate(48, accumulate, mesh)
 
 
-def test_bf16_is_for_the_networks_arithmetic_alone():
-    """Parameters, statistics, optimizer state, average, normalizers and losses are in float32."""
+def test_only_the_network_computes_in_bf16():
+    """Parameters, statistics, optimizer state, average, normalizers and losses are float32."""
     optimizer_config = config.Optimizer(accumulate=2, ema_decay=0.999)
     experiment = change(CONFIG, precision="bf16", optimizer=optimizer_config)
     mesh = make_mesh(devices=jax.devices()[:1])
@@ -206,20 +204,20 @@ def test_bf16_is_for_the_networks_arithmetic_alone():
     assert normalizers.box_weights.dtype == np.float32
 
     def convolutions(jitted):
-        """The types of the two operands and of the result of each."""
+        """The types of the two operands and of the result of each convolution."""
         types = r"\(tensor<\w+x(\w+)>, tensor<\w+x(\w+)>\) -> tensor<\w+x(\w+)>$"
         return re.findall(
             rf"stablehlo\.convolution\(.*{types}", jitted.lower(state, batch).as_text(), re.MULTILINE
         )
 
     assert set(convolutions(jax.jit(forward))) == {("bf16", "bf16", "bf16")}
-    # Backward, sums over a batch that are gradients of kernels are in float32.
+    # In the backward pass, the gradients of kernels, which are sums over a batch, are float32.
     found = convolutions(step)
     assert len(found) > 20
     assert set(found) == {("bf16", "bf16", "bf16"), ("bf16", "bf16", "f32")}
 
 
-def test_starting_from_variables_takes_what_fits(caplog):
+def test_starting_from_variables_loads_what_fits(caplog):
     _, state, _ = make_step(CONFIG, 1)
     others = change(CONFIG, seed=1, detector=change(DETECTOR, num_classes=5))
     _, other, _ = make_step(others, 1)
@@ -232,6 +230,6 @@ def test_starting_from_variables_takes_what_fits(caplog):
         started.params["head"]["class_logits"],
         state.params["head"]["class_logits"],
     )
-    assert "start anew: params/head/class_logits/bias, params/head/class_logits/kernel;" in caplog.text
+    assert "newly initialized: params/head/class_logits/bias, params/head/class_logits/kernel;" in caplog.text
     with pytest.raises(UserError, match="nothing in it fits"):
         start_from(state, {"params": {"head": {"other": np.zeros(3)}}}, "there")

@@ -11,7 +11,7 @@ from gfl_jax.training.stopwatch import PARTS, Stopwatch
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A stopwatch whose time passes by `clock.pass_time` alone, and whose steps last until `end_step`."""
+    """A stopwatch whose time passes only by `clock.pass_time`, and whose steps last until `end_step`."""
     now = [100.0]
     no_thread = lambda *_, **__: SimpleNamespace(start=lambda: None)  # noqa: E731
     monkeypatch.setattr(stopwatch, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -26,7 +26,7 @@ def seconds(**parts):
     return {**dict.fromkeys(PARTS, 0.0), **parts}
 
 
-def test_what_is_measured_as_nothing_else_is_step(clock):
+def test_time_outside_other_parts_counts_as_step(clock):
     with clock.measure("input"):
         clock.pass_time(1)
     clock.pass_time(2)
@@ -37,7 +37,7 @@ def test_what_is_measured_as_nothing_else_is_step(clock):
     assert clock.lap() == seconds(step=1)
 
 
-def test_a_part_inside_another_and_a_lap_in_its_middle(clock):
+def test_nested_parts_and_a_lap_within_a_part(clock):
     with clock.measure("evaluation"):
         clock.pass_time(1)
         with clock.measure("checkpoint"):
@@ -48,7 +48,7 @@ def test_a_part_inside_another_and_a_lap_in_its_middle(clock):
     assert clock.lap() == seconds(evaluation=8)
 
 
-def test_a_part_that_fails_is_left(clock):
+def test_a_part_ends_with_an_exception(clock):
     with contextlib.suppress(ValueError), clock.measure("input"):
         clock.pass_time(1)
         raise ValueError
@@ -56,9 +56,9 @@ def test_a_part_that_fails_is_left(clock):
     assert clock.lap() == seconds(input=1, step=2)
 
 
-def test_input_counts_from_the_moment_on_in_which_the_device_is_idle(clock):
+def test_input_counts_only_while_the_device_is_idle(clock):
     clock.step_started(jnp.zeros(()))
-    with clock.measure("input"):  # all of it behind the step
+    with clock.measure("input"):  # all of it during the step
         clock.pass_time(1)
     assert clock.lap() == seconds(step=1)
     with clock.measure("input"):
@@ -71,7 +71,7 @@ def test_input_counts_from_the_moment_on_in_which_the_device_is_idle(clock):
     assert clock.lap() == seconds(input=8)
 
 
-def test_the_end_of_a_step_before_is_not_that_of_the_one_that_runs(clock):
+def test_the_end_of_the_previous_step_does_not_end_the_current_one(clock):
     clock.step_started(jnp.zeros(()))
     before = clock._work
     clock.step_started(jnp.zeros(()))

@@ -1,4 +1,4 @@
-"""Localization distillation in a run: what is learned, on how many devices, and what a checkpoint holds."""
+"""Localization distillation in a run: losses, devices, micro-batches and checkpoints."""
 
 import dataclasses
 import signal
@@ -24,7 +24,7 @@ from gfl_jax.training.state import create_state, state_shapes
 from gfl_jax.training.step import make_train_step
 from gfl_jax.training.teacher import box_maps, make_teacher
 
-# With another network, as teachers have it, and images normalized in another way.
+# The teacher has another network and another image normalization than the student.
 LARGER = change(DETECTOR, head=change(DETECTOR.head, num_convs=2))
 TEACHER = change(CONFIG, detector=LARGER, normalization=config.Normalization(channel_order="bgr"))
 STUDENT = change(
@@ -43,7 +43,7 @@ def variables_of(model, seed, dtype):
 
 
 def one_step(experiment, devices):
-    """The metrics and the new parameters of a step that has a teacher."""
+    """The metrics and the new parameters after a step with a teacher."""
     mesh, dtype = make_mesh(devices=jax.devices()[:devices]), np.float64
     dtype = np.float32 if experiment.precision == "bfloat16" else dtype
     model, teacher = (
@@ -55,21 +55,21 @@ def one_step(experiment, devices):
     state = create_state(model, optimizer, 0)
     state = dataclasses.replace(state, **variables_of(model, 1, dtype))
     state = jax.device_put(state, split_over_fsdp(state, mesh))
-    taught = put_everywhere(variables_of(teacher.model, 2, dtype), mesh)
+    teacher_variables = put_everywhere(variables_of(teacher.model, 2, dtype), mesh)
     step = make_train_step(model, optimizer, schedule, experiment, mesh, teacher)
-    new, metrics = step(state, put_batch(make_batch(0), mesh), taught)
+    new, metrics = step(state, put_batch(make_batch(0), mesh), teacher_variables)
     return jax.device_get((metrics, new.params))
 
 
 @pytest.fixture(scope="module")
 def alone():
-    """On one device, in float64."""
+    """The result of a step on one device in float64."""
     with jax.enable_x64(True):
         return one_step(change(STUDENT, precision="float64"), 1)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_eight_devices_and_micro_batches_do_what_one_batch_on_one_does(alone, accumulate):
+def test_eight_devices_and_micro_batches_equal_one_batch_on_one_device(alone, accumulate):
     optimizer = change(STUDENT.optimizer, accumulate=accumulate)
     experiment = change(STUDENT, precision="float64", optimizer=optimizer)
     with jax.enable_x64(True):
@@ -78,22 +78,23 @@ def test_eight_devices_and_micro_batches_do_what_one_batch_on_one_does(alone, ac
     assert_close(found, alone)
 
 
-def test_in_bfloat16_it_is_about_the_same(alone):
+def test_bfloat16_gives_about_the_same_loss(alone):
     metrics, _ = one_step(change(STUDENT, precision="bfloat16"), 1)
     np.testing.assert_allclose(metrics["loss_ld"], alone[0]["loss_ld"], rtol=0.1)
 
 
-def test_the_loss_is_that_of_the_positives_weighted_by_their_scores():
-    """By hand, from what both networks say of two images; twice as many images count half as much each."""
+def test_the_loss_has_an_upper_bound_and_the_right_normalizer():
+    """Checked with the outputs of both networks on two images. Twice the images halves the weight of each."""
     batch = make_batch(0, batch_size=2)
     model, teacher = build_detector(STUDENT.detector), make_teacher(TEACHER, STUDENT)
-    variables, taught = variables_of(model, 1, np.float32), variables_of(teacher.model, 2, np.float32)
+    variables = variables_of(model, 1, np.float32)
+    teacher_variables = variables_of(teacher.model, 2, np.float32)
     images = np.asarray(batch.images, np.float32) / 255
 
     @jax.jit
-    def compute(variables, taught, batch, images):
+    def compute(variables, teacher_variables, batch, images):
         outputs = model.apply(variables, images)
-        lesson = Lesson(box_maps(teacher, taught, batch), STUDENT.distillation)
+        lesson = Lesson(box_maps(teacher, teacher_variables, batch), STUDENT.distillation)
         found = detection_losses(outputs, batch, STUDENT.detector, lesson=lesson)
         without = detection_losses(outputs, batch, STUDENT.detector)
         normalizers = loss_normalizers(outputs, batch, STUDENT.detector)
@@ -102,20 +103,20 @@ def test_the_loss_is_that_of_the_positives_weighted_by_their_scores():
         sides = [side_parameters(maps, STUDENT.detector.box) for maps in (outputs.box, lesson.box)]
         return found, without, half, sides, normalizers, outputs.class_logits
 
-    found, without, half, (own, other), normalizers, _ = compute(variables, taught, batch, images)
+    found, without, half, (own, other), normalizers, _ = compute(variables, teacher_variables, batch, images)
     for name, loss in without.items():
         np.testing.assert_array_equal(found[name], loss)
     np.testing.assert_allclose(half["loss_ld"], found["loss_ld"] / 2, rtol=1e-6)
     assert normalizers.images == 2
     assert np.sum(found["loss_ld"]) > 0
-    # At most: each positive with its whole weight, and the largest divergence of all sides.
+    # The upper bound: each positive has its full weight, and the largest divergence of all sides.
     p, q = (np.exp(np.asarray(x) / 10) for x in (other, own))
     p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
     largest = 100 * np.max(np.sum(p * np.log(p / q), axis=-1)) / own.shape[-1]
     assert np.sum(found["loss_ld"]) <= 0.25 * largest * normalizers.box_weights
 
 
-def test_a_run_with_a_teacher_stops_and_goes_on_bit_identically(
+def test_a_run_with_a_teacher_resumes_bit_identically(
     tiny_config,
     whole_run,
     tmp_path,
@@ -128,7 +129,7 @@ def test_a_run_with_a_teacher_stops_and_goes_on_bit_identically(
     train(learning, tmp_path / "stopped")
     assert_same_run(tmp_path / "stopped", tmp_path / "whole", 6)
     assert all(row["loss_ld"] > 0 for row in read_metrics(tmp_path / "whole") if "loss" in row)
-    # The teacher's weights are in no checkpoint.
+    # Checkpoints do not contain the teacher's weights.
     shapes = [jax.tree.map(np.shape, load_variables(run)) for run in (tmp_path / "whole", whole_run)]
     assert shapes[0] == shapes[1]
 
@@ -137,12 +138,12 @@ def test_a_run_with_a_teacher_stops_and_goes_on_bit_identically(
     ("changes", "words"),
     [
         ({"distillation.teacher": "nowhere"}, "nowhere: is neither a work directory"),
-        ({"detector.box.reg_max": 5}, "config.detector.box.reg_max must be the teacher's"),
-        ({"detector.box.kind": "dirac"}, "config.detector.box.kind must be the teacher's"),
-        ({"detector.assigner.cell_centers": True}, "config.detector.assigner.cell_centers must be"),
+        ({"detector.box.reg_max": 5}, "config.detector.box.reg_max must equal the teacher's"),
+        ({"detector.box.kind": "dirac"}, "config.detector.box.kind must equal the teacher's"),
+        ({"detector.assigner.cell_centers": True}, "config.detector.assigner.cell_centers must equal"),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_one_line(tiny_config, whole_run, tmp_path, changes, words):
+def test_a_teacher_that_does_not_fit_is_an_error(tiny_config, whole_run, tmp_path, changes, words):
     learning = override(tiny_config, {"distillation.teacher": str(whole_run)} | changes)
     with pytest.raises(UserError, match=words):
         train(learning, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A detector that compiles in seconds, and batches and a data set for it."""
+"""A detector that compiles in seconds, with batches and a data set for it."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def change(value, **changes):
 
 
 def make_batch(seed, size=(64, 64), batch_size=8, boxes=8):
-    """Noise pictures with up to `boxes` random boxes each; a whole row may be without."""
+    """Noise images with up to `boxes` random boxes each. An image may have no box."""
     rng = np.random.default_rng(seed)
     height, width = size
     corners = rng.uniform(0, [width - 20, height - 20], (batch_size, boxes, 2))
@@ -67,7 +67,7 @@ def make_batch(seed, size=(64, 64), batch_size=8, boxes=8):
 
 
 def write_dataset(folder, seed=0, count=12):
-    """Writes coloured rectangles on gray as PNGs, and their COCO JSON; returns its `Dataset`."""
+    """Writes PNGs of coloured rectangles on gray, and their COCO JSON. Returns their `Dataset`."""
     rng = np.random.default_rng(seed)
     images, annotations = [], []
     folder = Path(folder)
@@ -99,7 +99,7 @@ def write_dataset(folder, seed=0, count=12):
 
 
 def make_plain_step(*_):
-    """In place of `make_train_step`, quickly compiled: adds 1 to the parameters and 0.5 to their average."""
+    """A replacement for `make_train_step` that compiles fast: adds 1 to parameters and 0.5 to averages."""
 
     def step(state, batch):
         params, ema = (
@@ -112,19 +112,19 @@ def make_plain_step(*_):
 
 
 def read_metrics(workdir):
-    """The rows of metrics.jsonl without the columns of times."""
+    """Reads the rows of metrics.jsonl without the time columns."""
     rows = read_rows(as_path(workdir) / "metrics.jsonl")
     return [{name: value for name, value in row.items() if name not in TIME_COLUMNS} for row in rows]
 
 
 def read_state(workdir, step):
-    """Every array of a checkpoint, from its files."""
+    """Reads every array of a checkpoint."""
     folder = as_path(workdir) / "checkpoints" / str(step)
     return {item: read_item(folder, item) for item in ("variables", "training")}
 
 
 def assert_same_run(found, expected, step):
-    """Two work directories hold the same numbers, bit by bit."""
+    """Checks that two work directories hold bit-identical numbers."""
     assert read_metrics(found) == read_metrics(expected)
     a, b = read_state(found, step), read_state(expected, step)
     assert jax.tree.structure(a) == jax.tree.structure(b)
