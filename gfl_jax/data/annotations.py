@@ -1,4 +1,4 @@
-"""All boxes of a data set in flat arrays: small to send to a worker process, quick to filter.
+"""The annotations of a data set in flat arrays, which are small to send to workers and fast to filter.
 
 The boxes of image i are the rows `offsets[i]:offsets[i + 1]`.
 """
@@ -17,36 +17,36 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """What is known of the images of a data set without reading them."""
+    """The images of a data set and their boxes, without the pixels."""
 
     sizes: Int[np.ndarray, "images 2"]  # (height, width)
-    image_ids: np.ndarray  # (images,) of Python's own whole numbers or texts: exact, whatever their size
+    image_ids: np.ndarray  # (images,) of Python int or str, so ids of any size stay exact
     file_names: tuple[str, ...]
     offsets: Int[np.ndarray, "images+1"]
     boxes: Float[np.ndarray, "boxes 4"]  # xyxy in pixels
     labels: Int[np.ndarray, "boxes"]
     is_crowd: Bool[np.ndarray, "boxes"]
-    area: Float[np.ndarray, "boxes"]  # of the object's mask where there is one, in pixels
-    annotated: Bool[np.ndarray, "images"]  # whether any annotation, be it bad or a crowd, is of the image
-    fingerprints: Int[np.ndarray, "images"]  # of the files of the images; 0 where they are not known
+    area: Float[np.ndarray, "boxes"]  # in pixels; the area of the mask, if the object has one
+    annotated: Bool[np.ndarray, "images"]  # the image has an annotation; bad boxes and crowds count too
+    fingerprints: Int[np.ndarray, "images"]  # of the image files; 0 if unknown
 
     @property
     def max_boxes(self) -> int:
-        """The most boxes, crowds not counted, of any image."""
+        """The largest number of boxes in an image, crowds excluded."""
         total = np.concatenate([[0], np.cumsum(~self.is_crowd)])
         return int(np.diff(total[self.offsets]).max(initial=0))
 
     @property
     def image_index(self) -> Int[np.ndarray, "boxes"]:
-        """The position of each box's image."""
+        """The position of the image of each box."""
         return np.repeat(np.arange(len(self.sizes)), np.diff(self.offsets))
 
     def rows(self, i: int) -> slice:
-        """The rows of image i's boxes."""
+        """The rows of the boxes of image i."""
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
     def take(self, positions: Int[np.ndarray, "chosen"]) -> "Annotations":
-        """Those of some images, in the order of their positions."""
+        """The annotations of some images, in the order of `positions`."""
         counts = np.diff(self.offsets)[positions]
         rows = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in positions]
         return dataclasses.replace(
@@ -60,7 +60,7 @@ class Annotations:
         )
 
     def take_boxes(self, rows: Int[np.ndarray, "boxes"]) -> "Annotations":
-        """The same images with their boxes in another order, in which those of an image stay together."""
+        """The same images with reordered boxes; the boxes of an image must stay together."""
         return dataclasses.replace(
             self,
             boxes=self.boxes[rows],
@@ -70,7 +70,7 @@ class Annotations:
         )
 
     def relabelled(self, labels: Int[np.ndarray, "classes"]) -> "Annotations":
-        """With label `labels[k]` in place of k; boxes whose new label is -1 are left out."""
+        """Replaces each label k by `labels[k]` and drops the boxes whose new label is -1."""
         new = labels[self.labels]
         kept = np.flatnonzero(new >= 0)
         counts = np.bincount(self.image_index[kept], minlength=len(self.sizes))
@@ -93,27 +93,27 @@ def build_annotations(
     ignored: Bool[np.ndarray, "raw"] | None = None,
     fingerprints: Int[np.ndarray, "images"] | None = None,
 ) -> Annotations:
-    """Sorts boxes by image, drops and reports the bad ones, and clips the others.
+    """Sorts boxes by image, drops bad boxes with a warning, and clips the others to their images.
 
-    A box is bad, as in mmdetection, if a coordinate is not finite, its width, height or
-    area is too small (below 1, below 1, not above 0), it lies outside its image, or it is marked
-    to be ignored.
+    The rules are those of mmdetection. A box is bad if a coordinate is not finite, if its width or
+    height is below 1 pixel, if its area is not above 0, if it lies outside its image, or if it is
+    marked to be ignored.
 
     Args:
-      name: of the data set, for messages.
+      name: name of the data set, for messages.
       sizes: (height, width) of each image.
-      image_ids: of each image.
-      file_names: of each image.
-      image_index: position of each box's image.
-      boxes_xywh: (x, y, width, height) in pixels, float64.
-      labels: of each box.
-      is_crowd: of each box.
-      area: of each box; NaN where unknown: filled with width * height.
-      ignored: boxes to leave out; None: none.
-      fingerprints: of the files of the images; None: not known.
+      image_ids: id of each image.
+      file_names: file name of each image.
+      image_index: position of the image of each box.
+      boxes_xywh: (x, y, width, height) of each box in pixels, float64.
+      labels: label of each box.
+      is_crowd: whether each box is a crowd.
+      area: area of each box in pixels; NaN (unknown) becomes width * height.
+      ignored: which boxes to drop; None: none.
+      fingerprints: fingerprints of the image files; None: unknown.
 
     Raises:
-      UserError: no image is there.
+      UserError: there are no images.
     """
     if len(sizes) == 0:
         raise UserError(f"{name}: has no images; check the file or the split")
@@ -122,19 +122,19 @@ def build_annotations(
         corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
     limits = np.tile(sizes[image_index][:, ::-1], 2).astype(np.float64)
     clipped = np.clip(corners, 0, limits)
-    told = np.zeros(len(boxes_xywh), bool) if ignored is None else ignored
-    not_finite = ~told & ~np.isfinite(boxes_xywh).all(axis=1)
-    degenerate = ~told & ~not_finite & ((boxes_xywh[:, 2:] < 1).any(axis=1) | ~(area > 0))
-    outside = ~told & ~not_finite & ~degenerate & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+    marked = np.zeros(len(boxes_xywh), bool) if ignored is None else ignored
+    not_finite = ~marked & ~np.isfinite(boxes_xywh).all(axis=1)
+    degenerate = ~marked & ~not_finite & ((boxes_xywh[:, 2:] < 1).any(axis=1) | ~(area > 0))
+    outside = ~marked & ~not_finite & ~degenerate & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     bad = not_finite | degenerate | outside
     if bad.any():
         _LOGGER.warning(
-            "%s: dropped %d of %d boxes: %d not finite, %d degenerate, %d outside their image",
+            "%s: dropped %d of %d boxes: %d not finite, %d too small, %d outside their image",
             *(name, bad.sum(), len(bad), not_finite.sum(), degenerate.sum(), outside.sum()),
         )
-    if told.any():
-        _LOGGER.warning("%s: left out %d boxes that are marked with 'ignore'", name, told.sum())
-    good = ~(bad | told)
+    if marked.any():
+        _LOGGER.warning("%s: dropped %d boxes that are marked with 'ignore'", name, marked.sum())
+    good = ~(bad | marked)
     order = np.flatnonzero(good)[np.argsort(image_index[good], kind="stable")]
     counts = np.bincount(image_index[order], minlength=len(sizes))
     ids = np.empty(len(sizes), object)
@@ -156,7 +156,7 @@ def build_annotations(
 def no_annotations(
     sizes: Int[np.ndarray, "images 2"], image_ids: Sequence[int | str], file_names: tuple[str, ...]
 ) -> Annotations:
-    """Of images about whose boxes nothing is known."""
+    """The table of images without annotations."""
     none = np.zeros(0, np.int64)
     table = np.asarray(sizes).reshape(-1, 2)
     return build_annotations(

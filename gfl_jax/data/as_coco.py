@@ -1,4 +1,4 @@
-"""Any source as a COCO annotation dictionary, for evaluation where there is no original file."""
+"""Converts a source to COCO annotations, for evaluation without an annotation file."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from gfl_jax.data.source import Source
 
 
 def coco_ground_truth(source: Source) -> dict[str, Any]:
-    """The content of a COCO annotation file; annotations are numbered from 1.
+    """The annotations of a source as the content of a COCO file; annotation ids count from 1.
 
-    Boxes are those of the source: bad ones are left out, others clipped to their image.
+    The boxes are those of the source: bad boxes are dropped and the others are clipped to their image.
     """
     table = source.annotations
     images = [

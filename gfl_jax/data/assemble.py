@@ -1,4 +1,4 @@
-"""The work of a data worker: read, transform and pad the pictures of one planned batch."""
+"""Reads, transforms and pads the images of one planned batch; data workers run this."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from gfl_jax.data.source import Example
 from gfl_jax.data.transforms import flip_boxes, flip_image, resize_image, scale_boxes
 from gfl_jax.errors import UserError
 
-Shown = tuple[
+Transformed = tuple[
     UInt8[np.ndarray, "height width 3"],
     Float[np.ndarray, "n 4"],
-    Bool[np.ndarray, "n"],
-    Float[np.ndarray, "2"],
+    Bool[np.ndarray, "n"],  # which boxes to keep
+    Float[np.ndarray, "2"],  # scale factors (x, y)
 ]
 
 
@@ -33,13 +33,12 @@ def assemble(
 
     Args:
       plan: the global batch.
-      columns: which pictures of it to make.
-      example: gives the example at a position of the source.
-      max_boxes: rows of the padded boxes of each picture.
-      crops: if given, pictures are cropped at random and not resized as planned.
-      seed: with the column's number, what these crops are drawn from.
-      skip_unreadable: whether an image that cannot be read becomes a filler; otherwise its UserError ends
-        the batch.
+      columns: which images of the global batch to make.
+      example: reads the example at a position of the source.
+      max_boxes: number of box rows of each image, padding included.
+      crops: if given, images are cropped at random instead of resized as planned.
+      seed: seeds the random crops, together with the number of the column.
+      skip_unreadable: whether an unreadable image becomes a filler; otherwise its UserError is raised.
 
     Returns:
       The fields of `gfl_jax.structures.Batch`. Crowds are left out.
@@ -81,7 +80,7 @@ def assemble(
     return batch
 
 
-def _resized(example: Example, size: Int[np.ndarray, "2"], flip: bool) -> Shown:
+def _resized(example: Example, size: Int[np.ndarray, "2"], flip: bool) -> Transformed:
     height, width = size.tolist()
     factors = np.array([width / example.image.shape[1], height / example.image.shape[0]])
     image = resize_image(example.image, (height, width))

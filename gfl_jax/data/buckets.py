@@ -1,8 +1,8 @@
-"""Images of many sizes in batches of few shapes.
+"""Sorts images of many sizes into batches of few shapes.
 
-A bucket is the (height, width) of a padded batch. Buckets are given, or chosen from the sizes of the data.
-Each image goes to the smallest bucket that it fits in. What does not fill a batch moves up to a larger
-bucket, so that of n images at most one incomplete batch is left in each bucket that no other one contains.
+A bucket is the (height, width) of a padded batch. The config gives the buckets, or they are chosen from the
+image sizes. Each image goes to the smallest bucket that it fits in. Images that do not fill a batch move up
+to a larger bucket. Only a bucket that no other bucket contains can end with an incomplete batch, at most one.
 """
 
 import re
@@ -17,26 +17,26 @@ from gfl_jax.structures import SIZE_DIVISOR
 
 Shape = tuple[int, int]
 
-OWN_CANVAS_STEP = 128  # images that fit in no bucket get canvases of multiples of this
-_MOST_OWN_CANVASES = 2
-_MOST_DISTINCT = 200  # shapes to begin the choice with
-_FREE = 0.02  # padding that one bucket fewer is worth, as a share of all pixels
+OWN_CANVAS_STEP = 128  # images that fit in no bucket get canvases whose sides are multiples of this
+_MAX_OWN_CANVASES = 2
+_MAX_DISTINCT = 200  # shapes at the start of the choice
+_ACCEPTED_PADDING = 0.02  # extra padding, as a share of all pixels, that is accepted for fewer buckets
 
 
 class Group(NamedTuple):
-    """Images, at most a batch of them, that share a bucket."""
+    """At most one batch of images that share a bucket."""
 
     bucket: Shape
-    members: Int[np.ndarray, "images"]  # positions in the list that was grouped
+    members: Int[np.ndarray, "images"]  # positions in the grouped list
 
 
 def by_area(buckets: Sequence[Shape]) -> list[Shape]:
-    """The buckets, each once, smallest first."""
+    """The buckets without duplicates, smallest area first."""
     return sorted(dict.fromkeys(buckets), key=lambda bucket: bucket[0] * bucket[1])
 
 
 def fits(sizes: Int[np.ndarray, "n 2"], buckets: Sequence[Shape]) -> Bool[np.ndarray, "n buckets"]:
-    """Which images, of (height, width) sizes, fit in which buckets."""
+    """Whether each image of size (height, width) fits in each bucket."""
     return np.all(sizes[:, None, :] <= np.array(buckets).reshape(1, -1, 2), axis=2)
 
 
@@ -46,27 +46,27 @@ def outermost(buckets: Sequence[Shape]) -> list[Shape]:
 
 
 def choose_buckets(sizes: Int[np.ndarray, "n 2"], most: int, step: int = SIZE_DIVISOR) -> tuple[Shape, ...]:
-    """A few buckets in which all images fit, with little padding: a pure function of the sizes.
+    """Chooses a few buckets that hold all images with little padding.
 
-    It begins with a bucket for each size and joins, again and again, the two whose common bucket pads the
-    least, until at most `most` are left and one fewer would be felt.
+    It starts with one bucket for each size and repeatedly joins the two buckets whose common bucket adds the
+    least padding. It stops when at most `most` are left and another join would add too much padding.
 
     Args:
-      sizes: (height, width) of each image, as it will be shown; at least one.
-      most: how many buckets there may be.
-      step: what their sides are multiples of.
+      sizes: (height, width) of each resized image; at least one.
+      most: the largest number of buckets.
+      step: all bucket sides are multiples of this.
 
     Returns:
-      The buckets, smallest first. Their order and that of the sizes do not matter.
+      The buckets, smallest area first. They do not depend on the order of the sizes.
     """
     shapes, counts = np.unique(-(-sizes // step) * step, axis=0, return_counts=True)
-    while len(shapes) > _MOST_DISTINCT:
+    while len(shapes) > _MAX_DISTINCT:
         step *= 2
         shapes, inverse = np.unique(-(-shapes // step) * step, axis=0, return_inverse=True)
         counts = np.bincount(inverse.ravel(), counts).astype(np.int64)
     shapes = shapes.astype(np.int64)
     pixels = counts * shapes.prod(axis=1)
-    allowed = (1 + _FREE) * pixels.sum()
+    allowed = (1 + _ACCEPTED_PADDING) * pixels.sum()
     while len(shapes) > 1:
         joined = np.maximum(shapes[:, None], shapes[None])
         more = np.add.outer(counts, counts) * joined.prod(axis=2) - np.add.outer(pixels, pixels)
@@ -81,27 +81,27 @@ def choose_buckets(sizes: Int[np.ndarray, "n 2"], most: int, step: int = SIZE_DI
 
 
 def with_room_for(buckets: Sequence[Shape], sizes: Int[np.ndarray, "n 2"]) -> tuple[Shape, ...]:
-    """The buckets, and canvases for the images that fit in none of them."""
-    homeless = ~fits(sizes, buckets).any(axis=1)
-    if not homeless.any():
+    """The buckets, plus canvases for the images that fit in none of them."""
+    too_large = ~fits(sizes, buckets).any(axis=1)
+    if not too_large.any():
         return tuple(buckets)
-    return (*buckets, *choose_buckets(sizes[homeless], _MOST_OWN_CANVASES, OWN_CANVAS_STEP))
+    return (*buckets, *choose_buckets(sizes[too_large], _MAX_OWN_CANVASES, OWN_CANVAS_STEP))
 
 
 def padded_share(sizes: Int[np.ndarray, "n 2"], buckets: Sequence[Shape]) -> float:
-    """The share of padding in all pixels, where each image is in the smallest bucket that it fits in."""
+    """The share of padding in all pixels if each image is in the smallest bucket that it fits in."""
     ordered = by_area(buckets)
     areas = np.array(ordered, np.int64).prod(axis=1)[fits(sizes, ordered).argmax(axis=1)]
     return float(1 - sizes.astype(np.int64).prod(axis=1).sum() / areas.sum())
 
 
 def group_by_bucket(sizes: Int[np.ndarray, "n 2"], buckets: Sequence[Shape], group_size: int) -> list[Group]:
-    """Groups images by bucket, in their order; every image is in exactly one group.
+    """Groups images by bucket and keeps their order; every image is in exactly one group.
 
     Args:
-      sizes: (height, width) of each image, as it will be shown.
-      buckets: what shapes batches may have; every image fits in one.
-      group_size: the size of a full group.
+      sizes: (height, width) of each resized image.
+      buckets: the allowed shapes of batches; every image must fit in one of them.
+      group_size: number of images in a full group.
     """
     buckets = by_area(buckets)
     smallest = fits(sizes, buckets).argmax(axis=1)
@@ -121,10 +121,10 @@ def group_by_bucket(sizes: Int[np.ndarray, "n 2"], buckets: Sequence[Shape], gro
 
 
 def parse_canvas(text: str) -> Shape:
-    """ "800x1344" as (height, width).
+    """Parses a size such as "800x1344" to (height, width).
 
     Raises:
-      UserError: it is something else, or no size that the network takes.
+      UserError: the text is not HEIGHTxWIDTH, or the network does not accept this size.
     """
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     height, width = (int(match[1]), int(match[2])) if match else (0, 0)

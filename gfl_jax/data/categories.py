@@ -1,7 +1,7 @@
-"""The classes of a data set and of a trained detector, which are the same where their names are.
+"""The classes of a data set or of a trained detector; classes are matched by name.
 
-A detector keeps its classes in its work directory from the start. Whatever meets it later is matched
-with them by name: another order is no other meaning.
+A run stores the classes of its detector in its work directory at the start. Later data sets are matched with
+them by name, so the order of the classes does not matter.
 """
 
 import json
@@ -16,51 +16,51 @@ from gfl_jax.paths import absolute
 
 FILE = "categories.json"
 
-Id = int | str  # of an image or a category, exactly as a COCO file has it
+Id = int | str  # the id of an image or a category, exactly as in its COCO file
 
 
 class Categories(NamedTuple):
-    """By label: the names, and the ids that COCO results are written with."""
+    """Names of the classes, and their category ids in COCO results, both in the order of the labels."""
 
     names: tuple[str, ...]
     ids: tuple[Id, ...]
 
 
 def write_categories(workdir: Path, categories: Categories) -> None:
-    """Writes them into a work directory."""
+    """Writes categories into a work directory."""
     entries = [{"id": id, "name": name} for name, id in zip(*categories, strict=True)]
     write_file(workdir / FILE, json.dumps(entries, indent=1))
 
 
 def read_categories(path: Path) -> Categories:
-    """Reads those of a work directory, or of the work directory that a checkpoint lies in.
+    """Reads the categories of a work directory, or of the work directory that contains a checkpoint.
 
     Args:
-      path: a work directory, one of its folders of checkpoints, or a checkpoint.
+      path: a work directory, one of its checkpoint folders, or a checkpoint.
 
     Raises:
-      UserError: they are not there, or are damaged.
+      UserError: the file of categories is missing or damaged.
     """
-    file = _find(path)
+    file = _categories_file(path)
     try:
         entries = json.loads(read_file(file))
         names, ids = tuple(e["name"] for e in entries), tuple(e["id"] for e in entries)
         if not names or len({*names}) < len(names) or not all(isinstance(name, str) for name in names):
-            raise ValueError("it must list categories of different names")
+            raise ValueError("it must list categories with distinct names")
         if len({*ids}) < len(ids) or not all(isinstance(id, Id) for id in ids):
-            raise ValueError("it must list categories of different ids")
+            raise ValueError("it must list categories with distinct ids")
         return Categories(names, ids)
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); name a work directory of `train`") from error
 
 
 def has_categories(path: Path) -> bool:
-    """Whether `read_categories` finds a file."""
-    return _find(path).is_file()
+    """Whether the file that `read_categories` reads exists."""
+    return _categories_file(path).is_file()
 
 
 def difference_of_classes(own: Sequence[str], other: Sequence[str]) -> str:
-    """In words: what one list of classes has and the other has not; "" if they name the same."""
+    """Describes how `other` differs from `own`; "" if both have the same names."""
     parts = []
     for text, names in (
         ("lacks {}", [name for name in own if name not in set(other)]),
@@ -72,13 +72,13 @@ def difference_of_classes(own: Sequence[str], other: Sequence[str]) -> str:
 
 
 def listed(names: Sequence[object], most: int = 5) -> str:
-    """The first few of some names, quoted, and how many more there are."""
+    """Quotes the first `most` names and says how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(repr(name) for name in names[:most]) + more
 
 
-def _find(path: Path) -> Path:
-    """The file of a work directory, also from its folders `best` and `checkpoints` and from their steps."""
+def _categories_file(path: Path) -> Path:
+    """The file in the work directory; `path` may also be `best`, `checkpoints` or a step folder in them."""
     folder = absolute(path)
     if folder.name.isdigit() and not (folder / FILE).is_file():
         folder = folder.parent

@@ -1,7 +1,7 @@
-"""tfds `coco/2017` from an unzipped COCO tree, without TensorFlow.
+"""Builds tfds `coco/2017` from an unzipped COCO tree, without TensorFlow.
 
-Features, names, order and version are those of the official builder, so that what either
-has prepared is read in the same way. The tree is COCO's own:
+Features, names, order and version match the official builder, so data sets from both builders are read
+in the same way. The tree has COCO's own layout:
 
     annotations/instances_train2017.json  train2017/
     annotations/instances_val2017.json    val2017/
@@ -24,10 +24,10 @@ _TEST = "test2017"
 
 
 class Coco2017(tfds.core.GeneratorBasedBuilder):
-    """Reads the tree from the manual download folder."""
+    """Reads the COCO tree from the manual download folder."""
 
     name = "coco"
-    BUILDER_CONFIGS = [  # noqa: RUF012 - tfds' own way
+    BUILDER_CONFIGS = [  # noqa: RUF012 - tfds expects a class attribute
         tfds.core.BuilderConfig(name="2017", version=tfds.core.Version("1.1.0"))
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unzip the files of https://cocodataset.org into one folder."
@@ -58,7 +58,7 @@ class Coco2017(tfds.core.GeneratorBasedBuilder):
         wide = [id for id in file.image_ids if not _is_int64(id)]
         if wide:
             raise UserError(
-                f"{file.name}: the image id {wide[0]!r} is no whole number of 64 bits; tfds needs one"
+                f"{file.name}: the image id {wide[0]!r} is not a 64-bit integer, as tfds needs; change it"
             )
         numbers = [
             number if _is_int64(number := annotation.get("id")) else row
@@ -84,13 +84,13 @@ def _is_int64(value: Any) -> bool:
 
 
 def _object(file: CocoFile, i: int, row: int, number: int) -> dict[str, Any]:
-    """The annotation in a row of a file, of image i."""
+    """The annotation in one row of a file, which belongs to image i."""
     x, y, width, height = file.boxes_xywh[row].tolist()
     box = relative_box(x, y, x + width, y + height, tuple(file.sizes[i].tolist()))
     if not (0 <= box.xmin <= box.xmax <= 1 and 0 <= box.ymin <= box.ymax <= 1):
         raise UserError(
             f"{file.name}: the box of annotation {number}, {[x, y, width, height]}, is not inside its "
-            "image, which tfds does not allow; correct it"
+            "image, but tfds requires this; correct the box"
         )
     area = float(file.area[row])
     return {

@@ -1,4 +1,4 @@
-"""The 80 categories of COCO's detection task, in the order of its files, and their official ids."""
+"""The 80 categories of COCO detection, in the order of COCO's files, and their official ids."""
 
 COCO_CATEGORY_NAMES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -12,6 +12,6 @@ COCO_CATEGORY_NAMES = (
     "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
 
-_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of the 91 ids, those without a category
+_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids from 1 to 90 without a category
 
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in _UNUSED_IDS)

@@ -1,8 +1,8 @@
-"""A COCO annotation file, read and checked once: for training, for evaluation and for builders.
+"""Reads and checks a COCO annotation file; training, evaluation and the builders share it.
 
-Ids stay what the file has, whole numbers of any size or texts. Labels are positions in the file's
-`categories`, whatever the ids are. What custom data often lack is filled in: `iscrowd` and `ignore`
-with 0, `area` with NaN.
+Ids stay as in the file: whole numbers of any size, or strings. Labels are positions in the file's
+`categories`, not ids. Custom data sets often lack some fields: `iscrowd` and `ignore` become 0, and `area`
+becomes NaN.
 """
 
 import json
@@ -18,30 +18,30 @@ from gfl_jax.errors import UserError
 from gfl_jax.files import read_file
 from gfl_jax.paths import as_path
 
-_EXACT = 2**53  # from here on a float is not one whole number
-_MOST_PIXELS = 10**6  # of a side
+_EXACT = 2**53  # floats from here on can stand for more than one whole number
+_MAX_SIDE = 10**6  # pixels
 _LISTS = ("images", "annotations", "categories")
 
 
 class CocoFile(NamedTuple):
-    """The checked content of an annotation file; annotations as they are, in their order."""
+    """The checked content of an annotation file; annotations are unchanged and in file order."""
 
     name: str
     image_ids: tuple[Id, ...]
-    file_names: tuple[str, ...]  # "" where the file need not name them
-    sizes: Int[np.ndarray, "images 2"]  # (height, width); 0 where the file need not tell
+    file_names: tuple[str, ...]  # "" if parsed without file names
+    sizes: Int[np.ndarray, "images 2"]  # (height, width); 0 if parsed without sizes
     categories: Categories
-    annotated: bool  # whether it has annotations at all: those of COCO's test images have none
+    annotated: bool  # whether the file has a list of annotations; COCO's test files have none
     image_index: Int[np.ndarray, "raw"]
     labels: Int[np.ndarray, "raw"]
-    boxes_xywh: Float[np.ndarray, "raw 4"]  # may be not finite
+    boxes_xywh: Float[np.ndarray, "raw 4"]  # may hold NaN or infinity
     is_crowd: Bool[np.ndarray, "raw"]
-    ignored: Bool[np.ndarray, "raw"]  # "ignore": 1, which mmdetection leaves out of training
-    area: Float[np.ndarray, "raw"]  # NaN: the file does not tell
+    ignored: Bool[np.ndarray, "raw"]  # annotations with "ignore": 1; mmdetection does not train on them
+    area: Float[np.ndarray, "raw"]  # NaN if the file has no area
 
 
 def read_coco(path: str | Path) -> CocoFile:
-    """Reads and checks a file; one without annotations, such as COCO's `image_info`, has none.
+    """Reads and checks a file; the list of annotations may be absent, as in COCO's `image_info` files.
 
     Raises:
       UserError: names the file, the entry and the key that is missing or wrong.
@@ -53,9 +53,9 @@ def parse_coco(content: Any, name: str, with_files: bool = True) -> CocoFile:
     """Checks the content of a file.
 
     Args:
-      content: as JSON gives it; it is left as it is.
-      name: of the file, for messages.
-      with_files: whether names and sizes of the images are needed.
+      content: the parsed JSON; it is not changed.
+      name: name of the file, for messages.
+      with_files: whether file names and sizes of the images are required.
 
     Raises:
       UserError: names the file, the entry and the key that is missing or wrong.
@@ -93,16 +93,16 @@ def parse_coco(content: Any, name: str, with_files: bool = True) -> CocoFile:
 
 
 def load_coco_json(path: str | Path, lists: Sequence[str] = _LISTS) -> dict[str, Any]:
-    """The content of a COCO file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+    """Loads a COCO file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 
     Raises:
-      UserError: there is no such file, it is no JSON, or a list is missing.
+      UserError: the file does not exist, is not JSON, or lacks a list.
     """
     path = as_path(path)
     try:
         content = json.loads(read_file(path))
     except ValueError as error:
-        raise UserError(f"{path}: is no valid JSON ({error}); get or export the file again") from error
+        raise UserError(f"{path}: is not valid JSON ({error}); get or export the file again") from error
     except RecursionError as error:
         raise UserError(f"{path}: is nested too deeply for a COCO file; export the file again") from error
     _require_lists(content, str(path), lists)
@@ -110,7 +110,7 @@ def load_coco_json(path: str | Path, lists: Sequence[str] = _LISTS) -> dict[str,
 
 
 def _without_groups(categories: list[Any], annotations: list[Any]) -> list[Any]:
-    """The categories without the one that Roboflow adds: the project, of which its classes are a part."""
+    """Drops the category that Roboflow adds for the project; it is the supercategory of the real classes."""
     used = [annotation.get("category_id") for annotation in annotations]
     parents = [category.get("supercategory") for category in categories]
     return [
@@ -124,13 +124,13 @@ def _without_groups(categories: list[Any], annotations: list[Any]) -> list[Any]:
 
 def _parse_categories(name: str, records: list[Any]) -> Categories:
     if not records:
-        raise UserError(f"{name}: its list 'categories' is empty; name the classes there")
+        raise UserError(f"{name}: the list 'categories' is empty; add the classes to it")
     ids = _ids(name, "categories", records, "id")
     _require_unique(name, "categories", "id", ids)
     if any("name" not in record for record in records):
         _missing(name, "categories", records, "name")
     names = [str(n) if type(n := record["name"]) is int else n for record in records]
-    texts = _check(name, "categories", "name", names, _is_text, "a text")
+    texts = _check(name, "categories", "name", names, _is_text, "a string")
     _require_unique(name, "categories", "name", texts)
     return Categories(tuple(texts), ids)
 
@@ -153,12 +153,12 @@ def _require_unique(name: str, table: str, key: str, values: Sequence[Any]) -> N
     seen: set[Any] = set()
     for i, value in enumerate(values):
         if value in seen:
-            raise UserError(f"{name}: {table}[{i}].{key}={_shown(value)}: is there twice; give each its own")
+            raise UserError(f"{name}: {table}[{i}].{key}={_shown(value)}: occurs twice; make it unique")
         seen.add(value)
 
 
 def _column(name: str, table: str, records: list[Any], key: str) -> list[Any]:
-    """One field of each record."""
+    """The values of one key in all records."""
     try:
         return [record[key] for record in records]
     except KeyError:
@@ -173,7 +173,7 @@ def _missing(name: str, table: str, records: list[Any], key: str) -> Any:
 def _check(
     name: str, table: str, key: str, values: list[Any], fits: Callable[[Any], bool], wanted: str
 ) -> list[Any]:
-    """The values, if all of them fit; an error that names the first one that does not."""
+    """Returns the values if all of them fit; otherwise raises an error that names the first that does not."""
     at = next((i for i, value in enumerate(values) if not fits(value)), None)
     if at is not None:
         raise UserError(f"{name}: {table}[{at}].{key}={_shown(values[at])}: must be {wanted}; correct it")
@@ -184,14 +184,14 @@ def _ids(name: str, table: str, records: list[Any], key: str) -> tuple[Id, ...]:
     values = _column(name, table, records, key)
     if set(map(type, values)) <= {int}:
         return tuple(values)
-    _check(name, table, key, values, _is_id, "a whole number or a text")
+    _check(name, table, key, values, _is_id, "a whole number or a string")
     return tuple(int(value) if type(value) is float else value for value in values)
 
 
 def _references(
-    name: str, records: list[Any], key: str, places: dict[Id, int], table: str
+    name: str, records: list[Any], key: str, positions: dict[Id, int], table: str
 ) -> Int[np.ndarray, "raw"]:
-    found = [places.get(id, -1) for id in _ids(name, "annotations", records, key)]
+    found = [positions.get(id, -1) for id in _ids(name, "annotations", records, key)]
     if -1 in found:
         at = found.index(-1)
         raise UserError(
@@ -203,15 +203,15 @@ def _references(
 
 def _texts(name: str, table: str, records: list[Any], key: str) -> tuple[str, ...]:
     values = _column(name, table, records, key)
-    return tuple(_check(name, table, key, values, _is_text, "a text"))
+    return tuple(_check(name, table, key, values, _is_text, "a string"))
 
 
 def _sides(name: str, images: list[Any], key: str) -> Int[np.ndarray, "images"]:
     def fits(value: Any) -> bool:
-        return _is_number(value) and 1 <= value <= _MOST_PIXELS and value == int(value)
+        return _is_number(value) and 1 <= value <= _MAX_SIDE and value == int(value)
 
     values = _column(name, "images", images, key)
-    wanted = f"a whole number of pixels, from 1 to {_MOST_PIXELS}"
+    wanted = f"a whole number of pixels, from 1 to {_MAX_SIDE}"
     return np.array(_check(name, "images", key, values, fits, wanted), np.int32)
 
 
@@ -231,7 +231,7 @@ def _areas(name: str, annotations: list[Any]) -> Float[np.ndarray, "raw"]:
 
 def _flags(name: str, annotations: list[Any], key: str) -> Bool[np.ndarray, "raw"]:
     values = [annotation.get(key) for annotation in annotations]
-    # Not bool(value): that of the text "0" is True.
+    # bool(value) would not do: the string "0" is true.
     fits = lambda value: value is None or (isinstance(value, bool | int | float) and value in (0, 1))  # noqa: E731
     return np.array(_check(name, "annotations", key, values, fits, "0 or 1"), object).astype(bool)
 
@@ -243,7 +243,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it is a text that can be a file name: not empty, without NUL or half characters."""
+    """Whether a value is a non-empty string that can be a file name: no NUL, no lone surrogates."""
     try:
         return isinstance(value, str) and bool(value) and b"\0" not in value.encode()
     except UnicodeEncodeError:
@@ -251,7 +251,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that a float can hold, be it NaN or infinite."""
+    """Whether a value is a number that a float can hold; NaN and infinity count."""
     if type(value) is int:
         return abs(value) < 1e300
     return type(value) is float

@@ -1,4 +1,4 @@
-"""A data set given as a COCO annotation JSON and a folder of images."""
+"""Opens a data set that is a COCO annotation file and a folder of images."""
 
 from collections.abc import Sequence
 
@@ -19,20 +19,21 @@ from gfl_jax.paths import as_path
 def coco_json_source(
     annotations: str | Path, images: str | Path, orientation: Orientation = "auto"
 ) -> Source:
-    """Reads the annotations, and checks that every image is there and has their size.
+    """Reads the annotations and checks that every image exists and has the annotated size.
 
     Args:
-      annotations: a JSON file in COCO's format for detection ("instances"), or for images alone
+      annotations: a JSON file in COCO's detection format ("instances"), or without annotations
         ("image_info").
-      images: the folder that its file names are relative to.
+      images: the folder that the file names in the JSON are relative to.
       orientation: how the boxes of images with an EXIF orientation were drawn (see `headers`).
 
     Raises:
-      UserError: the file is missing, broken or lacks keys, or an image is missing or no image.
+      UserError: the JSON file is missing, broken or lacks keys, or an image is missing, unreadable or has
+        another size.
     """
     folder = as_path(images)
     truth = read_coco(annotations)
-    paths = _find_files(truth.name, folder, truth.file_names)
+    paths = _image_paths(truth.name, folder, truth.file_names)
     headers = read_headers(paths)
     table = build_annotations(
         name=truth.name,
@@ -69,29 +70,29 @@ class _FolderImages:
         return decode_image(read_file(path), path, (height, width), bool(self.displayed[i]))
 
 
-def _find_files(name: str, folder: Path, file_names: Sequence[str]) -> list[Path]:
-    """Where the images are; names that Windows wrote have backslashes between folders."""
+def _image_paths(name: str, folder: Path, file_names: Sequence[str]) -> list[Path]:
+    """The paths of the images; a backslash in a name, as Windows writes it, may separate folders."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder of images for {name}; check the path")
-    present = {path.name for path in folder.iterdir()}  # far quicker than asking for each file
+        raise UserError(f"{folder}: is not a folder; name the folder with the images of {name}")
+    present = {path.name for path in folder.iterdir()}  # much faster than a check of each file
     paths, missing = [], []
     for file_name in file_names:
         path = folder / file_name
-        if "\\" in file_name and not _is_there(path):
+        if "\\" in file_name and not _is_file(path):
             path = folder / file_name.replace("\\", "/")
-        if file_name not in present and not _is_there(path):
+        if file_name not in present and not _is_file(path):
             missing.append(path)
         paths.append(path)
     if missing:
         raise UserError(
-            f"{missing[0]}: is missing, like {len(missing)} of the {len(file_names)} images "
-            f"named in {name}; add them or take them out of the annotations"
+            f"{missing[0]}: is missing; {len(missing)} of {len(file_names)} images named in {name} are "
+            "missing; add them or remove them from the annotations"
         )
     return paths
 
 
-def _is_there(path: Path) -> bool:
+def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long
+    except OSError:  # for example, the name is too long
         return False

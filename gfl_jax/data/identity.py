@@ -1,8 +1,8 @@
-"""Whether a data set is the one that a run began with: by its content, not by its path.
+"""Checks by content, not by path, that a data set is the one that a run started with.
 
-A run keeps what it knew of its data. Later the same content is recognized wherever it lies and in
-whatever order it is listed, and is put into the first order, so that a resumed run sees the same batches
-to the last bit. Other content is refused with what differs.
+A run keeps a record of its data. On resume, the same content is recognized at any path and in any order, and
+is put back into the recorded order, so the batches are bit-identical. Other content is refused, and the error
+says what differs.
 """
 
 import dataclasses
@@ -23,22 +23,22 @@ from gfl_jax.errors import UserError
 from gfl_jax.files import read_file, write_file
 
 
-class Known(NamedTuple):
-    """What a run keeps of a data set, in its first order; labels are those of the detector."""
+class DataRecord(NamedTuple):
+    """What a run records about a data set, in the original order; labels are those of the detector."""
 
-    file_names: np.ndarray  # (images,) texts
+    file_names: np.ndarray  # (images,) strings
     sizes: Int[np.ndarray, "images 2"]
-    fingerprints: Int[np.ndarray, "images"]  # of the files; 0 where they are not known
+    fingerprints: Int[np.ndarray, "images"]  # of the files; 0 if unknown
     offsets: Int[np.ndarray, "images+1"]  # image i has the rows offsets[i]:offsets[i + 1]
     boxes: Float[np.ndarray, "boxes 4"]
     labels: Int[np.ndarray, "boxes"]
     is_crowd: Bool[np.ndarray, "boxes"]
 
 
-def known_of(source: Source) -> Known:
-    """What a run keeps of a source."""
+def record_of(source: Source) -> DataRecord:
+    """The record of a source."""
     table = source.annotations
-    return Known(
+    return DataRecord(
         np.array(table.file_names),
         table.sizes,
         table.fingerprints,
@@ -49,38 +49,42 @@ def known_of(source: Source) -> Known:
     )
 
 
-def write_known(file: Path, known: Mapping[str, Known]) -> None:
-    """Writes what is known of some data sets, by their names."""
+def write_records(file: Path, records: Mapping[str, DataRecord]) -> None:
+    """Writes the records of several data sets, each under its name."""
     content = io.BytesIO()
-    arrays = {f"{name}/{key}": array for name, data in known.items() for key, array in data._asdict().items()}
+    arrays = {
+        f"{name}/{key}": array for name, data in records.items() for key, array in data._asdict().items()
+    }
     np.savez_compressed(content, allow_pickle=False, **arrays)
     write_file(file, content.getvalue())
 
 
-def read_known(file: Path) -> dict[str, Known]:
-    """Reads it.
+def read_records(file: Path) -> dict[str, DataRecord]:
+    """Reads the records that `write_records` wrote.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: the file cannot be read or is damaged.
     """
     try:
         with np.load(io.BytesIO(read_file(file))) as stored:
             names = {name.partition("/")[0] for name in stored.files}
-            return {name: Known(*(stored[f"{name}/{key}"] for key in Known._fields)) for name in names}
-    except Exception as error:  # numpy and zipfile raise all sorts
+            return {
+                name: DataRecord(*(stored[f"{name}/{key}"] for key in DataRecord._fields)) for name in names
+            }
+    except Exception as error:  # numpy and zipfile raise errors of many types
         raise UserError(
-            f"{file}: cannot be read ({error}), so nobody can tell whether the data are those that the run "
-            "began with; if they are, delete the file"
+            f"{file}: cannot be read ({error}), so the data cannot be compared with those that the run "
+            "started with; if they are the same, delete the file"
         ) from error
 
 
-def as_known(source: Source, known: Known, owner: str) -> Source:
-    """The source in the order in which its content is known.
+def in_recorded_order(source: Source, record: DataRecord, owner: str) -> Source:
+    """Checks that a source has the recorded content, and puts it into the recorded order.
 
     Args:
-      source: with the labels of the detector.
-      known: what the run began with.
-      owner: of what is known, for messages.
+      source: the data set, with the labels of the detector.
+      record: the record of the data that the run started with.
+      owner: who made the record, for messages.
 
     Raises:
       UserError: says in which images the content differs, and how.
@@ -88,25 +92,25 @@ def as_known(source: Source, known: Known, owner: str) -> Source:
 
     def refuse(what: str) -> UserError:
         return UserError(
-            f"{source.name}: is not what {owner} began with: {what}; give the data that it began with, or "
+            f"{source.name}: is not the data set that {owner} started with: {what}; name that data set, or "
             "another --workdir"
         )
 
-    source = source.take(_positions(known, source.annotations, refuse))
+    source = source.take(_positions(record, source.annotations, refuse))
     table, names = source.annotations, source.file_names
     for what, differs in (
-        ("the size", (table.sizes != known.sizes).any(axis=1)),
-        ("the content of the file", _both_known(table, known) & (table.fingerprints != known.fingerprints)),
-        ("the number of boxes", np.diff(table.offsets) != np.diff(known.offsets)),
+        ("the size", (table.sizes != record.sizes).any(axis=1)),
+        ("the content of the file", _both_known(table, record) & (table.fingerprints != record.fingerprints)),
+        ("the number of boxes", np.diff(table.offsets) != np.diff(record.offsets)),
     ):
         if differs.any():
             raise refuse(f"{what} of {_images(names, differs)} differs")
     index = table.image_index
-    found, before = (_order_of_boxes(index, t.boxes, t.labels, t.is_crowd) for t in (table, known))
+    found, before = (_order_of_boxes(index, t.boxes, t.labels, t.is_crowd) for t in (table, record))
     differs = (
-        (table.boxes[found] != known.boxes[before]).any(axis=1)
-        | (table.labels[found] != known.labels[before])
-        | (table.is_crowd[found] != known.is_crowd[before])
+        (table.boxes[found] != record.boxes[before]).any(axis=1)
+        | (table.labels[found] != record.labels[before])
+        | (table.is_crowd[found] != record.is_crowd[before])
     )
     if differs.any():
         raise refuse(f"boxes of {_images(names, np.bincount(index[found], differs, len(names)) > 0)} differ")
@@ -116,34 +120,34 @@ def as_known(source: Source, known: Known, owner: str) -> Source:
 
 
 def _positions(
-    known: Known, table: Annotations, refuse: Callable[[str], UserError]
+    record: DataRecord, table: Annotations, refuse: Callable[[str], UserError]
 ) -> Int[np.ndarray, "images"]:
-    """The position in the table of each image that is known: by its name, else by its file's content."""
-    names, before = _relative(table.file_names), _relative(known.file_names.tolist())
+    """The position in the table of each recorded image, found by name or else by the content of the file."""
+    names, before = _relative(table.file_names), _relative(record.file_names.tolist())
     if sorted(names) == sorted(before):
-        return _places(names, before)
-    prints, prints_before = table.fingerprints.tolist(), known.fingerprints.tolist()
+        return _index_of(names, before)
+    prints, prints_before = table.fingerprints.tolist(), record.fingerprints.tolist()
     if sorted(prints) == sorted(prints_before) and len(set(prints)) == len(prints):
-        return _places(prints, prints_before)  # all were renamed
+        return _index_of(prints, prints_before)  # the files were renamed
     new, gone = (sorted(set(a) - set(b)) for a, b in ((names, before), (before, names)))
     parts = [
         f"{len(some)} of its images {text} ({listed(some, 3)})"
-        for text, some in (("are new", new), ("are gone", gone))
+        for text, some in (("are new", new), ("are missing", gone))
         if some
     ]
-    raise refuse(" and ".join(parts) or "some of its images are listed another number of times")
+    raise refuse(" and ".join(parts) or "some of its images are listed more often or less often")
 
 
-def _places(keys: Sequence[object], wanted: Sequence[object]) -> Int[np.ndarray, "images"]:
-    """Where each of the wanted keys stands; equal ones in their order."""
+def _index_of(keys: Sequence[object], wanted: Sequence[object]) -> Int[np.ndarray, "images"]:
+    """The position of each wanted key in `keys`; equal keys keep their order."""
     order = sorted(range(len(keys)), key=keys.__getitem__)  # type: ignore[arg-type]
-    places = np.empty(len(keys), int)
-    places[sorted(range(len(wanted)), key=wanted.__getitem__)] = order  # type: ignore[arg-type]
-    return places
+    positions = np.empty(len(keys), int)
+    positions[sorted(range(len(wanted)), key=wanted.__getitem__)] = order  # type: ignore[arg-type]
+    return positions
 
 
 def _relative(file_names: Sequence[str]) -> list[str]:
-    """File names relative to the folder that they have in common: another root is no other content."""
+    """File names relative to their common folder, so that a data set may move to another folder."""
     names = [name.replace("\\", "/") for name in file_names]
     folders = [os.path.normpath(PurePosixPath(name).parent) for name in names]
     same_kind = len({os.path.isabs(folder) for folder in folders}) == 1
@@ -151,8 +155,8 @@ def _relative(file_names: Sequence[str]) -> list[str]:
     return [os.path.relpath(name, common or ".") for name in names] if same_kind else names
 
 
-def _both_known(table: Annotations, known: Known) -> Bool[np.ndarray, "images"]:
-    return (table.fingerprints != 0) & (known.fingerprints != 0)
+def _both_known(table: Annotations, record: DataRecord) -> Bool[np.ndarray, "images"]:
+    return (table.fingerprints != 0) & (record.fingerprints != 0)
 
 
 def _order_of_boxes(
@@ -161,7 +165,7 @@ def _order_of_boxes(
     labels: Int[np.ndarray, "boxes"],
     is_crowd: Bool[np.ndarray, "boxes"],
 ) -> Int[np.ndarray, "boxes"]:
-    """The rows by image, and within an image by their content."""
+    """The order of the rows by image, and within an image by content."""
     return np.lexsort((is_crowd, labels, *boxes.T, index))
 
 

@@ -1,4 +1,4 @@
-"""Single images, as files or arrays, as a data set without annotations."""
+"""Makes a data set without annotations from single images, which are files or arrays."""
 
 import os
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ def image_files_source(
     image_ids: Sequence[int],
     categories: Categories,
 ) -> Source:
-    """A source of image files.
+    """Makes a source of image files.
 
     Args:
-      paths: of the files.
-      sizes: (height, width) of each, as it is displayed.
-      image_ids: of each.
-      categories: what boxes in them may be.
+      paths: paths of the files.
+      sizes: (height, width) of each image as displayed, with its EXIF orientation applied.
+      image_ids: id of each image.
+      categories: classes of the detector.
     """
     names = tuple(map(str, paths))
     table = no_annotations(np.array(sizes), image_ids, names)
@@ -37,7 +37,7 @@ def image_files_source(
 
 
 class _Files:
-    """Reads images by their position in a list of paths."""
+    """Reads image files by their position in a list of paths."""
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self.paths = paths
@@ -46,15 +46,15 @@ class _Files:
         return decode_image(read_file(self.paths[i]), str(self.paths[i]))
 
 
-# The path of a file, or uint8 RGB (height, width, 3).
+# The path of a file, or a uint8 RGB array (height, width, 3).
 ImageLike = str | os.PathLike[str] | np.ndarray
 
 
 def images_source(images: Sequence[ImageLike], categories: Categories) -> Source:
-    """A source of images that a program has: arrays, or the paths of files.
+    """Makes a source of images that are given as arrays or as paths of files.
 
     Raises:
-      UserError: an array is no RGB image, or a file cannot be read.
+      UserError: an array is not an RGB image, or a file cannot be read.
     """
     files = [as_path(image) for image in images if not isinstance(image, np.ndarray)]
     of_files = iter(read_headers(files).displayed.tolist() if files else [])
@@ -65,7 +65,7 @@ def images_source(images: Sequence[ImageLike], categories: Categories) -> Source
 
 
 class _Images:
-    """Gives images by their position in a list."""
+    """Returns or reads images by their position in a list."""
 
     def __init__(self, images: tuple[ImageLike, ...]) -> None:
         self.images = images
@@ -78,6 +78,6 @@ class _Images:
 def _size_of(i: int, image: np.ndarray) -> tuple[int, int]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UserError(
-            f"image {i}: is an array {image.shape} of {image.dtype}; give RGB as uint8 (height, width, 3)"
+            f"image {i}: is an array {image.shape} of {image.dtype}; pass uint8 RGB (height, width, 3)"
         )
     return image.shape[0], image.shape[1]

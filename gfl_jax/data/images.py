@@ -1,7 +1,7 @@
-"""Encoded images to arrays, and their sizes from the header alone.
+"""Decodes images to arrays, and reads their sizes from the headers.
 
-One rule for both: an EXIF orientation is applied, unless it is asked for the raw pixels, as OpenCV does
-it (and with it the reference), so that sizes known beforehand are those of the decoded images.
+Both apply the EXIF orientation, as OpenCV and the reference do, unless the raw pixels are requested. So a
+size from the header always equals the size of the decoded image.
 """
 
 import io
@@ -14,28 +14,28 @@ from PIL import Image
 
 from gfl_jax.errors import UserError
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in our errors
-Image.MAX_IMAGE_PIXELS = 2**30  # as OpenCV, which decodes: larger ones are errors in both
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors say what is wrong
+Image.MAX_IMAGE_PIXELS = 2**30  # OpenCV's limit: larger images are errors in both libraries
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the image by a quarter
-_ORIENTED = ("JPEG", "MPO", "PNG", "WEBP")  # formats whose raw pixels OpenCV can give as well
-_REMEDY = "replace the file, or take it out of the data set"
+_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
+_ORIENTED = ("JPEG", "MPO", "PNG", "WEBP")  # formats whose orientation OpenCV can apply or ignore
+_REMEDY = "replace the file, or remove it from the data set"
 
 
 def decode_image(
     encoded: bytes, name: str, size: tuple[int, int] | None = None, displayed: bool = True
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Decodes a JPEG, PNG or other image; grayscale and CMYK ones become RGB too.
+    """Decodes a JPEG, PNG or other image to RGB; grayscale and CMYK images are converted.
 
     Args:
       encoded: the content of the file.
-      name: what to call the image in an error message.
-      size: the (height, width) that it must have.
-      displayed: apply the EXIF orientation, if there is one.
+      name: name of the image in error messages.
+      size: the (height, width) that the image must have; None: any.
+      displayed: whether to apply the EXIF orientation, if there is one.
 
     Raises:
-      UserError: it cannot be decoded, is cut off, or is of another size.
+      UserError: the image cannot be decoded, is cut off, or has another size.
     """
     image = _decode(encoded, cv2.IMREAD_COLOR_RGB | (0 if displayed else cv2.IMREAD_IGNORE_ORIENTATION))
     if image is None:
@@ -50,38 +50,38 @@ def decode_image(
 
 
 def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The content of a PNG file."""
+    """Encodes an RGB image as PNG."""
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def image_header(file: BinaryIO, name: str) -> tuple[int, int, int]:
-    """(height, width) of the raw pixels, and the EXIF orientation (1 to 8), without decoding them.
+    """Reads (height, width) of the raw pixels and the EXIF orientation (1 to 8) without decoding the pixels.
 
     Args:
       file: the open file.
-      name: what to call the image in an error message.
+      name: name of the image in error messages.
 
     Raises:
-      UserError: it is not an image.
+      UserError: the file is not an image.
     """
     try:
         with Image.open(file) as image:
             width, height = image.size
             tag = _exif(image, file).get(_ORIENTATION) if image.format in _ORIENTED else None
-    except Exception as error:  # of any type: damaged headers lead Pillow's readers anywhere
+    except Exception as error:  # Pillow raises errors of any type for damaged headers
         raise UserError(f"{name}: cannot be decoded as an image; {_REMEDY}") from error
     return height, width, tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
 
 
 def image_size(encoded: bytes | BinaryIO, name: str) -> tuple[int, int]:
-    """(height, width) of an encoded image as `decode_image` gives it, read from its header.
+    """Reads the (height, width) that `decode_image` will give from the header of an encoded image.
 
     Args:
       encoded: the content of the file, or the open file.
-      name: what to call the image in an error message.
+      name: name of the image in error messages.
 
     Raises:
-      UserError: it is not an image.
+      UserError: the file is not an image.
     """
     file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     height, width, orientation = image_header(file, name)
@@ -93,7 +93,7 @@ def _exif(image: Image.Image, file: BinaryIO) -> Image.Exif:
 
 
 def _png_exif(file: BinaryIO) -> Image.Exif:
-    """The EXIF chunk of a PNG, wherever it stands; Pillow would decode the whole image to find it."""
+    """Reads the EXIF chunk of a PNG at any position; Pillow would decode the whole image to find it."""
     exif = Image.Exif()
     file.seek(len(_PNG))
     while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
@@ -106,17 +106,17 @@ def _png_exif(file: BinaryIO) -> Image.Exif:
 
 
 def _is_cut_off(encoded: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end."""
+    """Whether the end of a JPEG or PNG is missing."""
     if encoded.startswith(_PNG) and encoded[12:16] == b"IHDR":
         return b"IEND\xaeB`\x82" not in encoded
-    # A preview in the header may have an end of its own, but it stands before the image's last scan.
+    # A preview in the header has its own end marker, but that comes before the last scan of the image.
     return encoded.startswith(b"\xff\xd8") and encoded.rfind(b"\xff\xd9") <= encoded.rfind(b"\xff\xda")
 
 
 def _decode(encoded: bytes, flags: int) -> UInt8[np.ndarray, "height width 3"] | None:
     if encoded.startswith(_PNG) and _is_cut_off(encoded):
-        return None  # libpng would say so on stderr
+        return None  # libpng would print a message on stderr
     try:
         return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-    except (cv2.error, ValueError, MemoryError):  # an empty file, or one larger than OpenCV allows
+    except (cv2.error, ValueError, MemoryError):  # the file is empty or larger than OpenCV allows
         return None

@@ -1,7 +1,7 @@
-"""Batches for training and evaluation, read by Grain worker processes.
+"""Batches for training and evaluation, made by Grain worker processes.
 
-The datum that Grain hands to its workers is a step: one worker makes one whole batch, so
-what a batch holds cannot depend on how many workers there are.
+Grain's unit of work is a step: one worker makes one whole batch. So the content of a batch cannot depend on
+the number of workers.
 """
 
 import atexit
@@ -30,7 +30,7 @@ from gfl_jax.data.assemble import assemble
 from gfl_jax.data.categories import difference_of_classes
 from gfl_jax.data.coco_file import read_coco
 from gfl_jax.data.coco_json import coco_json_source
-from gfl_jax.data.crops import most_boxes
+from gfl_jax.data.crops import max_boxes_of_crops
 from gfl_jax.data.selection import held_out, holds_out, select_for_training
 from gfl_jax.data.source import Example, Source
 from gfl_jax.data.tfds_source import tfds_source
@@ -41,21 +41,21 @@ from gfl_jax.structures import Batch
 
 _LOGGER = logging.getLogger(__name__)
 
-# Enough for a host of TPUs, or of eight H100s at half of their peak; a worker has 250 MB and a batch.
-_MOST_WORKERS = 16
+# Enough for a host with TPUs, or with eight H100s at half of their peak. A worker uses 250 MB plus a batch.
+_MAX_WORKERS = 16
 
-# Arrays from this size on reach the main process in shared memory. What is left of a batch
-# must fit in the buffer of a pipe (64 KiB), or a worker may hang when it is closed.
+# Larger arrays reach the main process through shared memory. The rest of a batch must fit in the buffer of a
+# pipe (64 KiB); otherwise a worker may hang when it is closed.
 _SHARED_BYTES = 4096
 
 
 class Batches(Iterator[Batch]):
-    """An iterator of batches whose workers end with `close`, or with the `with` block around it."""
+    """An iterator of batches; `close`, or the end of a `with` block, stops its workers."""
 
     def __init__(self, steps: "_Steps", workers: int) -> None:
-        if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which only an absl app parses
+        if not flags.FLAGS.is_parsed():  # Grain reads absl flags, but only an absl app parses them
             flags.FLAGS.mark_as_parsed()
-        # One batch at a time in a worker; without workers, a thread works two batches ahead.
+        # A worker makes one batch at a time; without workers, a thread prefetches two batches.
         reading = grain.ReadOptions(*((0, 0) if workers else (1, 2)))
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_BYTES)
@@ -66,10 +66,10 @@ class Batches(Iterator[Batch]):
             _wait_at_exit()
 
     def __next__(self) -> Batch:
-        """The next batch, of numpy arrays.
+        """Returns the next batch as numpy arrays.
 
         Raises:
-          UserError: a picture cannot be read, or a worker was killed.
+          UserError: an image cannot be read, or a worker was killed.
         """
         if self._batches is None:
             raise StopIteration
@@ -79,7 +79,7 @@ class Batches(Iterator[Batch]):
             if "terminated unexpectedly" not in str(error):
                 raise
             raise UserError(
-                "a data worker was killed, as happens where memory or /dev/shm is short; "
+                "a data worker was killed, perhaps because memory or /dev/shm was full; "
                 "lower config.loader.workers, or set it to 0"
             ) from error
 
@@ -90,18 +90,18 @@ class Batches(Iterator[Batch]):
         self.close()
 
     def close(self) -> None:
-        """Ends the workers; there are no more batches then."""
+        """Stops the workers and ends the iteration."""
         if self._batches is not None:
             self._batches.close()
             self._batches = None
 
 
 def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
-    """The data set that `config.dataset` names for training or evaluation.
+    """Opens the data set that `config.dataset` names for training or evaluation.
 
     Raises:
-      UserError: it names none, or one that is missing or broken; for training, also one with another
-        number of categories than the detector, or from which nothing can be learned.
+      UserError: the config names no data set, or it is missing or broken. For training also: its number of
+        categories differs from that of the detector, or it has no usable boxes.
     """
     data = config.dataset
     json_file, images = (
@@ -127,47 +127,48 @@ def make_source(config: Config, split: Literal["train", "eval"]) -> Source:
 
 
 def has_eval_data(config: Config) -> bool:
-    """Whether `config.dataset` names data for evaluation at all."""
+    """Whether `config.dataset` names data for evaluation."""
     data = config.dataset
     return bool(data.eval_split if data.tfds_dir else data.eval_json or data.eval_images or holds_out(data))
 
 
-def tell_shapes(source: Source, config: Config, training: bool) -> None:
-    """Says what shapes the batches of a source have, where the config does not name them."""
-    shapes = plan.shapes_in_words(source.sizes, config, training)
+def log_shapes(source: Source, config: Config, training: bool) -> None:
+    """Logs the shapes of the batches of a source that the config does not set."""
+    shapes = plan.describe_shapes(source.sizes, config, training)
     if shapes:
         _LOGGER.info("%s: %s", source.name, shapes)
 
 
 def worker_count(loader: Loader) -> int:
-    """The worker processes of this process: those of the config, or what its cores can carry."""
+    """The number of worker processes: `loader.workers`, or else one less than the usable cores (1 to 16)."""
     if loader.workers is not None:
         return loader.workers
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(usable - 1, 1), _MOST_WORKERS)
+    return min(max(usable - 1, 1), _MAX_WORKERS)
 
 
 def train_batches(
     source: Source, config: Config, start_step: int = 0, process_index: int = 0, process_count: int = 1
 ) -> Batches:
-    """Batches without end, from step `start_step` on; what they hold depends on seed and step alone.
+    """Endless training batches from step `start_step` on; they depend only on the seed and the step.
 
     Args:
       source: the training data.
       config: its seed, crops, resize, dataset.repeats and loader are used.
-      start_step: the step of the first batch; the ones before are not read.
-      process_index: of this host: it gets its own columns of each global batch.
+      start_step: the step of the first batch; earlier batches are not read.
+      process_index: index of this host, which gets its own columns of each global batch.
       process_count: number of hosts.
 
     Raises:
-      UserError: the hosts cannot share a batch evenly, or memory is too small for `loader.cache_images`.
+      UserError: the batch size is not a multiple of the number of hosts, or memory is too small for
+        `loader.cache_images`.
     """
     if config.loader.cache_images:
         _require_memory(source, max(1, worker_count(config.loader)))
     columns = _columns("batch_size", config.loader.batch_size, process_index, process_count)
-    most = source.max_boxes if config.crops is None else most_boxes(source.annotations, config.crops)
+    most = source.max_boxes if config.crops is None else max_boxes_of_crops(source.annotations, config.crops)
     steps = _TrainSteps(source, config, columns, _round_up(most), start_step)
-    steps.plan(start_step // steps.steps_per_epoch)  # so that an error comes here, not from a worker
+    steps.plan(start_step // steps.steps_per_epoch)  # raises errors here and not in a worker
     return Batches(steps, worker_count(config.loader))
 
 
@@ -179,19 +180,19 @@ def eval_batches(
     views: Sequence[View] = (PLAIN,),
     skip_unreadable: bool = False,
 ) -> Batches:
-    """Batches in which each picture comes exactly once; fillers have `indices` -1 and size 1 x 1.
+    """Evaluation batches that contain each image exactly once; fillers have `indices` -1 and size 1 x 1.
 
     Args:
       source: the evaluation data.
       config: its resize and loader are used; there are no crops.
-      process_index: of this host: it gets its own columns of each global batch.
-      process_count: number of hosts; each gets equally many batches.
-      views: how pictures are shown; the batches of one group of pictures, one for each view, follow
-        one another.
-      skip_unreadable: whether images that cannot be read become fillers; otherwise they are errors.
+      process_index: index of this host, which gets its own columns of each global batch.
+      process_count: number of hosts; all get the same number of batches.
+      views: the views of each image (scales and flips). The batches of one group of images, one for each
+        view, are consecutive.
+      skip_unreadable: whether unreadable images become fillers; otherwise they are errors.
 
     Raises:
-      UserError: the hosts cannot share a batch evenly.
+      UserError: the batch size is not a multiple of the number of hosts.
     """
     columns = _columns("eval_batch_size", config.loader.eval_batch_size, process_index, process_count)
     groups = plan.evaluation_plan(source.sizes, config)
@@ -203,7 +204,7 @@ def eval_batches(
 
 
 class _Steps(Protocol):
-    """Random access to batches by their number: what Grain takes for a data source."""
+    """Random access to batches by their number: the interface of a Grain data source."""
 
     def __len__(self) -> int: ...
 
@@ -211,7 +212,7 @@ class _Steps(Protocol):
 
 
 class _TrainSteps:
-    """The batches from `start_step` on. A worker's copy keeps the plan of the epoch it is in."""
+    """The batches from `start_step` on; the copy in each worker caches the plan of its current epoch."""
 
     def __init__(
         self, source: Source, config: Config, columns: range, max_boxes: int, start_step: int
@@ -238,7 +239,7 @@ class _TrainSteps:
         return {**self.__dict__, "_epoch": -1, "_plan": [], "_examples": {}}
 
     def plan(self, epoch: int) -> list[plan.PlannedBatch]:
-        """The plan of an epoch; the last one asked for is kept."""
+        """The plan of an epoch; the latest plan is cached."""
         if epoch != self._epoch:
             self._plan = plan.train_plan(self.source.sizes, self.config, epoch)
             self._epoch = epoch
@@ -278,11 +279,11 @@ class _EvalSteps:
 
 
 def reads_blocks(config: Config, platform: str | None = None) -> bool:
-    """Whether the images of batches come in blocks of 4x4 pixels: the config says it, or where it pays.
+    """Whether batches hold images in blocks of 4x4 pixels: `loader.blocks`, or else only on TPUs.
 
     Args:
-      config: its loader and its backbone's stem are used.
-      platform: of the devices, such as "tpu"; None: of those of this process.
+      config: its loader is used.
+      platform: platform of the devices, such as "tpu"; None: that of this process.
     """
     if config.loader.blocks is not None:
         return config.loader.blocks
@@ -294,21 +295,21 @@ def _in_blocks(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _require_memory(source: Source, caches: int) -> None:
-    """Checks that decoded images, kept so many times, leave a quarter of the memory to the run."""
+    """Checks that `caches` copies of all decoded images take at most three quarters of the memory."""
     once, memory = 3 * int(source.sizes.astype(np.int64).prod(axis=1).sum()), _memory()
     if caches * once > memory * 3 / 4:
         raise UserError(
-            f"config.loader.cache_images=True: the {len(source)} images of {source.name} take "
-            f"{once / 1e9:.3g} GB decoded, {caches * once / 1e9:.3g} GB with a copy for each of the workers "
-            f"({caches}), more than three quarters of the {memory / 1e9:.3g} GB of this machine; set it to "
-            "False, or lower config.loader.workers"
+            f"config.loader.cache_images=True: the {len(source)} decoded images of {source.name} take "
+            f"{once / 1e9:.3g} GB, and {caches * once / 1e9:.3g} GB with a copy for each worker "
+            f"({caches}); this exceeds three quarters of the {memory / 1e9:.3g} GB of this machine; set it "
+            "to False, or lower config.loader.workers"
         )
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine, or of the container that it is."""
+    """Bytes of memory of this machine or container."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+    with contextlib.suppress(OSError, ValueError):  # the file does not exist, or contains "max"
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return memory
 
@@ -323,22 +324,22 @@ def _columns(field: str, batch_size: int, process_index: int, process_count: int
 
 
 def _round_up(boxes: int) -> int:
-    """Rows for boxes: a multiple of 8, at least 8."""
+    """Rounds a number of box rows up to a multiple of 8, at least 8."""
     return max(8, -(-boxes // 8) * 8)
 
 
 def _with_truth_of(source: Source, json_path: str) -> Source:
-    """The source with the annotations and the category ids of a COCO file of the same images and classes."""
+    """Gives a source the annotations and category ids of a COCO file with the same images and classes."""
     truth = read_coco(json_path)
     difference = difference_of_classes(source.categories, truth.categories.names)
     if difference:
         raise UserError(f"{truth.name}: {difference}, compared with {source.name}; name the matching file")
     known = set(truth.image_ids)
-    strangers = [id for id in source.image_ids if id not in known]
-    if strangers:
+    missing = [id for id in source.image_ids if id not in known]
+    if missing:
         raise UserError(
-            f"{truth.name}: lacks {len(strangers)} of the {len(source)} images of {source.name}, such as "
-            f"that of id {strangers[0]!r}; name the matching file"
+            f"{truth.name}: lacks {len(missing)} of the {len(source)} images of {source.name}, such as "
+            f"the image with id {missing[0]!r}; name the matching file"
         )
     ids = dict(zip(*truth.categories, strict=True))
     return source.with_truth(truth, tuple(ids[name] for name in source.categories))
@@ -346,14 +347,14 @@ def _with_truth_of(source: Source, json_path: str) -> Source:
 
 @functools.cache
 def _wait_at_exit() -> None:
-    """Leaves a thread of Grain's a second to free shared memory: once, however many readers there were."""
+    """Waits a second once at exit, so that a Grain thread can free the shared memory of all readers."""
     atexit.register(time.sleep, 1.0)
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Makes a worker use one core, leave signals to its parent, and end if the parent is gone."""
+    """Sets up a worker: one core, no signals, and an end when the parent process ends."""
     del index, count
-    # Ctrl-C and Slurm signal the whole process group; the parent still needs its batches to stop well.
+    # Ctrl-C and Slurm signal the whole process group, but the parent needs more batches until it has stopped.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(1)  # the workers share the cores already

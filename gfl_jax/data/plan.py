@@ -1,7 +1,8 @@
-"""Which images are in which batch, and how each is shown: pure functions of sizes, config and epoch.
+"""Plans which images are in each batch and how they are resized and flipped.
 
-Every host computes the same plan and loads its own columns of each batch, so the order of
-examples depends on the seed and the step alone, not on workers, hosts or devices.
+A plan depends only on the image sizes, the config and the epoch. Every host computes the same plan and loads
+its own columns of each batch. So the order of the images depends only on the seed and the step, not on
+workers, hosts or devices.
 """
 
 from typing import NamedTuple
@@ -26,68 +27,68 @@ from gfl_jax.inference.views import View, view_canvas, view_sizes
 from gfl_jax.structures import SIZE_DIVISOR
 
 FILLER = -1
-_MOST_OF_AN_EPOCH = 10**7  # images: their order is drawn in memory
-_MOST_CHOSEN, _MOST_CHOSEN_MULTI_SCALE = 6, 10  # shapes, where the config names none: a compilation each
+_MAX_EPOCH = 10**7  # images in an epoch, because their order is kept in memory
+_MAX_CHOSEN, _MAX_CHOSEN_MULTI_SCALE = 6, 10  # shapes if the config sets none; each needs a compilation
 
 
 class PlannedBatch(NamedTuple):
-    """One global batch before an image is read."""
+    """The plan of one global batch."""
 
     canvas: Shape  # (height, width) of the padded images
-    positions: Int[np.ndarray, "batch"]  # in the source; FILLER for none
-    sizes: Int[np.ndarray, "batch 2"]  # (height, width) to resize to; of no use with crops
-    flips: Bool[np.ndarray, "batch"]  # mirrored left to right
+    positions: Int[np.ndarray, "batch"]  # in the source; FILLER: no image
+    sizes: Int[np.ndarray, "batch 2"]  # (height, width) to resize to; unused with crops
+    flips: Bool[np.ndarray, "batch"]  # whether to mirror left to right
 
 
 def training_buckets(sizes: Int[np.ndarray, "images 2"], config: Config) -> tuple[Shape, ...]:
-    """The shapes of the training batches of every epoch, in which all images fit however they are drawn."""
+    """The shapes of the training batches in all epochs; every image fits at every size that can be drawn."""
     low, high = _short_sides(config)
     long_side, given = config.resize.long_side, config.loader.buckets
     if given is not None:
         return with_room_for(given, resized_sizes(sizes, high, long_side))
     if low is None or high is None or low == high:
-        return choose_buckets(resized_sizes(sizes, high, long_side), _MOST_CHOSEN)
+        return choose_buckets(resized_sizes(sizes, high, long_side), _MAX_CHOSEN)
     drawn = [resized_sizes(sizes, side, long_side) for side in np.linspace(low, high, 5).round().astype(int)]
-    return choose_buckets(np.concatenate(drawn), _MOST_CHOSEN_MULTI_SCALE)
+    return choose_buckets(np.concatenate(drawn), _MAX_CHOSEN_MULTI_SCALE)
 
 
 def evaluation_buckets(sizes: Int[np.ndarray, "images 2"], config: Config) -> tuple[Shape, ...]:
     """The shapes of the evaluation batches."""
     shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
     if config.loader.buckets is None:
-        return choose_buckets(shown, _MOST_CHOSEN)
+        return choose_buckets(shown, _MAX_CHOSEN)
     return with_room_for(config.loader.buckets, shown)
 
 
 def named_buckets(config: Config, flags: str) -> tuple[Shape, ...]:
-    """The shapes that a config tells without any data: its buckets, or the largest that its resize gives.
+    """The shapes that follow from a config alone: its buckets, or the largest shape that its resize gives.
 
     Args:
       config: the experiment.
-      flags: of the command line that name a shape, for the error.
+      flags: the command-line flags that set a shape, for the error message.
 
     Raises:
-      UserError: it tells none.
+      UserError: no shape follows from the config.
     """
     if config.loader.buckets is not None:
         return config.loader.buckets
     short, long = config.resize.short_side, config.resize.long_side
     if short is None:
         raise UserError(
-            "config.loader.buckets=None: the shapes are chosen from the data, and config.resize keeps the "
-            f"images' sizes; give {flags}"
+            "config.loader.buckets=None: no shape is known, because config.resize keeps the sizes of the "
+            f"images; give {flags}"
         )
     height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in (short, max(short, long)))
     return ((height, width),)
 
 
-def shapes_in_words(sizes: Int[np.ndarray, "images 2"], config: Config, training: bool) -> str:
-    """What shapes batches get that the config does not name, and how much of them is padding; "" if none.
+def describe_shapes(sizes: Int[np.ndarray, "images 2"], config: Config, training: bool) -> str:
+    """Describes the batch shapes that the config does not set, and their padding; "" if it sets all shapes.
 
     Args:
       sizes: (height, width) of the images of a source.
       config: the experiment.
-      training: whether for training, or for evaluation.
+      training: True for the shapes of training, False for those of evaluation.
     """
     if training and config.crops is not None:
         return ""
@@ -100,29 +101,27 @@ def shapes_in_words(sizes: Int[np.ndarray, "images 2"], config: Config, training
         for height, width in by_area([bucket for bucket in buckets if bucket not in (given or ())])
     ]
     if given is None:
-        return (
-            f"batches of {', '.join(new)} (height x width), {padded_share(shown, buckets):.1%} of it padding"
-        )
+        return f"batches of {', '.join(new)} (height x width) with {padded_share(shown, buckets):.1%} padding"
     if new:
         count = (~fits(shown, given).any(axis=1)).sum()
-        return f"{count} images are larger than all of config.loader.buckets; they get {', '.join(new)}"
+        return f"{count} images fit in none of config.loader.buckets; they get {', '.join(new)}"
     return ""
 
 
 def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], config: Config) -> int:
-    """The number of batches in every epoch.
+    """The number of batches in an epoch, which is the same for all epochs.
 
-    The sizes that multi-scale training draws make the number of incomplete batches vary by
-    one or two; then it is the most there can be, and `train_plan` fills up to it.
+    In multi-scale training the number of incomplete batches varies by one or two. Then the result is an upper
+    bound, and `train_plan` adds batches to reach it.
 
     Raises:
-      UserError: an epoch of more images than can be put in order.
+      UserError: an epoch has too many images.
     """
     batch, count = config.loader.batch_size, len(sizes) * config.dataset.repeats
-    if count > _MOST_OF_AN_EPOCH:
+    if count > _MAX_EPOCH:
         raise UserError(
-            f"config.dataset.repeats={config.dataset.repeats}: an epoch would show {count} images; give at "
-            f"most {max(1, _MOST_OF_AN_EPOCH // len(sizes))}, and more config.schedule.epochs"
+            f"config.dataset.repeats={config.dataset.repeats}: an epoch would have {count} images; set at "
+            f"most {max(1, _MAX_EPOCH // len(sizes))}, and increase config.schedule.epochs"
         )
     if config.crops is not None:
         return -(-count // batch)
@@ -136,15 +135,15 @@ def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], config: Config) -> int:
 
 
 def train_plan(sizes: Int[np.ndarray, "images 2"], config: Config, epoch: int) -> list[PlannedBatch]:
-    """The batches of one epoch, in shuffled order.
+    """Plans the batches of one epoch, in shuffled order.
 
-    Each image is shown at least `config.dataset.repeats` times; only those that complete
-    a batch, at most one batch for each outermost bucket, are shown once more.
+    Each image occurs at least `config.dataset.repeats` times. Images that fill up incomplete batches occur
+    more often; they add less than one batch for each outermost bucket.
 
     Args:
       sizes: (height, width) of each image of the source.
       config: its seed, resize, crops, dataset.repeats and loader are used.
-      epoch: from 0.
+      epoch: number of the epoch, from 0.
     """
     rng = np.random.default_rng([config.seed, epoch])
     batch, steps = config.loader.batch_size, steps_per_epoch(sizes, config)
@@ -173,7 +172,7 @@ def train_plan(sizes: Int[np.ndarray, "images 2"], config: Config, epoch: int) -
 
 
 def evaluation_plan(sizes: Int[np.ndarray, "images 2"], config: Config) -> list[PlannedBatch]:
-    """Batches in which each image is shown exactly once; incomplete ones end with fillers."""
+    """Plans batches that contain each image exactly once; incomplete batches end with fillers."""
     batch = config.loader.eval_batch_size
     shown = resized_sizes(sizes, config.resize.short_side, config.resize.long_side)
     plan = []
@@ -187,7 +186,7 @@ def evaluation_plan(sizes: Int[np.ndarray, "images 2"], config: Config) -> list[
 
 
 def in_view(planned: PlannedBatch, view: View) -> PlannedBatch:
-    """The same images, shown in a view: at another scale, on a canvas of that scale, or mirrored."""
+    """Plans the same images in another view: scaled, on a canvas scaled likewise, or mirrored."""
     return planned._replace(
         canvas=view_canvas(planned.canvas, view.scale),
         sizes=view_sizes(planned.sizes, view.scale),
@@ -196,7 +195,7 @@ def in_view(planned: PlannedBatch, view: View) -> PlannedBatch:
 
 
 def _short_sides(config: Config) -> tuple[int, int] | tuple[None, None]:
-    """The range that the short side is drawn from; None if images keep their size."""
+    """The range from which the short side is drawn; (None, None) if images keep their size."""
     if config.resize.short_side is None:
         return None, None
     return config.resize.train_short_sides

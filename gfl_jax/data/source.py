@@ -1,4 +1,4 @@
-"""A data set as the rest of the library sees it: annotations in memory, images read by position."""
+"""The common interface of data sets: annotations are in memory, and images are read by position."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from gfl_jax.errors import UserError
 
 
 class Example(NamedTuple):
-    """A picture and its boxes, as they are in the data set."""
+    """An image and its boxes, as stored in the data set."""
 
     image: UInt8[np.ndarray, "height width 3"]  # RGB
     boxes: Float[np.ndarray, "boxes 4"]  # xyxy in pixels
@@ -25,21 +25,21 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set of known sizes and boxes, whose images are read when asked for.
+    """A data set with its annotations; images are read on request.
 
-    `read_image(i)` gives image i as uint8 RGB, or raises a UserError that names its file.
-    It must pickle, since worker processes get a copy of the source.
+    `read_image(i)` returns image i as uint8 RGB, or raises a UserError that names its file. It must be
+    picklable, because worker processes get a copy of the source.
     """
 
     name: str
-    categories: tuple[str, ...]  # by label
-    # By label: the ids that results are written with; None for a class that the data set does not have.
+    categories: tuple[str, ...]  # names by label
+    # Ids in COCO results, by label; None for a class that the data set lacks.
     category_ids: tuple[Id | None, ...]
     annotations: Annotations
     read_image: Callable[[int], UInt8[np.ndarray, "height width 3"]]
-    # The annotations as their file has them, for the metrics; None where no file is at hand.
+    # The unchanged annotations of the file, for the metrics; None without a file.
     truth: CocoFile | None = None
-    annotated: bool = True  # False: the data set has no annotations, and so no metrics
+    annotated: bool = True  # False: the data set has no annotations, so no metrics are computed
 
     def __len__(self) -> int:
         return len(self.annotations.sizes)
@@ -51,7 +51,7 @@ class Source:
 
     @property
     def image_ids(self) -> np.ndarray:
-        """The id of each image, (images,), exactly as the data set has it."""
+        """The id of each image, exactly as in the data set; shape (images,)."""
         return self.annotations.image_ids
 
     @property
@@ -61,35 +61,35 @@ class Source:
 
     @property
     def max_boxes(self) -> int:
-        """The most boxes, crowds not counted, of any image."""
+        """The largest number of boxes in an image, crowds excluded."""
         return self.annotations.max_boxes
 
     def with_truth(self, truth: CocoFile, ids: tuple[Id, ...]) -> "Source":
-        """The same source with the annotations of a file, and that file's ids for its categories."""
+        """The same source with the annotations and the category ids of a COCO file."""
         return dataclasses.replace(self, category_ids=ids, truth=truth)
 
     def for_workers(self) -> "Source":
-        """Without what only the metrics need: small to send to other processes."""
+        """The source without the data that only the metrics need, so it is small to send to processes."""
         return dataclasses.replace(self, truth=None)
 
     def take(self, positions: Int[np.ndarray, "chosen"]) -> "Source":
-        """Some of the images, in the order of their positions."""
+        """A source of some of the images, in the order of `positions`."""
         return dataclasses.replace(
             self,
             annotations=self.annotations.take(positions),
-            read_image=_Chosen(self.read_image, positions),
+            read_image=_Subset(self.read_image, positions),
         )
 
     def example(self, i: int) -> Example:
-        """Image i, decoded, with all of its boxes, crowds too."""
+        """Decodes image i and returns it with all its boxes, crowds included."""
         table, rows = self.annotations, self.annotations.rows(i)
         return Example(
             self.read_image(i), table.boxes[rows], table.labels[rows], table.is_crowd[rows], table.area[rows]
         )
 
 
-class _Chosen:
-    """Reads images by their position among the chosen ones."""
+class _Subset:
+    """Reads images by their position in a subset."""
 
     def __init__(
         self,
@@ -103,23 +103,23 @@ class _Chosen:
 
 
 class MatchedClasses(NamedTuple):
-    """A source in the labels of a detector, and how its classes differ from the detector's."""
+    """A source with the labels of a detector, and the classes that only one of the two has."""
 
     source: Source
-    missing: tuple[str, ...]  # of the detector, not in the data set
-    foreign: tuple[str, ...]  # in the data set, unknown to the detector: their boxes are left out
+    missing: tuple[str, ...]  # classes of the detector that the data set lacks
+    foreign: tuple[str, ...]  # classes of the data set that the detector lacks; their boxes are dropped
 
 
 def match_classes(source: Source, classes: Categories, owner: str) -> MatchedClasses:
-    """Numbers the classes of a source as a detector does, by their names.
+    """Changes the labels of a source to those of a detector; classes are matched by name.
 
     Args:
-      source: whose labels are to be changed.
-      classes: of the detector.
-      owner: of these classes, in messages.
+      source: the data set.
+      classes: classes of the detector.
+      owner: owner of these classes, for messages.
 
     Raises:
-      UserError: they have no class in common.
+      UserError: the data set and the detector have no class in common.
     """
     if source.categories == classes.names:
         return MatchedClasses(source, (), ())
@@ -128,7 +128,7 @@ def match_classes(source: Source, classes: Categories, owner: str) -> MatchedCla
     if (labels < 0).all():
         raise UserError(
             f"{source.name}: none of its classes ({listed(source.categories)}) is one of {owner} "
-            f"({listed(classes.names)}); name data of the same classes"
+            f"({listed(classes.names)}); name a data set with these classes"
         )
     ids = dict(zip(source.categories, source.category_ids, strict=True))
     matched = dataclasses.replace(
@@ -145,7 +145,7 @@ def match_classes(source: Source, classes: Categories, owner: str) -> MatchedCla
 
 
 def require_same_classes(source: Source, classes: Categories, owner: str) -> Source:
-    """`match_classes`, where both must have the same classes, in whatever order.
+    """Like `match_classes`, but both must have the same classes, in any order.
 
     Raises:
       UserError: names the classes that only one of them has.
@@ -153,7 +153,7 @@ def require_same_classes(source: Source, classes: Categories, owner: str) -> Sou
     difference = difference_of_classes(classes.names, source.categories)
     if difference:
         raise UserError(
-            f"{source.name}: {difference}, compared with the classes of {owner}; name data of the same "
-            "classes"
+            f"{source.name}: {difference}, compared with the classes of {owner}; name a data set with the "
+            "same classes"
         )
     return match_classes(source, classes, owner).source

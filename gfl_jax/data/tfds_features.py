@@ -1,4 +1,4 @@
-"""The layout of the official tfds `coco/2017`, for builders that run without TensorFlow."""
+"""The features of the official tfds `coco/2017`, for builders that run without TensorFlow."""
 
 import io
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ import tensorflow_datasets as tfds
 def detection_features(
     encoding: Literal["jpeg", "png"], num_classes: int, names: Sequence[str] | None = None
 ) -> tfds.features.FeaturesDict:
-    """The features of a detection data set: names and dtypes of `coco/2017`.
+    """The features of a detection data set, with the names and dtypes of `coco/2017`.
 
     Args:
-      encoding: of the pictures that the builder encodes itself; files are stored as they are.
+      encoding: encoding of images that are given as arrays; encoded files are stored unchanged.
       num_classes: number of categories.
-      names: of the categories, if they are known before the data are read.
+      names: names of the categories, if known before the data are read.
     """
     label = tfds.features.ClassLabel(num_classes=num_classes)
     if names is not None:
@@ -46,14 +46,14 @@ def detection_example(
     size: tuple[int, int],
     objects: Sequence[tuple[str, Sequence[float]]],
 ) -> dict[str, Any]:
-    """A picture as these features have it.
+    """One image with its objects, in the form of these features.
 
     Args:
-      encoded: content of its file.
-      name: of the file.
-      image_id: a number of its own.
+      encoded: content of the image file.
+      name: name of the file.
+      image_id: unique id of the image.
       size: (height, width) in pixels.
-      objects: the name of the category and the box (xyxy, pixels) of each; they are numbered from 1.
+      objects: category name and box (xyxy, pixels) of each object; object ids count from 1.
     """
     return {
         "image": io.BytesIO(encoded),
@@ -73,6 +73,6 @@ def detection_example(
 
 
 def relative_box(x1: float, y1: float, x2: float, y2: float, size: tuple[int, int]) -> tfds.features.BBox:
-    """A box in pixels as shares of the picture's (height, width), the way tfds stores it."""
+    """Converts a box from pixels to shares of the image's (height, width), as tfds stores it."""
     height, width = size
     return tfds.features.BBox(ymin=y1 / height, xmin=x1 / width, ymax=y2 / height, xmax=x2 / width)

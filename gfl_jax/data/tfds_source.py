@@ -1,8 +1,8 @@
-"""A data set prepared by tfds as `array_record`, in the layout of the official `coco/2017`.
+"""Opens a data set prepared by tfds as `array_record`, in the layout of the official `coco/2017`.
 
-tfds stores boxes divided by the size of the picture, so the sizes must be known to get them
-back; they are read from the headers of the images, in one pass over the records that is
-kept beside the data set (or in the user's cache folder where that cannot be written to).
+tfds stores boxes divided by the image size, so the sizes are needed to get pixels. They are read from the
+image headers in one pass over the records. The result, the index, is cached beside the data set, or in the
+user's cache folder if the folder of the data set is not writable.
 """
 
 import contextlib
@@ -35,22 +35,22 @@ _INDEX_VERSION = "2"
 def tfds_source(directory: str | Path, split: str, orientation: Orientation = "auto") -> Source:
     """Opens one split of a prepared tfds data set.
 
-    Category ids are the official ones (1..90) for COCO's 80 categories, else 1..n.
+    Category ids are the official ones (1..90) for COCO's 80 categories, otherwise 1..n.
 
     Args:
       directory: .../NAME/VERSION or .../NAME/CONFIG/VERSION, with `dataset_info.json`.
       split: a name such as "train", or a slice such as "train[:100]".
-      orientation: what the shares of the size that tfds stores are of, for images with an EXIF
-        orientation; "auto" is "display", since nothing tells.
+      orientation: whether the relative boxes refer to the displayed or the raw image, for images with an
+        EXIF orientation; "auto" means "display", because the data do not show it.
 
     Raises:
-      UserError: there is no such data set or split, or it is not for object detection.
+      UserError: the data set or the split does not exist, or it is not for object detection.
     """
     require_local(directory, "prepared tfds data sets")
     directory = Path(os.path.expanduser(directory))
     if not (directory / "dataset_info.json").is_file():
         raise UserError(
-            f"{directory}: there is no prepared data set; make it with: {_preparing_command(directory)}"
+            f"{directory}: has no prepared data set; make it with: {_preparing_command(directory)}"
         )
     with _damage_named(directory):
         builder = tfds.builder_from_directory(directory)
@@ -61,7 +61,7 @@ def tfds_source(directory: str | Path, split: str, orientation: Orientation = "a
         length = len(records)
     except (ValueError, KeyError) as error:
         known = ", ".join(builder.info.splits)
-        raise UserError(f"{name}: there is no such split; there are: {known}") from error
+        raise UserError(f"{name}: there is no such split; the splits are: {known}") from error
     except NotImplementedError as error:
         raise UserError(
             f"{directory}: is not stored as array_record; prepare it again with file_format='array_record'"
@@ -80,7 +80,7 @@ def tfds_source(directory: str | Path, split: str, orientation: Orientation = "a
     sizes = whole_sizes.astype(np.float64)
     low, high = index["boxes"][:, 1::-1].astype(np.float64), index["boxes"][:, :1:-1].astype(np.float64)
     scale = sizes[index["image_index"]][:, ::-1]
-    # float32 shares of the size, times the size, are exact to the two decimals of COCO's files
+    # A float32 share times the size is exact to the two decimals of COCO's files.
     boxes_xywh = np.round(np.concatenate([low * scale, (high - low) * scale], axis=1), 2)
     table = build_annotations(
         name=name,
@@ -91,7 +91,7 @@ def tfds_source(directory: str | Path, split: str, orientation: Orientation = "a
         boxes_xywh=boxes_xywh,
         labels=index["labels"],
         is_crowd=index["is_crowd"],
-        # tfds cuts areas to whole numbers: 0 is that of an object of less than one pixel
+        # tfds truncates areas to integers: 0 is the area of an object below one pixel.
         area=np.where(index["area"] == 0, 0.5, index["area"]),
         fingerprints=headers.fingerprints,
     )
@@ -113,7 +113,7 @@ class _RecordImages:
 
 @contextlib.contextmanager
 def _damage_named(directory: Path) -> Iterator[None]:
-    """tfds and array_record raise errors of many types about files that are damaged or not there."""
+    """Turns the errors of tfds and array_record about damaged or missing files into a UserError."""
     try:
         yield
     except (UserError, MemoryError):
@@ -125,7 +125,7 @@ def _damage_named(directory: Path) -> Iterator[None]:
 def _damaged(directory: Path, error: Exception) -> UserError:
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     return UserError(
-        f"{directory}: is damaged, or of another version of tfds ({reason}); make it anew with: "
+        f"{directory}: is damaged, or was made by another version of tfds ({reason}); make it again with: "
         f"{_preparing_command(directory)}"
     )
 
@@ -135,8 +135,8 @@ def _category_names(features: Any, directory: Path) -> tuple[str, ...]:
         return tuple(features["objects"].feature["label"].names)
     except (KeyError, AttributeError) as error:
         raise UserError(
-            f"{directory}: has no 'objects' with 'label'; a detection data set in the layout of "
-            "coco/2017 is needed"
+            f"{directory}: has no 'objects' with 'label'; name a detection data set in the layout of "
+            "coco/2017"
         ) from error
 
 
@@ -150,21 +150,21 @@ def _preparing_command(directory: Path) -> str:
 
 
 def _cached_index(directory: Path, split: str, key: str, name: str, records: Any) -> dict[str, np.ndarray]:
-    """The index of a split: read from where it was kept, or made and kept."""
+    """The index of a split, which is read from a cache, or made and cached."""
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     file_name = f"gfl_jax_index_{digest}.npz"
-    places = [directory / file_name, Path(caches) / "gfl_jax" / file_name]
-    for place in places:
+    paths = [directory / file_name, Path(caches) / "gfl_jax" / file_name]
+    for path in paths:
         try:
-            with open(place, "rb") as file, np.load(file) as stored:
+            with open(path, "rb") as file, np.load(file) as stored:
                 return dict(stored)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            continue  # not there, or not whole
+            continue  # missing or incomplete
     index = _make_index(name, records)
-    for place in places:
+    for path in paths:
         try:
-            _save(place, index)
+            _save(path, index)
             break
         except (UserError, OSError):
             continue  # not writable
@@ -172,7 +172,7 @@ def _cached_index(directory: Path, split: str, key: str, name: str, records: Any
 
 
 def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
-    """Reads sizes, names and boxes of all records; boxes as stored: [ymin, xmin, ymax, xmax] / size."""
+    """Reads sizes, names and boxes of all records; boxes stay as stored: [ymin, xmin, ymax, xmax] / size."""
     headers, ids, file_names, counts = [], [], [], []
     columns: dict[str, list[np.ndarray]] = {"boxes": [], "labels": [], "is_crowd": [], "area": []}
     steps = rich.progress.track(
@@ -201,10 +201,10 @@ def _make_index(name: str, records: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _save(place: Path, index: dict[str, np.ndarray]) -> None:
+def _save(path: Path, index: dict[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **index)
-    write_file(place, content.getvalue())
+    write_file(path, content.getvalue())
 
 
 def _text(value: bytes | str) -> str:

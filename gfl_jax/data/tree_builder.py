@@ -1,7 +1,7 @@
-"""The small data set of the demo: trees on aerial photographs, as tfds `array_record`.
+"""Builds the small data set of the demo: trees on aerial images, as tfds `array_record`.
 
-The photographs (of the National Ecological Observatory Network) and their boxes come with
-the Python wheel `deepforest` (MIT licence); it is read as a zip and never installed.
+The aerial images (of the National Ecological Observatory Network) and their boxes come with the Python wheel
+`deepforest` (MIT licence). The wheel is read as a zip file and never installed.
 """
 
 import xml.etree.ElementTree
@@ -25,19 +25,19 @@ _FAR = "OSBS_029"
 
 
 class View(NamedTuple):
-    """A photograph, or the columns of it from share `left` to share `right` of the width."""
+    """The columns from `left` to `right` of an aerial image, as shares of its width; by default all."""
 
-    photograph: str
+    image_name: str
     left: float = 0.0
     right: float = 1.0
 
     def columns(self, width: int) -> tuple[int, int]:
-        """The first column and the one after the last, of a photograph of this width."""
+        """The first column, and the column after the last, of an image with this width."""
         return round(self.left * width), round(self.right * width)
 
 
-# The tune splits cut the training photograph in two, so that a recipe can be chosen
-# without a look at the held-out one.
+# The tune splits cut the training image in two. With them, hyperparameters can be chosen without the
+# held-out image.
 SPLITS = {
     "train": View(_TRAIN),
     "validation": View(_HELD_OUT),
@@ -48,7 +48,7 @@ SPLITS = {
 
 
 class AerialTrees(tfds.core.GeneratorBasedBuilder):
-    """Reads the wheel from the manual download folder; each split is one picture."""
+    """Reads the wheel from the manual download folder; each split is one image."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "pip download --no-deps deepforest==2.1.0"
@@ -71,20 +71,20 @@ class AerialTrees(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, wheel: Any, view: View, image_id: int) -> Iterator[tuple[str, Any]]:
         with zipfile.ZipFile(wheel) as archive:
-            encoded = archive.read(f"deepforest/data/{view.photograph}.png")
-            boxes = _read_boxes(archive.read(f"deepforest/data/{view.photograph}.xml"))
-        name = f"{view.photograph}.png"
+            encoded = archive.read(f"deepforest/data/{view.image_name}.png")
+            boxes = _read_boxes(archive.read(f"deepforest/data/{view.image_name}.xml"))
+        name = f"{view.image_name}.png"
         image = decode_image(encoded, name)
         if (view.left, view.right) != (0.0, 1.0):
             left, right = view.columns(image.shape[1])
             image, boxes = _cut(image, boxes, left, right)
-            encoded, name = encode_png(image), f"{view.photograph}_columns_{left}_{right}.png"
+            encoded, name = encode_png(image), f"{view.image_name}_columns_{left}_{right}.png"
         objects = [("Tree", box) for box in boxes.tolist()]
         yield name, detection_example(encoded, name, image_id, image.shape[:2], objects)
 
 
 def _read_boxes(annotation: bytes) -> Float[np.ndarray, "n 4"]:
-    """The boxes of a Pascal VOC file, xyxy; every object is a tree, whatever its name."""
+    """The boxes (xyxy) of a Pascal VOC file; every object counts as a tree, regardless of its name."""
     root = xml.etree.ElementTree.fromstring(annotation)
     corners = [
         [float(box.findtext(side, "nan")) for side in ("xmin", "ymin", "xmax", "ymax")]
@@ -96,7 +96,7 @@ def _read_boxes(annotation: bytes) -> Float[np.ndarray, "n 4"]:
 def _cut(
     image: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "n 4"], left: int, right: int
 ) -> tuple[UInt8[np.ndarray, "height new_width 3"], Float[np.ndarray, "m 4"]]:
-    """The columns from `left` to `right`, and the boxes of which at least half is inside, clipped."""
+    """Cuts out the columns from `left` to `right`; boxes at least half inside are kept and clipped."""
     clipped = boxes.copy()
     clipped[:, ::2] = np.clip(boxes[:, ::2], left, right)
     share = (clipped[:, 2] - clipped[:, 0]) / (boxes[:, 2] - boxes[:, 0])

@@ -1,4 +1,4 @@
-"""The frames of a video file as a data set without annotations."""
+"""Makes a data set without annotations from the frames of a video file."""
 
 import itertools
 import logging
@@ -19,15 +19,15 @@ from gfl_jax.data.source import Source
 from gfl_jax.errors import UserError
 from gfl_jax.files import open_file
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg is quiet: what is wrong is said in our errors
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg is silent; our errors say what is wrong
 
-_USUAL_RATE = 25.0  # frames a second, of a video that does not say its own
+_DEFAULT_RATE = 25.0  # frames per second of a video without a usable rate
 
 
 class Frames:
-    """Reads frames of a video by their position; quick in order, since frames lean on those before.
+    """Reads frames of a video by position; reading in order is fast, because frames depend on earlier ones.
 
-    It pickles; a copy opens the file anew. The `kept` last frames may be asked for again at no cost.
+    It can be pickled, and a copy opens the file again. The last `kept` frames are cached.
     """
 
     def __init__(self, path: Path, kept: int = 0) -> None:
@@ -40,10 +40,10 @@ class Frames:
         return {"path": self.path, "kept": self.kept, "_capture": None, "_next": 0, "_last": OrderedDict()}
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:
-        """Frame i, RGB.
+        """Returns frame i as RGB.
 
         Raises:
-          UserError: it is not there, or cannot be decoded.
+          UserError: the frame does not exist or cannot be decoded.
         """
         if i in self._last:
             return self._last[i]
@@ -68,57 +68,57 @@ def open_video(path: Path) -> cv2.VideoCapture:
     """Opens a video file.
 
     Raises:
-      UserError: it cannot be read, or is no video.
+      UserError: the file cannot be read or is not a video.
     """
-    open_file(path).close()  # for the error of what is no file
+    open_file(path).close()  # raises the error of a missing or unreadable file
     try:
-        # By FFmpeg alone, and by a path from the root: other readers take names with % for many files, and
+        # FFmpeg only: other readers take a name with % for a sequence of files. An absolute path, because
         # FFmpeg takes a word before a colon for a protocol.
         capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
         if capture.isOpened():
             return capture
-    except (cv2.error, ValueError, TypeError):  # a name that is no text
+    except (cv2.error, ValueError, TypeError):  # the name is not valid text
         pass
     raise UserError(f"{path}: cannot be decoded as a video; convert it, or leave it out")
 
 
 class Video(NamedTuple):
-    """What is known of a video before its frames are looked at."""
+    """The properties of a video file."""
 
-    frames: int  # how many there are
-    size: tuple[int, int]  # (height, width) of the first one
-    frame_rate: float  # frames a second
+    frames: int  # number of frames
+    size: tuple[int, int]  # (height, width) of the first frame
+    frame_rate: float  # frames per second
 
 
-def look_at_video(path: Path) -> Video:
-    """Counts the frames that can be read: what a file says of their number is an estimate.
+def probe_video(path: Path) -> Video:
+    """Counts the readable frames of a video, because the number in the file is only an estimate.
 
     Raises:
-      UserError: it cannot be read, is no video or holds no frame.
+      UserError: the file cannot be read, is not a video, or has no frames.
     """
     capture = open_video(path)
     found, frame = capture.read()
     if not found or frame is None:
-        raise UserError(f"{path}: holds no frame that can be decoded; convert the video, or leave it out")
-    said = int(np.nan_to_num(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        raise UserError(f"{path}: has no frame that can be decoded; convert the video, or leave it out")
+    stated = int(np.nan_to_num(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     others = itertools.takewhile(bool, (capture.grab() for _ in itertools.count()))
-    count = 1 + sum(1 for _ in progress(others, "counting frames", max(said, 1)))
-    if count < 0.9 * said:
-        logging.warning("%s: has %d frames, where it says %d; is it cut off?", path, count, said)
+    count = 1 + sum(1 for _ in progress(others, "counting frames", max(stated, 1)))
+    if count < 0.9 * stated:
+        logging.warning("%s: has %d frames, but the file states %d; it may be cut off", path, count, stated)
     rate = float(capture.get(cv2.CAP_PROP_FPS))
     usable = math.isfinite(rate) and 0.1 <= rate <= 1000
-    return Video(count, frame.shape[:2], rate if usable else _USUAL_RATE)
+    return Video(count, frame.shape[:2], rate if usable else _DEFAULT_RATE)
 
 
 def video_source(path: Path, video: Video, first_id: int, categories: Categories, kept: int = 0) -> Source:
-    """A source of the frames of a video.
+    """Makes a source of the frames of a video.
 
     Args:
-      path: of the file.
-      video: from `look_at_video`.
-      first_id: the image id of frame 0; the others follow.
-      categories: what boxes in them may be.
-      kept: how many of the last frames are kept, to be asked for again.
+      path: path of the file.
+      video: result of `probe_video`.
+      first_id: the image id of frame 0; the ids of the other frames follow.
+      categories: classes of the detector.
+      kept: number of last frames that are cached.
     """
     names = tuple(f"{path}: frame {i}" for i in range(video.frames))
     ids = range(first_id, first_id + video.frames)

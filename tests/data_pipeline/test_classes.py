@@ -1,4 +1,4 @@
-"""Classes are matched by name, whatever their order and ids."""
+"""Classes are matched by name; their order and ids do not matter."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ OWN = Categories(("square", "disc"), (1, 2))
 
 
 def write(folder, names, name="x.json", labels=(0, 1)):
-    """One image with a box for each label; ids are 10, 20, ... in the order of the names."""
+    """Writes one image with a box for each label; category ids are 10, 20, ... in the order of the names."""
     cv2.imwrite(str(folder / "a.png"), np.zeros((40, 60, 3), np.uint8))
     content = {
         "images": [{"id": 7, "file_name": "a.png", "height": 40, "width": 60}],
@@ -35,7 +35,7 @@ def write(folder, names, name="x.json", labels=(0, 1)):
     return folder / name
 
 
-def test_another_order_is_mapped(tmp_path):
+def test_another_order_of_classes_is_mapped(tmp_path):
     straight = coco_json_source(write(tmp_path, ("square", "disc")), tmp_path)
     swapped = coco_json_source(write(tmp_path, ("disc", "square"), labels=(1, 0)), tmp_path)
     for source in (straight, swapped):
@@ -60,19 +60,19 @@ def perfect(source):
     [
         (("square", "disc"), ""),
         (("disc", "square"), ""),
-        (("cat", "square"), "does not know its classes 'cat'; AP is that of the others"),
-        (("square", "disc", "cat"), "does not know its classes 'cat'"),
-        (("disc",), "lacks the classes 'square' of the detector, whose detections are left out"),
+        (("cat", "square"), "has the classes 'cat', which the detector lacks; AP does not include them"),
+        (("square", "disc", "cat"), "has the classes 'cat', which the detector lacks"),
+        (("disc",), "lacks the classes 'square' of the detector; detections of them are left out"),
     ],
 )
-def test_evaluation_matches_by_name_and_tells_what_does_not_match(tmp_path, caplog, names, line):
+def test_evaluation_matches_by_name_and_reports_unmatched_classes(tmp_path, caplog, names, line):
     path = write(tmp_path, names, labels=range(len(names)))
     config = Config(name="t", dataset=Dataset(eval_json=str(path), eval_images=str(tmp_path)))
     write_categories(tmp_path, OWN)
     with caplog.at_level(logging.INFO, "gfl_jax"):
         source = open_evaluation(config, read_categories(tmp_path), str(tmp_path))
     results = perfect(source)
-    # The detector finds squares and discs everywhere; what the data have no class for does not count.
+    # A false positive of class "square"; it does not count if the data set has no such class.
     results += to_coco_results(np.array([[30, 20, 35, 25]]), [0.1], [0], 7, source.category_ids)
     metrics = measure_results(source, results)
     assert metrics.AP > 1 - 1e-12
@@ -104,20 +104,20 @@ def test_no_class_in_common_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("square", "ring"), ("square", "disc", "ring"), ("disc",)])
-def test_training_goes_on_with_the_same_classes_alone(tmp_path, names):
+def test_resuming_requires_the_same_classes(tmp_path, names):
     source = coco_json_source(write(tmp_path, names, labels=(0,)), tmp_path)
     with pytest.raises(UserError, match=re.escape("x.json: ") + ".*(lacks|has) '"):
         require_same_classes(source, OWN, "the run")
 
 
-def test_a_missing_number_of_classes_is_told_for_training(tmp_path):
+def test_training_requires_the_right_number_of_classes(tmp_path):
     path = write(tmp_path, ("square", "disc"))
     data = Dataset(train_json=str(path), train_images=str(tmp_path))
-    with pytest.raises(UserError, match=r"num_classes=80: .* has 2 categories; set it to that"):
+    with pytest.raises(UserError, match=r"num_classes=80: .* has 2 categories; set num_classes to this"):
         make_source(Config(name="t", dataset=data), "train")
 
 
-def test_categories_are_kept_exactly_and_found_from_a_checkpoint(tmp_path):
+def test_categories_are_stored_exactly_and_found_from_a_checkpoint(tmp_path):
     categories = Categories(("valve [open]", "end [/limit]", "Käse"), (2**70, "0001", -3))
     write_categories(tmp_path, categories)
     (tmp_path / "best" / "12").mkdir(parents=True)
@@ -137,12 +137,12 @@ def test_damaged_categories_are_named(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
-def test_data_for_evaluation_are_a_choice():
+def test_data_for_evaluation_are_optional():
     def has(**fields):
         return has_eval_data(Config(name="t", dataset=Dataset(**fields)))
 
     assert has(eval_json="x", eval_images="y")
-    assert has(eval_json="x")  # which is an error when it is opened
+    assert has(eval_json="x")  # incomplete, which is an error later, when the data are opened
     assert has(tfds_dir="x")
     assert not has(train_json="x", train_images="y")
     assert not has(tfds_dir="x", eval_split="")
@@ -166,8 +166,8 @@ def train_source(data):
     return make_source(Config(name="t", detector=Detector(num_classes=1), dataset=data), "train")
 
 
-def test_images_are_left_out_as_mmdetection_does(tmp_path, caplog):
-    """Empty ones and small ones go; one with a crowd or a bad box alone stays, as annotations it has."""
+def test_images_are_left_out_as_in_mmdetection(tmp_path, caplog):
+    """Empty and small images are left out. An image with only a crowd or a bad box is not empty and stays."""
     sizes = [(40, 40), (40, 40), (31, 90), (90, 31), (32, 32), (40, 40)]
     annotations = [{"image_id": i} for i in (0, 2, 3)]
     annotations += [{"image_id": 4, "iscrowd": 1}, {"image_id": 5, "bbox": [0, 0, 0, 0]}]
@@ -182,16 +182,16 @@ def test_images_are_left_out_as_mmdetection_does(tmp_path, caplog):
     assert source.read_image(1).shape == (32, 32, 3)
     assert [len(source.example(i).boxes) for i in range(3)] == [1, 1, 0]
     lines = [record.getMessage() for record in caplog.records]
-    assert any("left out 1 boxes that are marked with 'ignore'" in line for line in lines)
-    wanted = "3 of 6 images are trained on; left out: 1 without annotations, 2 with a side below 32 pixels"
-    assert lines[-1].endswith(wanted)
+    assert any("dropped 1 boxes that are marked with 'ignore'" in line for line in lines)
+    wanted = "3 of 6 images are used for training; left out: 1 without annotations, 2 with a side below 32"
+    assert lines[-1].endswith(f"{wanted} pixels")
 
 
 @pytest.mark.parametrize(
     "annotation",
     [{"iscrowd": 1}, {"ignore": 1}, {"bbox": [0, 0, 0, 5]}, {"bbox": [90, 90, 5, 5]}, {"area": 0}, None],
 )
-def test_data_from_which_nothing_can_be_learned_are_refused(tmp_path, annotation):
+def test_data_without_usable_boxes_are_refused(tmp_path, annotation):
     data = dataset_of(tmp_path, [(40, 40)], [] if annotation is None else [{"image_id": 0, **annotation}])
-    with pytest.raises(UserError, match=r"x\.json: nothing can be learned from it"):
+    with pytest.raises(UserError, match=r"x\.json: has no boxes to train on"):
         train_source(data)

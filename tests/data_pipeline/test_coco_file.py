@@ -1,4 +1,4 @@
-"""One reader for all that a COCO annotation file can be."""
+"""One reader for every kind of COCO annotation file."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ WHOLE = {
 
 
 def changed(*path_and_value):
-    """The whole file with one value replaced."""
+    """The content of the file with one value replaced."""
     *path, last, value = path_and_value
     content = copy.deepcopy(WHOLE)
     place = content
@@ -38,7 +38,7 @@ def changed(*path_and_value):
     return content
 
 
-def test_everything_is_read():
+def test_all_fields_are_read():
     file = parse_coco(WHOLE, "x.json")
     assert file.image_ids == (7, 8)
     assert file.file_names == ("a.png", "b.png")
@@ -53,8 +53,8 @@ def test_everything_is_read():
     assert file.annotated
 
 
-def test_ids_stay_what_they_are():
-    """Time stamps in nanoseconds lie beyond 2^53; others are texts with zeros in front."""
+def test_ids_stay_exact():
+    """Ids may be time stamps in nanoseconds, which exceed 2^53, or strings with leading zeros."""
     stamps = [1_700_000_000_000_000_000 + i for i in range(8)]
     for ids in (stamps, [f"{i:04d}" for i in range(8)], [2**80 + i for i in range(8)], [1.0, 2, "2", -3]):
         content = copy.deepcopy(WHOLE)
@@ -73,13 +73,13 @@ def test_ids_stay_what_they_are():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_encodings_of_editors_and_of_windows_are_read(tmp_path, encoding):
+def test_unicode_encodings_are_read(tmp_path, encoding):
     path = tmp_path / "x.json"
     path.write_text(json.dumps(changed("categories", 0, "name", "Käse"), ensure_ascii=False), encoding)
     assert read_coco(path).categories.names == ("Käse", "dog")
 
 
-def test_a_file_of_images_alone_has_no_annotations(tmp_path):
+def test_a_file_may_lack_the_list_of_annotations(tmp_path):
     path = tmp_path / "image_info.json"
     path.write_text(json.dumps({key: WHOLE[key] for key in ("images", "categories")}))
     file = read_coco(path)
@@ -88,7 +88,7 @@ def test_a_file_of_images_alone_has_no_annotations(tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, 0, False, 0.0])
-def test_null_is_no_crowd_and_no_area(value):
+def test_null_means_no_crowd_and_unknown_area(value):
     file = parse_coco(changed("annotations", 0, "iscrowd", value), "x.json")
     assert not file.is_crowd.any()
     assert math.isnan(parse_coco(changed("annotations", 0, "area", None), "x.json").area[0])
@@ -97,22 +97,22 @@ def test_null_is_no_crowd_and_no_area(value):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (changed("images", 0, "id", 1.5), "images[0].id=1.5: must be a whole number or a text"),
+        (changed("images", 0, "id", 1.5), "images[0].id=1.5: must be a whole number or a string"),
         (changed("images", 0, "id", 2.0**60), "images[0].id=1.152921504606847e+18: must be a whole number"),
-        (changed("images", 0, "id", True), "images[0].id=True: must be a whole number or a text"),
-        (changed("images", 0, "id", None), "images[0].id=None: must be a whole number or a text"),
-        (changed("images", 0, "id", [7]), "images[0].id=[7]: must be a whole number or a text"),
+        (changed("images", 0, "id", True), "images[0].id=True: must be a whole number or a string"),
+        (changed("images", 0, "id", None), "images[0].id=None: must be a whole number or a string"),
+        (changed("images", 0, "id", [7]), "images[0].id=[7]: must be a whole number or a string"),
         (changed("images", 0, "id", "7"), "annotations[0].image_id=7: is not among the images"),
-        (changed("images", 1, "id", 7.0), "images[1].id=7: is there twice"),
+        (changed("images", 1, "id", 7.0), "images[1].id=7: occurs twice"),
         (changed("images", 0, "height", None), "images[0].height=None: must be a whole number of pixels"),
         (changed("images", 0, "height", 0), "images[0].height=0: must be a whole number of pixels"),
         (changed("images", 0, "width", 2.5), "images[0].width=2.5: must be a whole number of pixels"),
         (changed("images", 0, "width", 10**400), "must be a whole number of pixels, from 1 to 1000000"),
         (changed("images", 0, "width", math.nan), "images[0].width=nan: must be a whole number of pixels"),
-        (changed("images", 0, "file_name", None), "images[0].file_name=None: must be a text"),
-        (changed("images", 0, "file_name", 5), "images[0].file_name=5: must be a text"),
-        (changed("images", 0, "file_name", "a\0b"), "images[0].file_name='a\\x00b': must be a text"),
-        (changed("images", 0, "file_name", "\ud800"), "images[0].file_name='\\ud800': must be a text"),
+        (changed("images", 0, "file_name", None), "images[0].file_name=None: must be a string"),
+        (changed("images", 0, "file_name", 5), "images[0].file_name=5: must be a string"),
+        (changed("images", 0, "file_name", "a\0b"), "images[0].file_name='a\\x00b': must be a string"),
+        (changed("images", 0, "file_name", "\ud800"), "images[0].file_name='\\ud800': must be a string"),
         (changed("annotations", 0, "area", "big"), "annotations[0].area='big': must be a number of pixels"),
         (changed("annotations", 0, "area", math.inf), "annotations[0].area=inf: must be a number of pixels"),
         (changed("annotations", 0, "bbox", ["1", "2", "3", "4"]), "annotations[0].bbox=['1', '2', '3', '4']"),
@@ -124,14 +124,14 @@ def test_null_is_no_crowd_and_no_area(value):
         (changed("annotations", 0, "ignore", "no"), "annotations[0].ignore='no': must be 0 or 1"),
         (changed("annotations", 0, "category_id", "3"), "category_id='3': is not among the categories"),
         (changed("annotations", 0, None), "annotations[0]: must be an object, not None"),
-        (changed("categories", 0, "name", None), "categories[0].name=None: must be a text"),
-        (changed("categories", 0, "name", "dog"), "categories[1].name='dog': is there twice"),
-        (changed("categories", []), "its list 'categories' is empty"),
+        (changed("categories", 0, "name", None), "categories[0].name=None: must be a string"),
+        (changed("categories", 0, "name", "dog"), "categories[1].name='dog': occurs twice"),
+        (changed("categories", []), "the list 'categories' is empty"),
         ([WHOLE], "has no list 'images'"),
         ({**WHOLE, "annotations": None}, "has no list 'annotations'"),
     ],
 )
-def test_what_is_odd_is_named_in_one_line(content, words):
+def test_wrong_values_are_named_in_one_line(content, words):
     with pytest.raises(UserError) as caught:
         parse_coco(content, "x.json")
     assert str(caught.value).startswith("x.json: ")
@@ -140,14 +140,14 @@ def test_what_is_odd_is_named_in_one_line(content, words):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "9" * 5000 + "}", "\ud83d", "{", "", "\x00"])
-def test_what_is_no_json_is_named(tmp_path, text):
+def test_invalid_json_is_named(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(UserError, match=r"x\.json"):
         read_coco(path)
 
 
-def test_a_part_of_a_file():
+def test_restriction_to_images_and_classes():
     part = restricted(parse_coco(WHOLE, "x.json"), {8}, {"cat"})
     assert part.image_ids == (8,)
     assert part.categories == (("cat",), (9,))
@@ -180,7 +180,7 @@ PLACES = st.sampled_from(
 
 @given(st.lists(st.tuples(PLACES, st.sampled_from(["replace", "remove"]), SOMETHING), min_size=1, max_size=3))
 @settings(max_examples=1000)
-def test_every_file_is_read_or_refused_in_one_line_and_what_is_read_can_be_evaluated(changes):
+def test_a_changed_file_is_either_refused_in_one_line_or_can_be_evaluated(changes):
     content = copy.deepcopy(WHOLE)
     for path, action, value in changes:
         *parents, last = path
@@ -192,7 +192,7 @@ def test_every_file_is_read_or_refused_in_one_line_and_what_is_read_can_be_evalu
                 place[last] = value
             else:
                 del place[last]
-        except (KeyError, TypeError, IndexError):  # an earlier change has taken this place away
+        except (KeyError, TypeError, IndexError):  # an earlier change has removed this key
             continue
     refused = None
     try:

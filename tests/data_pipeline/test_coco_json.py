@@ -14,7 +14,7 @@ from gfl_jax.errors import UserError
 
 @pytest.fixture
 def small(tmp_path):
-    """A folder with one 20 x 30 picture, and the content of its annotation file."""
+    """A folder with one 20 x 30 image, and the content of its annotation file."""
     cv2.imwrite(str(tmp_path / "a.png"), np.full((20, 30, 3), (10, 20, 30), np.uint8))
     return {
         "images": [{"id": 7, "file_name": "a.png", "height": 20, "width": 30}],
@@ -42,14 +42,14 @@ def test_labels_are_positions_and_missing_fields_are_filled(tmp_path, small):
     assert (len(source), source.max_boxes, source.image_ids.tolist()) == (1, 1, [7])
 
 
-def test_a_whole_tree(coco_tree):
+def test_a_whole_coco_tree(coco_tree):
     source = coco_json_source(coco_tree / "annotations/instances_train2017.json", coco_tree / "train2017")
     data = json.loads((coco_tree / "annotations/instances_train2017.json").read_text())
     assert len(source.annotations.boxes) == len(data["annotations"])
     assert source.annotations.is_crowd.any()
     assert source.example(3).boxes.shape == (0, 4)
-    per_picture = [int((~source.example(i).is_crowd).sum()) for i in range(len(source))]
-    assert source.max_boxes == max(per_picture)
+    per_image = [int((~source.example(i).is_crowd).sum()) for i in range(len(source))]
+    assert source.max_boxes == max(per_image)
     for i in range(len(source)):
         image = source.example(i).image
         assert image.shape == (*source.sizes[i], 3)
@@ -58,13 +58,13 @@ def test_a_whole_tree(coco_tree):
     assert (gray == gray[:, :, :1]).all()
 
 
-def test_a_source_pickles(coco_tree):
+def test_a_source_can_be_pickled(coco_tree):
     source = coco_json_source(coco_tree / "annotations/instances_train2017.json", coco_tree / "train2017")
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy.example(2).image, source.example(2).image)
 
 
-def test_ground_truth_gives_back_the_file(coco_tree):
+def test_coco_ground_truth_equals_the_file(coco_tree):
     path = coco_tree / "annotations/instances_train2017.json"
     original = json.loads(path.read_text())
     truth = coco_ground_truth(coco_json_source(path, coco_tree / "train2017"))
@@ -82,7 +82,7 @@ def test_bad_boxes_are_dropped_counted_and_reported_once(tmp_path, small, caplog
     nan = float("nan")
     boxes = [
         *([nan, 1, 5, 5], [1, 1, float("inf"), 5]),  # not finite
-        *([1, 1, 0.5, 5], [1, 1, 5, 0], [1, 1, -5, 5]),  # degenerate
+        *([1, 1, 0.5, 5], [1, 1, 5, 0], [1, 1, -5, 5]),  # too small
         *([30, 1, 5, 5], [-9, 1, 5, 5], [1, 50, 5, 5]),  # outside
         *([-2, 1, 5, 5], [25, 15, 10, 10]),  # partly outside
     ]
@@ -93,7 +93,7 @@ def test_bad_boxes_are_dropped_counted_and_reported_once(tmp_path, small, caplog
     with caplog.at_level(logging.WARNING):
         source = load(tmp_path, small)
     assert len(caplog.records) == 1
-    assert "dropped 9 of 12 boxes: 2 not finite, 4 degenerate, 3 outside their image" in caplog.text
+    assert "dropped 9 of 12 boxes: 2 not finite, 4 too small, 3 outside their image" in caplog.text
     np.testing.assert_array_equal(source.example(0).boxes, [[1, 2, 4, 6], [0, 1, 3, 6], [25, 15, 30, 20]])
 
 
@@ -108,10 +108,10 @@ def test_good_boxes_are_not_reported(tmp_path, small, caplog):
         (("images",), None, "has no list 'images'"),
         (("annotations",), {}, "has no list 'annotations'"),
         (("categories",), {}, "has no list 'categories'"),
-        (("categories",), [], "its list 'categories' is empty"),
+        (("categories",), [], "the list 'categories' is empty"),
         (("images", 0, "height"), None, r"images\[0\]: has no key 'height'"),
         (("images", 0, "width"), "wide", r"images\[0\]\.width='wide': must be a whole number of pixels"),
-        (("images", 0, "file_name"), "b.png", r"b\.png: is missing, like 1 of the 1 images"),
+        (("images", 0, "file_name"), "b.png", r"b\.png: is missing; 1 of 1 images named in"),
         (("annotations", 0, "bbox"), None, r"annotations\[0\]: has no key 'bbox'"),
         (
             ("annotations", 0, "bbox"),
@@ -125,8 +125,8 @@ def test_good_boxes_are_not_reported(tmp_path, small, caplog):
         ),
         (("annotations", 0, "image_id"), 5, r"annotations\[0\].image_id=5: is not among the images"),
         (("annotations", 0), 5, r"annotations\[0\]: must be an object, not 5"),
-        (("categories", 1, "id"), 9, r"categories\[1\].id=9: is there twice"),
-        (("categories", 1, "name"), "cat", r"categories\[1\].name='cat': is there twice"),
+        (("categories", 1, "id"), 9, r"categories\[1\].id=9: occurs twice"),
+        (("categories", 1, "name"), "cat", r"categories\[1\].name='cat': occurs twice"),
     ],
 )
 def test_bad_annotations_are_named(tmp_path, small, path, value, message):
@@ -148,24 +148,24 @@ def test_a_file_without_images_is_an_error(tmp_path, small):
         load(tmp_path, {**small, "images": [], "annotations": []})
 
 
-def test_images_of_one_id_are_an_error(tmp_path, small):
+def test_images_with_the_same_id_are_an_error(tmp_path, small):
     small["images"] *= 2
-    with pytest.raises(UserError, match=r"images\[1\].id=7: is there twice"):
+    with pytest.raises(UserError, match=r"images\[1\].id=7: occurs twice"):
         load(tmp_path, small)
 
 
 def test_broken_and_missing_files_are_named(tmp_path, small):
-    with pytest.raises(UserError, match=r"annotations\.json: is no valid JSON"):
+    with pytest.raises(UserError, match=r"annotations\.json: is not valid JSON"):
         load(tmp_path, '{"images": [')
     with pytest.raises(UserError, match=r"none\.json: cannot be read"):
         coco_json_source(tmp_path / "none.json", tmp_path)
     load(tmp_path, small)
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="none: is not a folder"):
         coco_json_source(tmp_path / "annotations.json", tmp_path / "none")
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, small, content):
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n broken"])
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, small, content):
     source = load(tmp_path, small)
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png: cannot be decoded"):
@@ -176,14 +176,14 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, small, content):
         image_size(content, "a.png")
 
 
-def test_a_picture_that_has_vanished_is_named(tmp_path, small):
+def test_an_image_that_was_deleted_is_named(tmp_path, small):
     source = load(tmp_path, small)
     (tmp_path / "a.png").unlink()
     with pytest.raises(UserError, match=r"a\.png: cannot be read"):
         source.example(0)
 
 
-def test_a_picture_of_another_size_is_named(tmp_path, small):
+def test_an_image_of_another_size_is_named(tmp_path, small):
     source = load(tmp_path, small)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 31, 3), np.uint8))
     with pytest.raises(UserError, match=r"a\.png: is 20 x 31 pixels .* say 20 x 30"):

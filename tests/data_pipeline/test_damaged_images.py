@@ -1,4 +1,4 @@
-"""Image files that are damaged or odd: each gives an image or one line that names it, and none hangs."""
+"""Damaged or unusual image files: each gives an image or a one-line error with its name, and none hangs."""
 
 import io
 import os
@@ -81,7 +81,7 @@ OTHERS = {
 
 
 def damaged():
-    """200 contents by name, each damaged in one of the ways in which files are."""
+    """The contents of 200 files by name, each with a typical damage."""
     rng = np.random.default_rng(1)
     contents = {}
     for i in range(200):
@@ -94,7 +94,7 @@ def damaged():
         elif way == "flipped":
             for place in rng.integers(0, len(content), 5):
                 content[place] ^= int(rng.integers(1, 256))
-        elif way == "cut and filled":  # what a torn download or a lost block leaves
+        elif way == "cut and filled":  # as after an aborted download or a lost block
             content[at:] = bytes(len(content) - at)
         else:
             del content[at : at + 64]
@@ -103,7 +103,7 @@ def damaged():
 
 
 def read(path):
-    """The size that the header says, and the image; or the one line that names what is wrong."""
+    """The size in the header and the decoded image, or the error message."""
     try:
         (header,) = try_headers([path])
         if isinstance(header, UserError):
@@ -115,7 +115,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_files_are_images_of_the_size_that_their_header_says(tmp_path, name, capfd):
+def test_unusual_files_decode_to_the_size_in_their_header(tmp_path, name, capfd):
     path = tmp_path / f"an image, {name}"
     path.write_bytes(ODD[name])
     size, image = read(path)
@@ -136,7 +136,7 @@ def test_thin_images(tmp_path, size):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_no_image_is_told(tmp_path, name):
+def test_files_that_are_not_images_are_errors(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(OTHERS[name])
     assert read(path).startswith((f"{path}: cannot be decoded as an image; ", f"{path}: is cut off; "))
@@ -144,22 +144,22 @@ def test_what_is_no_image_is_told(tmp_path, name):
         decode_image(OTHERS[name], name)
 
 
-def test_each_of_200_damaged_files_gives_an_image_or_one_line(tmp_path):
-    told = []
+def test_each_of_200_damaged_files_gives_an_image_or_a_one_line_error(tmp_path):
+    errors = []
     for name, content in damaged().items():
         path = tmp_path / name
         path.write_bytes(content)
         found = read(path)
         if isinstance(found, str):
-            told.append(found)
+            errors.append(found)
             assert re.match(rf"{re.escape(str(path))}: .*; replace the file[^\n]*$", found)
         else:
             assert found[0] == found[1].shape[:2], name
-    assert 100 < len(told) < 200
+    assert 100 < len(errors) < 200
 
 
-def test_a_file_that_is_cut_off_is_no_image_wherever_it_is_cut(capfd):
-    """Not half an image with the rest in gray."""
+def test_a_cut_off_file_is_an_error_wherever_it_is_cut(capfd):
+    """Decoders would otherwise give half an image and fill the rest with gray."""
     for name in ("jpeg", "progressive.jpeg", "cmyk.jpeg", "preview.jpeg", "png", "palette.png"):
         content = ODD[name]
         start = max(content.rfind(b"\xff\xda"), content.find(b"IDAT")) + 20
@@ -169,7 +169,7 @@ def test_a_file_that_is_cut_off_is_no_image_wherever_it_is_cut(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_the_orientation_in_a_png_counts_wherever_it_stands():
+def test_the_orientation_of_a_png_is_found_at_any_position():
     exif = Image.Exif()
     exif[0x0112] = 6
     early = encoded(RGB, "PNG", exif=exif)
@@ -198,14 +198,14 @@ def test_only_regular_files_are_read(tmp_path):
         assert f"{name}.png: cannot be read ({cause}); " in read(tmp_path / f"{name}.png")
 
 
-def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+def test_a_file_without_read_permission_is_an_error(tmp_path, monkeypatch):
     path = tmp_path / "secret.png"
     path.write_bytes(ODD["png"])
 
     def refuse(*args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)  # a test as root may read all files
+    monkeypatch.setattr("builtins.open", refuse)  # root can read all files, whatever their permissions
     found = read(path)
     monkeypatch.undo()
     assert found == f"{path}: cannot be read (Permission denied); check the file"

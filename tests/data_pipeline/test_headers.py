@@ -1,4 +1,4 @@
-"""Images of every EXIF orientation, with boxes drawn as displayed or on the raw pixels."""
+"""Images with every EXIF orientation, and boxes drawn on the displayed image or on the raw pixels."""
 
 import json
 import logging
@@ -13,11 +13,11 @@ from gfl_jax.data.images import decode_image, image_size
 from gfl_jax.errors import UserError
 
 RAW = np.zeros((20, 30, 3), np.uint8)
-RAW[:5, :5] = 255  # a white corner at the upper left of the raw pixels
+RAW[:5, :5] = 255  # the upper left corner of the raw pixels is white
 
 
 def write(folder, orientations, size, ending="png"):
-    """Images of these orientations, and annotations that give all of them a (height, width)."""
+    """Writes images with these orientations, and annotations with their (height, width)."""
     images = []
     for i, orientation in enumerate(orientations):
         image = Image.fromarray(RAW)
@@ -46,7 +46,7 @@ DISPLAYED = {1: (False, False), 3: (True, True), 6: (False, True), 8: (True, Fal
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("orientation", DISPLAYED)
-def test_both_ways_of_reading_an_image(tmp_path, ending, orientation):
+def test_displayed_and_raw_decoding(tmp_path, ending, orientation):
     write(tmp_path, [orientation], (20, 30), ending)
     encoded = (tmp_path / f"0.{ending}").read_bytes()
     shown = decode_image(encoded, "x")
@@ -61,7 +61,7 @@ def test_both_ways_of_reading_an_image(tmp_path, ending, orientation):
         ((1, 1), (20, 30), "auto", (True, True), ""),
         ((6, 8), (30, 20), "auto", (True, True), ""),
         ((6, 8), (20, 30), "auto", (False, False), ""),
-        # The size of an image that stands on its head tells nothing; those of the others do.
+        # The size of an upside-down image (orientation 3) fits both ways; the other images decide.
         (
             (3, 6),
             ((20, 30), (30, 20)),
@@ -73,12 +73,12 @@ def test_both_ways_of_reading_an_image(tmp_path, ending, orientation):
         ((3, 1), (20, 30), "auto", (True, True), r"\(such as 0\.png\).* in display orientation; set config"),
         ((3, 1), (20, 30), "raw", (False, True), ""),
         ((3, 1), (20, 30), "display", (True, True), ""),
-        ((3, 6), ((20, 30), (20, 30)), "display", (True, False), "boxes of 1 images are taken in raw"),
-        ((3, 6), ((20, 30), (30, 20)), "raw", (False, True), "boxes of 1 images are taken in display"),
-        ((6, 6), ((20, 30), (30, 20)), "auto", (False, True), "boxes of 1 images are taken in raw"),
+        ((3, 6), ((20, 30), (20, 30)), "display", (True, False), "boxes of 1 images are read in raw"),
+        ((3, 6), ((20, 30), (30, 20)), "raw", (False, True), "boxes of 1 images are read in display"),
+        ((6, 6), ((20, 30), (30, 20)), "auto", (False, True), "boxes of 1 images are read in raw"),
     ],
 )
-def test_the_sizes_of_the_annotations_tell(tmp_path, caplog, orientations, size, wanted, displayed, line):
+def test_annotated_sizes_give_the_orientation(tmp_path, caplog, orientations, size, wanted, displayed, line):
     path = write(tmp_path, orientations, size)
     with caplog.at_level(logging.INFO):
         source = coco_json_source(path, tmp_path, wanted)
@@ -91,21 +91,21 @@ def test_the_sizes_of_the_annotations_tell(tmp_path, caplog, orientations, size,
         assert re.search(line, caplog.text)
 
 
-def test_sizes_that_fit_neither_way_are_told_before_any_image_is_read(tmp_path):
+def test_wrong_sizes_are_reported_before_any_image_is_read(tmp_path):
     path = write(tmp_path, (6, 6, 1), ((30, 20), (30, 21), (21, 30)))
     with pytest.raises(UserError, match=r"1\.png is 30 x 20 pixels .* say 30 x 21; .* \(and 1 more images"):
         coco_json_source(path, tmp_path)
 
 
-def test_files_that_are_no_images_are_told_before_any_is_read(tmp_path):
+def test_files_that_are_not_images_are_reported_before_any_is_read(tmp_path):
     path = write(tmp_path, (1, 1, 1), (20, 30))
     for i in (1, 2):
         (tmp_path / f"{i}.png").write_text("<html>404 Not Found</html>")
-    with pytest.raises(UserError, match=r"1\.png: cannot be decoded .* \(and 1 more files like it\)"):
+    with pytest.raises(UserError, match=r"1\.png: cannot be decoded .* \(and 1 more files cannot be read\)"):
         coco_json_source(path, tmp_path)
 
 
-def test_windows_folders_and_home(tmp_path, monkeypatch):
+def test_backslashes_and_tilde_in_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "day1").mkdir()
     path = write(tmp_path, (1,), (20, 30))

@@ -1,4 +1,4 @@
-"""Folders as labelling tools export them, and the config that goes on with a detector on such a folder."""
+"""Folders that labelling tools export, and the config that finetunes a detector on such a folder."""
 
 import json
 
@@ -14,7 +14,7 @@ from gfl_jax.data.selection import held_out
 from gfl_jax.errors import UserError
 
 TEN = [f"{i}.png" for i in range(10)]
-LAYOUTS = {  # annotation file and folder of images for training, then for evaluation; names of images
+LAYOUTS = {  # annotation file and image folder for training, then for evaluation; then the image names
     "roboflow": ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid", TEN),
     "cvat": ("annotations/instances_default.json", "images", None, None, TEN),
     "cvat_subsets": (
@@ -57,43 +57,45 @@ def test_layouts(tool, tmp_path):
         assert found.evaluation is None
 
 
-def test_what_is_no_data_set(tmp_path):
+def test_errors_of_folders_without_a_data_set(tmp_path):
     def message():
         with pytest.raises(UserError) as caught:
             find_layout(tmp_path / "data")
         return str(caught.value).removeprefix(f"{tmp_path / 'data'}")
 
-    assert message() == ": there is no such folder of images with annotations; check the path"
+    assert message() == ": is not a folder; name a folder of images with annotations"
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "package.json").write_text("{}")
-    assert message().startswith(": has no annotations in COCO's format")
+    assert message().startswith(": has no annotations in COCO format")
     for name in ("valid", "test"):
         write_coco(tmp_path / "data" / name / "a.json", tmp_path / "data" / name, TEN)
-    assert message().startswith(": nothing tells which of its annotations are for training")
+    assert message().startswith(": none of its annotation files is marked as training data")
     for name in ("a_train", "b_train"):
         write_coco(tmp_path / "data" / f"{name}.json", tmp_path / "data", TEN)
-    assert message() == ": has 2 annotation files for train (a_train.json, b_train.json); leave one of them"
+    assert (
+        message() == ": has 2 annotation files for train (a_train.json, b_train.json); keep only one of them"
+    )
     (tmp_path / "data" / "b_train.json").unlink()
     for name in TEN:
         (tmp_path / "data" / name).unlink()
     assert message() == (
-        f"/a_train.json: its images, such as 0.png, are not in {tmp_path / 'data'}; put them beside it, or "
-        "into a folder `images`"
+        f"/a_train.json: its images, such as 0.png, are not in {tmp_path / 'data'}; put them beside the "
+        "file, or into a folder `images`"
     )
 
 
-def test_a_file_without_images_is_told(tmp_path):
+def test_a_file_without_images_is_an_error(tmp_path):
     write_coco(tmp_path / "train.json", tmp_path, TEN[:1])
     content = json.loads((tmp_path / "train.json").read_text())
     (tmp_path / "train.json").write_text(json.dumps(content | {"images": [], "annotations": []}))
-    with pytest.raises(UserError, match="has no annotations in COCO's format"):
+    with pytest.raises(UserError, match="has no annotations in COCO format"):
         find_layout(tmp_path)
     (tmp_path / "train.json").write_text(json.dumps(content | {"images": []}))
     with pytest.raises(UserError, match="is not among the images"):
         find_layout(tmp_path)
 
 
-def test_the_project_that_roboflow_lists_among_its_classes_is_none(tmp_path):
+def test_the_project_category_of_roboflow_is_dropped(tmp_path):
     content = write_coco(tmp_path / "train.json", tmp_path, TEN)
     project = {"id": 0, "name": "pets", "supercategory": "none"}
     content["categories"] = [project, *({**c, "supercategory": "pets"} for c in content["categories"])]
@@ -101,12 +103,12 @@ def test_the_project_that_roboflow_lists_among_its_classes_is_none(tmp_path):
     truth = read_coco(tmp_path / "train.json")
     assert truth.categories == (("cat", "dog"), (1, 2))
     assert set(truth.labels.tolist()) == {0}
-    content["annotations"][0]["category_id"] = 0  # then it is one
+    content["annotations"][0]["category_id"] = 0  # a category with annotations is kept
     (tmp_path / "train.json").write_text(json.dumps(content))
     assert read_coco(tmp_path / "train.json").categories.names == ("pets", "cat", "dog")
 
 
-def test_images_that_are_held_out(tmp_path):
+def test_held_out_images(tmp_path):
     write_coco(tmp_path / "all.json", tmp_path, TEN)
     data = Dataset(train_json=str(tmp_path / "all.json"), train_images=str(tmp_path), holdout=0.2)
     config = Config("test", dataset=data, detector=load_config("gfl_trees").detector)
@@ -125,7 +127,7 @@ def finetune(folder, model="gfl_trees"):
     return load_config(f"{CONFIGS / 'finetune.py'}:data={folder},model={model}")
 
 
-def test_the_config_for_ones_own_data(tmp_path, caplog):
+def test_the_config_for_custom_data(tmp_path, caplog):
     write_coco(tmp_path / "train" / "a.json", tmp_path / "train", TEN, boxes=130)
     write_coco(tmp_path / "val" / "a.json", tmp_path / "val", TEN[:3])
     with caplog.at_level("INFO"):
@@ -155,7 +157,7 @@ def test_without_images_for_evaluation_a_tenth_is_held_out(tmp_path):
     assert {*train.file_names, *evaluation.file_names} == set(TEN)
 
 
-def test_a_model_that_is_none(tmp_path):
+def test_an_unknown_model(tmp_path):
     with pytest.raises(
         UserError, match="yolo: is neither a work directory of `train` nor a published detector"
     ):

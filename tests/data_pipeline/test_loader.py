@@ -48,23 +48,23 @@ def source(config):
     return make_source(config, "train")
 
 
-def take(batches, count):
+def first(batches, count):
     with batches:
         return list(itertools.islice(batches, count))
 
 
-def assert_same(first, second):
-    assert len(first) == len(second)
-    for one, other in zip(first, second, strict=True):
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.mark.parametrize("crops", [None, Crops(size=48, stripes=0.5)])
 def test_batches_do_not_depend_on_workers(source, config, crops):
     config = override(config, {"crops.size": 48}) if crops else config
-    alone = take(train_batches(source, config), 7)
-    helped = take(train_batches(source, override(config, {"loader.workers": 2})), 7)
-    assert_same(alone, helped)
+    without = first(train_batches(source, config), 7)
+    with_workers = first(train_batches(source, override(config, {"loader.workers": 2})), 7)
+    assert_same(with_workers, without)
 
 
 @settings(max_examples=15, deadline=None)
@@ -72,8 +72,8 @@ def test_batches_do_not_depend_on_workers(source, config, crops):
 def test_batches_do_not_depend_on_start_or_hosts(source, config, start, hosts, crop):
     if crop:
         config = override(config, {"crops.size": 48, "crops.stripes": 0.5})
-    whole = take(train_batches(source, config), start + 3)[start:]
-    parts = [take(train_batches(source, config, start, host, hosts), 3) for host in range(hosts)]
+    whole = first(train_batches(source, config), start + 3)[start:]
+    parts = [first(train_batches(source, config, start, host, hosts), 3) for host in range(hosts)]
     joined = [
         jax.tree.map(lambda *columns: np.concatenate(columns), *batches)
         for batches in zip(*parts, strict=True)
@@ -81,16 +81,16 @@ def test_batches_do_not_depend_on_start_or_hosts(source, config, start, hosts, c
     assert_same(whole, joined)
 
 
-def test_an_epoch_shows_every_picture(source, config):
+def test_an_epoch_has_every_image(source, config):
     steps = steps_per_epoch(source.sizes, config)
-    batches = take(train_batches(source, config), 3 * steps)
+    batches = first(train_batches(source, config), 3 * steps)
     for epoch in range(3):
         shown = np.concatenate([b.indices for b in batches[epoch * steps : (epoch + 1) * steps]])
         assert set(shown.tolist()) == set(range(len(source)))
 
 
-def test_the_parts_of_a_batch_belong_together(source, config):
-    for batch in take(train_batches(source, override(config, {"loader.flip": False})), 5):
+def test_the_fields_of_a_batch_match_the_source(source, config):
+    for batch in first(train_batches(source, override(config, {"loader.flip": False})), 5):
         assert batch.images.shape[1:3] in BUCKETS
         assert batch.images.dtype == np.uint8
         assert batch.boxes.shape == (4, 8, 4)
@@ -110,9 +110,9 @@ def test_the_parts_of_a_batch_belong_together(source, config):
             assert not batch.boxes[i][~mask].any()
 
 
-def test_flipped_pictures_have_flipped_boxes(source, config):
-    plain = take(train_batches(source, override(config, {"loader.flip": False})), 4)
-    flipped = take(train_batches(source, config), 4)
+def test_flipped_images_have_flipped_boxes(source, config):
+    plain = first(train_batches(source, override(config, {"loader.flip": False})), 4)
+    flipped = first(train_batches(source, config), 4)
     turned = 0
     for one, other in zip(plain, flipped, strict=True):
         np.testing.assert_array_equal(one.indices, other.indices)
@@ -130,23 +130,23 @@ def test_flipped_pictures_have_flipped_boxes(source, config):
     assert 0 < turned < 16
 
 
-def test_cached_pictures_change_nothing(source, config):
+def test_cached_images_change_nothing(source, config):
     crops = override(config, {"crops.size": 48})
     cached = override(crops, {"loader.cache_images": True})
-    assert_same(take(train_batches(source, crops), 8), take(train_batches(source, cached), 8))
+    assert_same(first(train_batches(source, crops), 8), first(train_batches(source, cached), 8))
 
 
 def test_batches_in_blocks_hold_the_same_pixels(source, config):
-    asked = override(config, {"loader.blocks": True})
+    with_blocks = override(config, {"loader.blocks": True})
     for batches in (lambda c: train_batches(source, c), lambda c: eval_batches(source, c)):
-        for pixels, blocks in zip(take(batches(config), 2), take(batches(asked), 2), strict=True):
+        for pixels, blocks in zip(first(batches(config), 2), first(batches(with_blocks), 2), strict=True):
             assert blocks.images.shape[-1] == 48
             assert_same([pixels], [blocks.replace(images=to_pixels(blocks.images))])
 
 
 @pytest.mark.parametrize(("workers", "copies"), [(0, 1), (1, 1), (3, 3)])
-def test_a_cache_that_memory_cannot_hold_is_refused(source, config, monkeypatch, workers, copies):
-    """Each worker comes to see every image, and keeps three bytes of each pixel."""
+def test_a_cache_that_exceeds_the_memory_is_refused(source, config, monkeypatch, workers, copies):
+    """In time each worker reads every image, and it keeps three bytes for each pixel."""
     needed = copies * sum(3 * height * width for height, width in source.sizes.tolist())
     cached = override(config, {"loader.cache_images": True, "loader.workers": workers})
     monkeypatch.setattr(loader, "_memory", lambda: needed * 4 // 3 + 1)
@@ -159,13 +159,13 @@ def test_a_cache_that_memory_cannot_hold_is_refused(source, config, monkeypatch,
         train_batches(source, cached)
 
 
-def test_the_memory_is_that_of_the_machine():
+def test_the_memory_is_at_most_that_of_the_machine():
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     assert 0 < loader._memory() <= int(meminfo["MemTotal"].split()[0]) * 1024
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 3), (17, 16), (224, 16)])
-def test_the_workers_are_one_less_than_the_cores(monkeypatch, cores, workers):
+def test_there_is_one_worker_less_than_cores(monkeypatch, cores, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert loader.worker_count(Loader()) == workers
     assert loader.worker_count(Loader(workers=8)) == 8
@@ -173,11 +173,11 @@ def test_the_workers_are_one_less_than_the_cores(monkeypatch, cores, workers):
 
 @pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("crop", [False, True])
-def test_evaluation_shows_every_picture_exactly_once(config, hosts, crop):
+def test_evaluation_has_every_image_exactly_once(config, hosts, crop):
     source = make_source(config, "eval")
     if crop:
         config = override(config, {"crops.size": 48})
-    parts = [take(eval_batches(source, config, host, hosts), 100) for host in range(hosts)]
+    parts = [first(eval_batches(source, config, host, hosts), 100) for host in range(hosts)]
     assert len({len(part) for part in parts}) == 1
     indices = np.concatenate([batch.indices for part in parts for batch in part])
     assert sorted(indices[indices >= 0].tolist()) == list(range(len(source)))
@@ -192,17 +192,17 @@ def test_evaluation_shows_every_picture_exactly_once(config, hosts, crop):
 def test_evaluation_with_workers_is_the_same(config):
     source = make_source(config, "eval")
     assert_same(
-        take(eval_batches(source, config), 100),
-        take(eval_batches(source, override(config, {"loader.workers": 2})), 100),
+        first(eval_batches(source, config), 100),
+        first(eval_batches(source, override(config, {"loader.workers": 2})), 100),
     )
 
 
-def test_evaluation_in_views_shows_each_group_of_pictures_in_all_of_them(config):
+def test_evaluation_in_views_has_each_group_of_images_in_all_views(config):
     source = make_source(config, "eval")
     views = (View(1.0), View(1.0, True), View(2.0))
-    batches = take(eval_batches(source, config, views=views), 100)
+    batches = first(eval_batches(source, config, views=views), 100)
     plain, mirrored, larger = batches[0::3], batches[1::3], batches[2::3]
-    assert_same(plain, take(eval_batches(source, config), 100))
+    assert_same(plain, first(eval_batches(source, config), 100))
     for one, other, twice in zip(plain, mirrored, larger, strict=True):
         np.testing.assert_array_equal(other.indices, one.indices)
         np.testing.assert_array_equal(twice.indices, one.indices)
@@ -214,7 +214,7 @@ def test_evaluation_in_views_shows_each_group_of_pictures_in_all_of_them(config)
         assert twice.images.shape[1:3] == tuple(2 * side for side in one.images.shape[1:3])
 
 
-def test_sources_are_chosen_by_the_config(config, prepared_coco, coco_tree):
+def test_the_config_chooses_the_source(config, prepared_coco, coco_tree):
     tfds_config = Config(name="t", dataset=Dataset(tfds_dir=str(prepared_coco)))
     assert str(prepared_coco) in make_source(tfds_config, "train").name
     assert "validation" in make_source(tfds_config, "eval").name
@@ -248,13 +248,13 @@ def test_hosts_must_share_batches_evenly(source, config):
         eval_batches(source, config, 0, 4)
 
 
-def test_images_that_fit_nowhere_are_shown_all_the_same(source, config):
+def test_images_that_fit_in_no_bucket_are_in_batches_too(source, config):
     with train_batches(source, override(config, {"loader.buckets": ((32, 32),)})) as batches:
-        assert {batch.images.shape[1:3] for batch in take(batches, 4)} == {(128, 128)}
+        assert {batch.images.shape[1:3] for batch in first(batches, 4)} == {(128, 128)}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_named_by_the_main_process(config, coco_tree, tmp_path, workers):
+def test_a_broken_image_is_named_by_the_main_process(config, coco_tree, tmp_path, workers):
     for path in (coco_tree / "train2017").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     broken = sorted(tmp_path.iterdir())[0]
@@ -262,7 +262,7 @@ def test_a_broken_picture_is_named_by_the_main_process(config, coco_tree, tmp_pa
     broken.write_bytes(b"broken")
     batches = train_batches(source, override(config, {"loader.workers": workers}))
     with pytest.raises(UserError, match=rf"{broken.name}: cannot be decoded"):
-        take(batches, 10)
+        first(batches, 10)
     assert list(batches) == []
 
 
@@ -272,12 +272,12 @@ def test_a_killed_worker_is_reported(source, config):
         for worker in multiprocessing.active_children():
             worker.kill()
         with pytest.raises(UserError, match=r"a data worker was killed, .*config\.loader\.workers"):
-            take(batches, 100)
+            first(batches, 100)
 
 
 SCRIPT = """
     import signal, sys, time
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background do without
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background ignore SIGINT
     from gfl_jax.configuration.config_files import load_config
     from gfl_jax.data.loader import make_source, train_batches
 
@@ -297,7 +297,7 @@ def test_no_worker_outlives_its_parent(config, tmp_path, number):
         "from gfl_jax.config import *\n"
         f"def get_config():\n    return {override(config, {'loader.workers': 2})!r}\n"
     )
-    # Processes that get killed must not write coverage data.
+    # Killed processes must not write coverage data.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     parent = subprocess.Popen(
         [sys.executable, tmp_path / "script.py", tmp_path / "config.py"],
@@ -310,12 +310,12 @@ def test_no_worker_outlives_its_parent(config, tmp_path, number):
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     if number == signal.SIGINT:
-        os.killpg(parent.pid, number)  # what the terminal does
+        os.killpg(parent.pid, number)  # as a terminal does
     else:
         parent.kill()
     _, errors = parent.communicate(timeout=60)
     if number == signal.SIGINT:
-        assert errors.count("Traceback") == 1  # that of the script; workers are silent
+        assert errors.count("Traceback") == 1  # from the script; workers are silent
     for _ in range(100):
         if not alive(parent.pid):
             return
@@ -324,7 +324,7 @@ def test_no_worker_outlives_its_parent(config, tmp_path, number):
 
 
 def alive(session):
-    """The processes of a session that are not zombies."""
+    """The processes of a session, without zombies."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -336,8 +336,8 @@ def alive(session):
     return found
 
 
-def test_the_end_of_a_program_is_as_quick_after_many_evaluations(config, source, monkeypatch):
-    """Each used to add a second of waiting: three minutes after 180 evaluations."""
+def test_many_evaluations_do_not_delay_the_exit(config, source, monkeypatch):
+    """Earlier each evaluation added a second at exit, so 180 evaluations cost three minutes."""
     waits = []
     monkeypatch.setattr(loader.atexit, "register", lambda *given: waits.append(given))
     loader._wait_at_exit.cache_clear()

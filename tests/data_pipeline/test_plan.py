@@ -8,11 +8,11 @@ from gfl_jax.configuration.overrides import override
 from gfl_jax.data.buckets import choose_buckets, fits, group_by_bucket, outermost, padded_share
 from gfl_jax.data.plan import (
     FILLER,
+    describe_shapes,
     evaluation_buckets,
     evaluation_plan,
     in_view,
     named_buckets,
-    shapes_in_words,
     steps_per_epoch,
     train_plan,
     training_buckets,
@@ -35,7 +35,7 @@ def make_config(batch=4, short_sides=(40, 80), **changes):
 
 
 @given(SIZES, st.integers(1, 7))
-def test_each_picture_is_in_one_group_that_it_fits_in(sizes, group_size):
+def test_each_image_is_in_one_group_that_it_fits_in(sizes, group_size):
     sizes = np.array(sizes)
     groups = group_by_bucket(sizes, BUCKETS, group_size)
     assert sorted(np.concatenate([g.members for g in groups]).tolist()) == list(range(len(sizes)))
@@ -47,7 +47,7 @@ def test_each_picture_is_in_one_group_that_it_fits_in(sizes, group_size):
     assert set(incomplete) <= set(outermost(BUCKETS))
 
 
-def test_a_picture_goes_to_the_smallest_bucket():
+def test_an_image_goes_to_the_smallest_bucket():
     sizes = np.array([[80, 112], [80, 113], [112, 80], [10, 10]])
     groups = group_by_bucket(sizes, BUCKETS, 1)
     found = {int(g.members[0]): g.bucket for g in groups}
@@ -64,7 +64,7 @@ def test_chosen_buckets_hold_all_images_with_little_padding(sizes, most, step):
     assert 1 <= len(buckets) <= most
     assert fits(sizes, buckets).any(axis=1).all()
     assert all(side % step == 0 for bucket in buckets for side in bucket)
-    assert buckets == choose_buckets(sizes[::-1], most, step)  # whatever their order
+    assert buckets == choose_buckets(sizes[::-1], most, step)  # in any order
     single = tuple((-(-sizes.max(axis=0) // step) * step).tolist())
     assert padded_share(sizes, buckets) <= padded_share(sizes, [single]) + 1e-12
 
@@ -75,7 +75,7 @@ def test_images_of_one_size_have_one_bucket():
 
 
 def coco_like_sizes(count=120_000):
-    """Aspect ratios about as frequent as in COCO."""
+    """Sizes with aspect ratios about as frequent as in COCO."""
     rng = np.random.default_rng(0)
     shapes = np.array([[480, 640], [640, 480], [427, 640], [640, 427], [500, 375], [375, 500], [640, 640]])
     chosen = shapes[rng.choice(len(shapes), count, p=[0.37, 0.13, 0.23, 0.09, 0.04, 0.08, 0.06])]
@@ -96,7 +96,7 @@ def test_six_chosen_buckets_waste_little_of_a_large_data_set():
 
 @given(SIZES, st.booleans())
 def test_images_that_fit_in_no_bucket_get_canvases_of_their_own(sizes, multi_scale):
-    """The same in every epoch, so that no shape is new; and the others are where they were."""
+    """These canvases are the same in every epoch, so no epoch compiles a new shape."""
     sizes = np.array([*sizes, (400, 30), (300, 300)])
     config = override(make_config(2, (40, 80) if multi_scale else (80, 80)), {"resize.long_side": 900})
     shapes = training_buckets(sizes, config)
@@ -111,16 +111,16 @@ def test_images_that_fit_in_no_bucket_get_canvases_of_their_own(sizes, multi_sca
     assert sorted(positions[positions != FILLER].tolist()) == list(range(len(sizes)))
 
 
-def test_shapes_are_told_where_the_config_does_not_name_them():
+def test_shapes_that_the_config_does_not_set_are_described():
     sizes = np.array([[480, 640]] * 9 + [[600, 1200]])
     config = Config(name="t", resize=Resize(short_side=None), loader=Loader(buckets=None))
-    words = shapes_in_words(sizes, config, training=False)
-    assert words == "batches of 480x640, 608x1216 (height x width), 0.6% of it padding"
+    words = describe_shapes(sizes, config, training=False)
+    assert words == "batches of 480x640, 608x1216 (height x width) with 0.6% padding"
     given = override(config, {"loader.buckets": ((480, 640),)})
-    told = "1 images are larger than all of config.loader.buckets; they get 640x1280"
-    assert shapes_in_words(sizes, given, training=True) == told
-    assert shapes_in_words(sizes[:9], given, training=True) == ""
-    assert shapes_in_words(sizes, override(given, {"crops.size": 64}), training=True) == ""
+    expected = "1 images fit in none of config.loader.buckets; they get 640x1280"
+    assert describe_shapes(sizes, given, training=True) == expected
+    assert describe_shapes(sizes[:9], given, training=True) == ""
+    assert describe_shapes(sizes, override(given, {"crops.size": 64}), training=True) == ""
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,17 @@ def test_shapes_are_told_where_the_config_does_not_name_them():
         ({"resize.short_side": 500, "resize.long_side": 400}, ((512, 512),)),
     ],
 )
-def test_the_shapes_that_a_config_tells_without_data(changes, buckets):
+def test_shapes_that_follow_from_the_config_alone(changes, buckets):
     assert named_buckets(override(Config(name="t"), changes), "--size") == buckets
 
 
-def test_a_config_that_tells_no_shape_is_an_error():
-    with pytest.raises(UserError, match=r"config\.resize keeps the images' sizes; give --size"):
+def test_a_config_without_a_shape_is_an_error():
+    with pytest.raises(UserError, match=r"config\.resize keeps the sizes of the images; give --size"):
         named_buckets(Config(name="t", resize=Resize(short_side=None)), "--size")
 
 
 @given(SIZES, st.integers(1, 6), st.integers(1, 2), st.integers(0, 3), st.booleans())
-def test_an_epoch_shows_every_picture_in_a_fixed_number_of_steps(sizes, batch, repeats, epoch, multi_scale):
+def test_an_epoch_has_every_image_in_a_fixed_number_of_steps(sizes, batch, repeats, epoch, multi_scale):
     sizes = np.array(sizes)
     config = make_config(batch, (40, 80) if multi_scale else (80, 80), dataset=Dataset(repeats=repeats))
     plan = train_plan(sizes, config, epoch)
@@ -154,14 +154,14 @@ def test_an_epoch_shows_every_picture_in_a_fixed_number_of_steps(sizes, batch, r
         assert (planned.sizes <= planned.canvas).all()
 
 
-def test_sizes_that_fill_their_batches_are_shown_exactly_once():
+def test_images_that_fill_their_batches_occur_exactly_once():
     sizes = np.array([[40, 56]] * 8 + [[56, 40]] * 4)
     plan = train_plan(sizes, make_config(4, (80, 80)), epoch=0)
     assert sorted(np.concatenate([b.positions for b in plan]).tolist()) == list(range(12))
     assert {b.canvas for b in plan} == {(80, 112), (112, 80)}
 
 
-def test_epochs_and_seeds_differ_and_repeat_exactly():
+def test_epochs_and_seeds_differ_and_are_reproducible():
     sizes = np.array([[40, 56], [56, 40], [40, 60]] * 8)
 
     def shown(seed, epoch):
@@ -180,7 +180,7 @@ def test_short_sides_are_drawn_from_the_whole_range():
     assert set(drawn.tolist()) == {40, 41, 42, 43, 44}
 
 
-def test_flips_are_half_of_them_or_none():
+def test_half_of_the_images_are_flipped_or_none():
     sizes = np.array([[40, 56]] * 400)
     config = make_config(4)
     share = np.mean([b.flips for b in train_plan(sizes, config, 0)])
@@ -191,14 +191,14 @@ def test_flips_are_half_of_them_or_none():
     assert not any(b.flips.any() for b in train_plan(sizes, unflipped, 0))
 
 
-def test_crops_have_one_bucket_and_pictures_of_any_size():
+def test_crops_have_one_bucket_for_images_of_any_size():
     config = make_config(4, crops=Crops(size=64), dataset=Dataset(repeats=5))
     plan = train_plan(np.array([[5000, 7000], [10, 10]]), config, 0)
     assert [b.canvas for b in plan] == [(64, 64)] * 3
     assert np.bincount(np.concatenate([b.positions for b in plan])).min() >= 5
 
 
-def test_pictures_may_keep_their_size():
+def test_images_may_keep_their_size():
     sizes = np.array([[30, 100], [90, 20], [64, 64]])
     config = override(make_config(1), {"resize.short_side": None})
     for plan in (train_plan(sizes, config, 0), evaluation_plan(sizes, config)):
@@ -207,7 +207,7 @@ def test_pictures_may_keep_their_size():
 
 
 @given(SIZES, st.integers(1, 6))
-def test_evaluation_shows_every_picture_exactly_once(sizes, batch):
+def test_evaluation_has_every_image_exactly_once(sizes, batch):
     sizes = np.array(sizes)
     plan = evaluation_plan(sizes, make_config(batch))
     positions = np.concatenate([b.positions for b in plan])
@@ -219,7 +219,7 @@ def test_evaluation_shows_every_picture_exactly_once(sizes, batch):
 
 
 @given(SIZES, st.floats(0.1, 3.0), st.booleans())
-def test_a_view_shows_the_same_pictures_scaled_or_mirrored(sizes, scale, flip):
+def test_a_view_has_the_same_images_scaled_or_mirrored(sizes, scale, flip):
     sizes = np.array(sizes)
     for planned in evaluation_plan(sizes, make_config()):
         view = in_view(planned, View(scale, flip))
@@ -232,8 +232,8 @@ def test_a_view_shows_the_same_pictures_scaled_or_mirrored(sizes, scale, flip):
         np.testing.assert_array_equal(same.sizes, planned.sizes)
 
 
-def test_an_epoch_that_is_too_long_is_told_with_what_to_do():
+def test_an_epoch_that_is_too_long_is_an_error():
     config = override(make_config(), {"dataset.repeats": 10**5})
-    words = r"config\.dataset\.repeats=100000: .* 100100000 images; give at most 9990, and more"
+    words = r"config\.dataset\.repeats=100000: .* 100100000 images; set at most 9990, and increase"
     with pytest.raises(UserError, match=words):
         steps_per_epoch(np.full((1001, 2), 30), config)

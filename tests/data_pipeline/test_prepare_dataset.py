@@ -31,12 +31,12 @@ def script():
 
 @pytest.fixture
 def wheel(tmp_path, script, monkeypatch) -> Path:
-    """A wheel of the same layout with small pictures, 40 x 80 pixels, in place of the real one."""
+    """A wheel with the layout of the real one and small images of 40 x 80 pixels."""
     path = tmp_path / "local.whl"
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         for split, boxes in BOXES.items():
-            name = tree_builder.SPLITS[split].photograph
+            name = tree_builder.SPLITS[split].image_name
             pixels = rng.integers(0, 256, (40, 80, 3), np.uint8)
             archive.writestr(f"deepforest/data/{name}.png", cv2.imencode(".png", pixels)[1].tobytes())
             objects = "".join(
@@ -67,7 +67,7 @@ def test_trees_become_five_splits(script, wheel, tmp_path, capsys):
     whole, left, right = (found[s].example(0) for s in ("train", "tune_train", "tune_validation"))
     np.testing.assert_array_equal(np.concatenate([left.image, right.image], axis=1), whole.image)
     assert left.image.shape == (40, 60, 3)
-    np.testing.assert_array_equal(left.boxes, [(8, 2, 16, 10)])  # 3 of 8 columns of the second are here
+    np.testing.assert_array_equal(left.boxes, [(8, 2, 16, 10)])  # of the second box, 3 of 8 columns are here
     np.testing.assert_array_equal(right.boxes, [(0, 5, 5, 15), (0, 20, 3, 30)])
     capsys.readouterr()
     assert prepare(script, tmp_path) == 0  # needs no wheel any more
@@ -106,7 +106,7 @@ def test_a_wheel_that_cannot_be_fetched_is_an_error(script, tmp_path, monkeypatc
     assert not (tmp_path / "data" / "aerial_trees").exists()
 
 
-def test_another_wheel_is_an_error(script, wheel, tmp_path, capsys):
+def test_a_wheel_with_other_content_is_an_error(script, wheel, tmp_path, capsys):
     wheel.write_bytes(wheel.read_bytes() + b"x")
     assert prepare(script, tmp_path, f"--wheel={wheel}") == 2
     assert_one_line(capsys, str(wheel), "sha256")
@@ -114,7 +114,7 @@ def test_another_wheel_is_an_error(script, wheel, tmp_path, capsys):
     assert_one_line(capsys, "none.whl: there is no such file")
 
 
-def test_what_is_half_prepared_does_not_look_complete(script, wheel, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_leaves_no_data_set(script, wheel, tmp_path, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
 
@@ -126,7 +126,7 @@ def test_what_is_half_prepared_does_not_look_complete(script, wheel, tmp_path, m
     assert prepare(script, tmp_path, f"--wheel={wheel}") == 0
 
 
-def test_coco_is_prepared_and_then_left_alone(script, coco_tree, tmp_path, capsys):
+def test_coco_is_prepared_once(script, coco_tree, tmp_path, capsys):
     arguments = ["coco2017", f"--coco-dir={coco_tree}", f"--data-dir={tmp_path}"]
     assert script.main(arguments) == 0
     assert len(tfds_source(tmp_path / "coco/2017/1.1.0", "validation")) == 7
@@ -135,7 +135,7 @@ def test_coco_is_prepared_and_then_left_alone(script, coco_tree, tmp_path, capsy
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_cocos_test_pictures_become_a_split_if_they_are_there(script, coco_tree, tmp_path):
+def test_coco_test_images_become_a_split_if_they_exist(script, coco_tree, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(coco_tree, tree)
     shutil.copytree(tree / "val2017", tree / "test2017")
@@ -151,16 +151,16 @@ def test_a_coco_tree_that_lacks_something_is_an_error(script, coco_tree, tmp_pat
     tree = tmp_path / "tree"
     shutil.copytree(coco_tree, tree)
     arguments = ["coco2017", f"--coco-dir={tree}", f"--data-dir={tmp_path}"]
-    picture = next((tree / "val2017").iterdir())
-    picture.rename(tmp_path / picture.name)
+    image = next((tree / "val2017").iterdir())
+    image.rename(tmp_path / image.name)
     assert script.main(arguments) == 2
-    assert_one_line(capsys, f"{picture}: is missing")
+    assert_one_line(capsys, f"{image}: is missing")
     (tree / "annotations/instances_val2017.json").unlink()
     assert script.main(arguments) == 2
     assert_one_line(capsys, "instances_val2017.json: is missing", "--coco-dir")
 
 
-def test_a_box_outside_its_picture_is_named(script, coco_tree, tmp_path, capsys, caplog):
+def test_a_box_outside_its_image_is_named(script, coco_tree, tmp_path, capsys, caplog):
     tree = tmp_path / "tree"
     shutil.copytree(coco_tree, tree)
     path = tree / "annotations/instances_val2017.json"
@@ -173,7 +173,7 @@ def test_a_box_outside_its_picture_is_named(script, coco_tree, tmp_path, capsys,
     assert not (tmp_path / "coco/2017/1.1.0").exists()
 
 
-def test_help_says_all(script, capsys):
+def test_help_names_splits_flags_and_files(script, capsys):
     for arguments in (["--help"], ["trees", "--help"], ["coco2017", "--help"]):
         with pytest.raises(SystemExit, match="0"):
             script.main(arguments)

@@ -17,7 +17,7 @@ from gfl_jax.errors import UserError
 
 @pytest.fixture
 def copied(prepared_coco, tmp_path) -> Path:
-    """A copy of the prepared data set that a test may change, without an index."""
+    """A copy of the prepared data set without its index; a test may change it."""
     directory = tmp_path / "coco" / "2017" / "1.1.0"
     shutil.copytree(prepared_coco, directory, ignore=shutil.ignore_patterns("gfl_jax_index*"))
     return directory
@@ -47,7 +47,7 @@ def test_the_layout_is_the_official_one(prepared_coco):
 
 
 @pytest.mark.parametrize(("split", "part"), [("train", "train2017"), ("validation", "val2017")])
-def test_a_round_trip_gives_back_the_json(coco_tree, prepared_coco, split, part):
+def test_the_source_equals_the_original_json(coco_tree, prepared_coco, split, part):
     original = coco_json_source(coco_tree / "annotations" / f"instances_{part}.json", coco_tree / part)
     source = tfds_source(prepared_coco, split)
     assert source.categories == original.categories
@@ -76,7 +76,7 @@ def test_ground_truth_equals_that_of_the_json(coco_tree, prepared_coco):
     assert content(tfds_source(prepared_coco, "validation")) == content(original)
 
 
-def test_a_source_pickles(prepared_coco):
+def test_a_source_can_be_pickled(prepared_coco):
     source = tfds_source(prepared_coco, "train")
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy.example(1).image, source.example(1).image)
@@ -97,7 +97,7 @@ def test_sizes_are_read_once(copied, monkeypatch):
     assert second.file_names == first.file_names
 
 
-def test_a_broken_index_is_made_anew(copied, monkeypatch, tmp_path):
+def test_a_broken_index_is_made_again(copied, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = tfds_source(copied, "train")
     (index,) = copied.glob("gfl_jax_index_*.npz")
@@ -107,14 +107,14 @@ def test_a_broken_index_is_made_anew(copied, monkeypatch, tmp_path):
         np.testing.assert_array_equal(stored["sizes"], first.sizes)
 
 
-def test_the_index_goes_to_the_cache_where_the_data_cannot_be_written(copied, monkeypatch, tmp_path):
+def test_the_index_goes_to_the_cache_folder_if_the_data_folder_is_read_only(copied, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     save = module._save
 
-    def refuse(place, index):
-        if place.parent == copied:
+    def refuse(path, index):
+        if path.parent == copied:
             raise PermissionError
-        save(place, index)
+        save(path, index)
 
     monkeypatch.setattr(module, "_save", refuse)
     tfds_source(copied, "train")
@@ -134,7 +134,9 @@ def test_a_missing_data_set_names_the_command(tmp_path, parts, command):
 
 
 def test_a_missing_split_is_named(prepared_coco):
-    with pytest.raises(UserError, match=r"\(trian\): there is no such split; there are: train, validation"):
+    with pytest.raises(
+        UserError, match=r"\(trian\): there is no such split; the splits are: train, validation"
+    ):
         tfds_source(prepared_coco, "trian")
 
 
@@ -147,7 +149,7 @@ def test_a_data_set_of_another_kind_is_an_error(copied):
         tfds_source(copied, "train")
 
 
-def test_a_data_set_stored_otherwise_is_an_error(copied):
+def test_a_data_set_in_another_file_format_is_an_error(copied):
     path = copied / "dataset_info.json"
     info = json.loads(path.read_text())
     info["fileFormat"] = "tfrecord"

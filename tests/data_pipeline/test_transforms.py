@@ -16,7 +16,7 @@ def reference():
         return {key: stored[key] for key in stored if key.startswith("resize")}
 
 
-def test_resized_sizes_are_the_references(reference):
+def test_resized_sizes_equal_the_reference(reference):
     cases = sorted({key.split("/")[0] for key in reference if key.endswith("/in_hw")})
     assert len(cases) == 14
     for case in cases:
@@ -25,21 +25,21 @@ def test_resized_sizes_are_the_references(reference):
         np.testing.assert_array_equal(size, reference[f"{case}/out_hw"], err_msg=case)
 
 
-def test_resized_pixels_are_the_references(reference):
+def test_resized_pixels_equal_the_reference(reference):
     image, expected = reference["resize_pixels/image"], reference["resize_pixels/to_1333x800"]
     size = tuple(resized_sizes(np.array([image.shape[:2]]), 800, 1333)[0].tolist())
     resized = resize_image(image, size)
     np.testing.assert_array_equal(resized[::37, ::41], expected)
 
 
-def test_without_a_short_side_sizes_stay():
+def test_without_a_short_side_sizes_do_not_change():
     np.testing.assert_array_equal(resized_sizes(np.array([[3, 5000]]), None, 1333), [[3, 5000]])
     image = np.zeros((3, 5, 3), np.uint8)
     assert resize_image(image, (3, 5)) is image
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1333))
-def test_resize_keeps_to_both_limits(height, width, short_side):
+def test_resize_respects_both_limits(height, width, short_side):
     new = resized_sizes(np.array([[height, width]]), short_side, 1333)[0]
     assert new.max() <= 1333
     assert new.min() <= short_side
