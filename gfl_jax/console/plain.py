@@ -1,4 +1,4 @@
-"""Text of users, such as names of classes and files, where others would read markup into it."""
+"""Makes text of users, such as class and file names, safe for output formats that interpret markup."""
 
 from rich.text import Text
 
@@ -6,16 +6,16 @@ from gfl_jax.errors import one_line
 
 
 def plain(text: object) -> Text:
-    """For rich: shown as it is, on one line, brackets too."""
+    """The text for a rich console: on one line, and brackets are not markup."""
     return Text(one_line(text))
 
 
 def markdown_cell(text: str) -> str:
-    """For a cell of a Markdown table."""
+    """The text for a cell of a Markdown table."""
     return one_line(text).replace("|", "\\|")
 
 
 def shortened(text: str, most: int = 40) -> str:
-    """For an image or a figure: on one line, and with an ellipsis where it is longer."""
+    """The text on one line for an image or a figure, cut to `most` characters with an ellipsis."""
     line = one_line(text)
     return line if len(line) <= most else line[: most - 3] + "..."

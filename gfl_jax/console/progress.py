@@ -1,4 +1,4 @@
-"""How far work of known length is, for a person who waits for it."""
+"""Progress bars: one for work of known length, and one for bytes."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """The same items, with a bar while they come; only on a terminal, and gone afterwards."""
+    """Yields the same items and shows a progress bar, which disappears at the end; only on terminals."""
     return track(items, escape(what), total=total, transient=True, disable=not rich.get_console().is_terminal)
 
 
 @contextlib.contextmanager
 def byte_progress(what: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes while the block runs; gives a function that is told how many more have come.
+    """Shows a progress bar of bytes during a `with` block; yields a function that adds bytes to it.
 
     Args:
-      what: stands before the bar.
-      total: how many there are; None: nobody knows.
-      done: how many were there before.
+      what: label before the bar.
+      total: number of bytes; None: unknown.
+      done: number of bytes at the start.
     """
     console = rich.get_console()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()

@@ -1,8 +1,8 @@
-"""The twelve COCO metrics of boxes, and the AP of each class.
+"""Computes the twelve COCO metrics of boxes and the AP of each class.
 
-pycocotools is the reference. hotcoco gives the same bits, for the 5000 images of COCO in a second or two
-instead of 40. Both only match boxes and accumulate precision and recall here; the averages are taken from
-these arrays, because pycocotools' own `summarize` finds AP only when the largest number of detections is 100.
+pycocotools is the reference. hotcoco gives bit-identical results in one or two seconds instead of 40 for the
+5000 images of COCO. Here both only match boxes and accumulate precision and recall. This module computes the
+averages, because `summarize` of pycocotools finds AP only if the largest number of detections is 100.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Backend = Literal["hotcoco", "pycocotools"]
 
 
 class ClassMetrics(NamedTuple):
-    """The AP of one class; -1 where it has no boxes."""
+    """The AP of one class; -1 if the class has no boxes."""
 
     name: str
     num_boxes: int  # in the ground truth, without crowds
@@ -40,8 +40,8 @@ class ClassMetrics(NamedTuple):
 class CocoMetrics(NamedTuple):
     """Averages over classes, between 0 and 1, as COCO defines them.
 
-    A number is -1 where the ground truth has no boxes to count, such as no large ones. Small
-    boxes have areas up to 32^2 pixels, medium ones up to 96^2 and large ones above.
+    A metric is -1 if the ground truth has no boxes for it, for example no large boxes. Small boxes have areas
+    up to 32^2 pixels, medium boxes up to 96^2, and large boxes more.
     """
 
     AP: float  # averaged over the IoU thresholds 0.50, 0.55, ..., 0.95
@@ -50,18 +50,18 @@ class CocoMetrics(NamedTuple):
     APs: float
     APm: float
     APl: float
-    AR1: float  # recall with the best detection of each picture and class
+    AR1: float  # recall with the best detection of each image and class
     AR10: float
-    ARmax: float  # with the best `max_detections`: 100 unless told otherwise
+    ARmax: float  # with the best `max_detections` detections (default 100)
     ARs: float
     ARm: float
     ARl: float
-    AP90: float  # not one of COCO's twelve; it tells what refining boxes is worth
+    AP90: float  # not one of COCO's twelve metrics; it shows the gain from refining boxes
     max_detections: int
     classes: tuple[ClassMetrics, ...]
 
     def scalars(self) -> dict[str, float]:
-        """The twelve numbers and AP90 by name, for logs."""
+        """The twelve metrics and AP90 by name, for logs."""
         return {name: getattr(self, name) for name in self._fields[:13]}
 
 
@@ -71,20 +71,21 @@ def evaluate_coco(
     max_detections: int = 100,
     backend: Backend = "hotcoco",
 ) -> CocoMetrics:
-    """Compares detections with the ground truth.
+    """Computes the metrics of detections.
 
-    All pictures of the ground truth count, those without detections as well. As with COCO,
-    `max_detections` bounds the detections of each class in a picture, not all of them.
+    All images of the ground truth count, also those without detections. As in COCO, `max_detections` limits
+    the detections of each class in an image, not the detections of the whole image.
 
     Args:
-      ground_truth: a COCO annotation file, its content, or a file read already. Crowds are neither hit
-        nor missed.
-      results: detections, such as `to_coco_results` makes them.
-      max_detections: the best this many count; COCO's own is 100.
-      backend: what does the matching.
+      ground_truth: a COCO annotation file, its content, or its parsed form. Crowds count neither as found nor
+        as missed.
+      results: detections in the form of `to_coco_results`.
+      max_detections: number of best detections that count; COCO uses 100.
+      backend: library that matches boxes.
 
     Raises:
-      UserError: broken annotations or results, unknown ids, or an unknown backend.
+      UserError: the annotations or results are broken, an id or the backend is unknown, or `max_detections`
+        is below 1.
     """
     if max_detections < 1:
         raise UserError(f"max_detections={max_detections}: must be at least 1")
@@ -136,7 +137,7 @@ def evaluate_coco(
 
 
 def metrics_table(metrics: CocoMetrics, title: str = "COCO metrics") -> Table:
-    """The twelve numbers in percent, as a table for a rich console."""
+    """Makes a table of the twelve metrics in percent for a rich console."""
     table = Table(title=plain(title))
     for heading in ("", "all", "IoU 0.50", "IoU 0.75", "small", "medium", "large"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -151,7 +152,7 @@ def metrics_table(metrics: CocoMetrics, title: str = "COCO metrics") -> Table:
 
 
 def class_table(metrics: CocoMetrics) -> Table:
-    """The AP of each class in percent, best first, as a table for a rich console."""
+    """Makes a table of the AP of each class in percent, best first, for a rich console."""
     table = Table(title="AP of each class")
     table.add_column("class")
     for heading in ("boxes", "AP", "AP50", "AP75"):
@@ -164,10 +165,10 @@ def class_table(metrics: CocoMetrics) -> Table:
 def _accumulate(
     truth: dict[str, Any], results: list[Result], limits: tuple[int, int, int], backend: Backend
 ) -> tuple[Float[np.ndarray, "10 101 classes 4 3"], Float[np.ndarray, "10 classes 4 3"]]:
-    """Precision and recall by IoU threshold (and recall threshold), class, area and limit.
+    """Precision and recall by IoU threshold (precision also by recall threshold), class, area and limit.
 
-    The backends get ids of our own: numbers from 1 in the order of the true ones, since they take ids
-    through arrays of 64 bits.
+    The backends get new ids, counted from 1 in the order of the real ids, because they handle ids in 64-bit
+    arrays.
     """
     images, categories = (
         {entry["id"]: number for number, entry in enumerate(sorted(truth[key], key=_order_of_ids), start=1)}
@@ -190,7 +191,7 @@ def _accumulate(
         return _measured(hotcoco.COCO, hotcoco.COCOeval, truth, rows, limits)
     if backend != "pycocotools":
         raise UserError(f"backend={backend!r}: must be 'hotcoco' or 'pycocotools'")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         return _measured(pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval, truth, rows, limits)
 
 
@@ -201,12 +202,15 @@ def _measured(
     rows: list[tuple[float, ...]],
     limits: tuple[int, int, int],
 ) -> tuple[Float[np.ndarray, "10 101 classes 4 3"], Float[np.ndarray, "10 classes 4 3"]]:
-    """What `_accumulate` gives, by a backend's classes; rows: image, x, y, width, height, score, category."""
+    """The result of `_accumulate` from the classes of a backend.
+
+    Each row is (image, x, y, width, height, score, category).
+    """
     coco, found = coco_class(), coco_class()
     coco.dataset, found.dataset = truth, truth | {"annotations": []}
     for each in (coco, found):
         each.createIndex()
-    if rows:  # pycocotools' `loadRes` fails without any
+    if rows:  # `loadRes` of pycocotools fails without rows
         found = coco.loadRes(np.array(rows, np.float64))
     evaluation = evaluation_class(coco, found, iouType="bbox")
     evaluation.params.maxDets = list(limits)
@@ -216,12 +220,12 @@ def _measured(
 
 
 def _order_of_ids(entry: dict[str, Any]) -> tuple[bool, Any]:
-    """By id: whole numbers first, then texts."""
+    """Sort key by id: whole numbers first, then strings."""
     return isinstance(entry["id"], str), entry["id"]
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:
-    """The mean of what was measured; both backends mark the rest with -1."""
+    """The mean of the measured values; both backends mark missing values with -1."""
     measured = values[values > -1]
     return float(np.mean(measured)) if measured.size else -1.0
 

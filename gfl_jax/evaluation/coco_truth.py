@@ -1,4 +1,4 @@
-"""COCO annotations, reduced to what the box metrics need."""
+"""Reduces COCO annotations to the fields that the box metrics need."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,13 +13,13 @@ from gfl_jax.data.coco_file import CocoFile, load_coco_json, parse_coco
 def load_ground_truth(source: dict[str, Any] | str | Path | CocoFile) -> dict[str, Any]:
     """Reads and checks COCO annotations.
 
-    What the metrics do not need (masks, licences, ...) is left out. What they need and files
-    of custom data sets often lack is filled in: `iscrowd` with 0, `area` with that of the box.
-    Annotations are numbered from 1, since pycocotools takes a match with number 0 for none.
-    Boxes that are not finite are left out, as the data sources leave them out.
+    Fields that the metrics do not need (masks, licences, ...) are left out. Custom data sets often lack some
+    fields: `iscrowd` becomes 0, and `area` becomes the area of the box. Annotations are numbered from 1,
+    because pycocotools treats a match with annotation 0 as no match. Boxes that are not finite are left out,
+    as in the data sources.
 
     Args:
-      source: a COCO annotation file, or its content, which is left as it is; or a file read already.
+      source: a COCO annotation file, its content (which is not changed), or its parsed form.
 
     Returns:
       A new dictionary with `images`, `categories` and `annotations`.
@@ -55,7 +55,7 @@ def load_ground_truth(source: dict[str, Any] | str | Path | CocoFile) -> dict[st
 
 
 def restricted(file: CocoFile, image_ids: Collection[Id], names: Collection[str]) -> CocoFile:
-    """The part of a file that is about some of its images and classes."""
+    """Restricts a file to some of its images and classes."""
     images = np.array([id in image_ids for id in file.image_ids], bool)
     classes = np.array([name in names for name in file.categories.names], bool)
     if images.all() and classes.all():

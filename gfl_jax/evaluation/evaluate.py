@@ -1,4 +1,4 @@
-"""Detections of a whole data set, and their COCO metrics."""
+"""Detects objects in a whole data set and computes the COCO metrics."""
 
 import dataclasses
 import logging
@@ -31,47 +31,48 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def open_evaluation(config: Config, classes: Categories | None, owner: str | None) -> Source:
-    """The evaluation data of a config in the labels of a trained detector (see `in_labels_of`).
+    """Opens the evaluation data of a config with the labels of a trained detector (see `in_labels_of`).
 
     Raises:
-      UserError: the data are missing or broken, or have no class of the detector.
+      UserError: the data are missing or broken, or share no class with the detector.
     """
     return in_labels_of(make_source(config, "eval"), config, classes, owner)
 
 
 def in_labels_of(source: Source, config: Config, classes: Categories | None, owner: str | None) -> Source:
-    """A source in the labels of a trained detector; a line tells other classes.
+    """Gives a source the labels of a trained detector, and logs the classes that only one of them has.
 
     Args:
       source: the evaluation data.
-      config: of the detector.
-      classes: of the detector; None: nothing names them.
-      owner: whose classes they are, for messages; None: there is no detector.
+      config: config of the detector.
+      classes: classes of the detector; None: unknown.
+      owner: owner of these classes, for messages; None: there is no detector.
 
     Raises:
-      UserError: the source has no class of the detector.
+      UserError: the source and the detector have no class in common, or, if the classes are unknown,
+        different numbers of classes.
     """
     if classes is None:
         if len(source.categories) != config.detector.num_classes:
             raise UserError(
                 f"config.detector.num_classes={config.detector.num_classes}: {source.name} has "
-                f"{len(source.categories)} categories; name data of the detector's classes"
+                f"{len(source.categories)} categories; name a data set with the classes of the detector"
             )
         if owner is not None:
             _LOGGER.warning(
-                "%s: names no classes (it has no categories.json); those of %s are taken, in their order",
+                "%s: has no categories.json; its classes are assumed to be those of %s, in the same order",
                 *(owner, source.name),
             )
         return source
     matched = match_classes(source, classes, f"the classes of {owner}")
     if matched.missing:
         _LOGGER.info(
-            "%s: lacks the classes %s of the detector, whose detections are left out",
+            "%s: lacks the classes %s of the detector; detections of them are left out",
             *(matched.source.name, listed(matched.missing)),
         )
     if matched.foreign:
         _LOGGER.warning(
-            "%s: the detector does not know its classes %s; AP is that of the others",
+            "%s: has the classes %s, which the detector lacks; AP does not include them",
             *(matched.source.name, listed(matched.foreign)),
         )
     return matched.source
@@ -86,22 +87,22 @@ def evaluate_source(
     backend: Backend = "hotcoco",
     keep: Callable[[list[Result]], None] = lambda _: None,
 ) -> tuple[CocoMetrics | None, list[Result]]:
-    """Detects in every image once and compares with the ground truth.
+    """Detects objects in all images and computes the metrics.
 
     Args:
-      detect: from `make_detect_in_views`.
-      variables: of the network, on the devices of `mesh`.
+      detect: function from `make_detect_in_views`.
+      variables: variables of the network, on the devices of `mesh`.
       source: the evaluation data, with the classes of the detector.
       config: the experiment.
-      mesh: batches are split over its devices.
-      backend: what computes the metrics.
-      keep: gets the detections before the metrics are computed, which may fail.
+      mesh: the devices that share each batch.
+      backend: library that matches boxes for the metrics.
+      keep: called with the detections before the metrics are computed, because that may fail.
 
     Returns:
-      The metrics, None if the data have no annotations, and the detections as COCO results.
+      The metrics (None if the data have no annotations), and the detections as COCO results.
     """
     results = detect_source(detect, variables, source, config, mesh)
-    assert results is not None  # nothing stops it
+    assert results is not None  # without `stop` there is always a result
     keep(results)
     return measure_results(source, results, config.inference.max_detections, backend), results
 
@@ -109,9 +110,9 @@ def evaluate_source(
 def measure_results(
     source: Source, results: list[Result], max_detections: int = 100, backend: Backend = "hotcoco"
 ) -> CocoMetrics | None:
-    """The metrics of detections in a source; None if it has no annotations.
+    """Computes the metrics of detections in a source; None if it has no annotations.
 
-    Classes that only the data have, or only the detector, do not count.
+    Only classes that the data set and the detector share count.
     """
     if not source.annotated:
         return None
@@ -128,20 +129,20 @@ def detect_source(
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Result] | None:
-    """The detections of every picture, as COCO results, in the order of the evaluation plan.
+    """Detects objects in all images; the COCO results are in the order of the evaluation plan.
 
-    With several processes each of them reads its own pictures, and gets the detections of all.
+    With several processes, each process reads its own images and gets the detections of all processes.
 
     Args:
-      detect: from `make_detect_in_views`.
-      variables: of the network, on the devices of `mesh`.
+      detect: function from `make_detect_in_views`.
+      variables: variables of the network, on the devices of `mesh`.
       source: the images.
       config: the experiment.
-      mesh: batches are split over its devices.
-      stop: asked after each batch whether to leave the rest; it says the same in all processes.
+      mesh: the devices that share each batch.
+      stop: called after each batch; True stops the evaluation. It must return the same in all processes.
 
     Returns:
-      None if it was stopped.
+      The detections as COCO results, or None if the evaluation was stopped.
     """
 
     def detect_and_name(variables: Any, batches: Sequence[Batch]) -> tuple[Array, Detections]:
@@ -159,10 +160,10 @@ def detect_source(
 def each_batch(
     function: Callable[[Any, Batch], Any], variables: Any, source: Source, config: Config, mesh: Mesh
 ) -> Iterator[tuple[Batch, Any]]:
-    """Runs a compiled function (variables, batch) on each picture once, with a bar on terminals.
+    """Runs a compiled function (variables, batch) once on each image; shows a progress bar on terminals.
 
     Yields:
-      Each batch and what the function gave for it, as numpy arrays.
+      Each batch, and the result of the function for it, as numpy arrays.
     """
     plain = lambda variables, batches: function(variables, batches[0])  # noqa: E731
     for batches, result in each_group(plain, variables, source, config, mesh, (PLAIN,)):
@@ -179,28 +180,27 @@ def each_group(
     skip_unreadable: bool = False,
     what: str = "evaluating",
 ) -> Iterator[tuple[Sequence[Batch], Any]]:
-    """Runs a function (variables, batches) on each group of pictures, shown in several views.
+    """Runs a function (variables, batches) on each group of images in several views.
 
-    Images that cannot be read are errors, or, with `skip_unreadable`, fillers of the batches. `what` stands
-    before the bar.
+    Unreadable images are errors, or fillers with `skip_unreadable`. `what` is the label of the progress bar.
 
     Yields:
-      This process's rows of the batches of a group, one for each view, and what the function gave for
-      all rows, as numpy arrays.
+      The batches of a group, one for each view, with the rows of this process; and the result of the function
+      for the rows of all processes, as numpy arrays.
     """
     full = round_up_batch(config.loader.eval_batch_size, mesh)
     config = dataclasses.replace(config, loader=dataclasses.replace(config.loader, eval_batch_size=full))
     steps = len(evaluation_plan(source.sizes, config))
     process = jax.process_index(), jax.process_count()
     with eval_batches(source, config, *process, views, skip_unreadable=skip_unreadable) as batches:
-        groups = zip(*[batches] * len(views), strict=True)  # the views of a group follow one another
+        groups = zip(*[batches] * len(views), strict=True)  # the views of a group are consecutive
         given = _one_ahead((group, function(variables, put_batch(group, mesh))) for group in groups)
         for group, result in progress(given, what, steps):
             yield group, gather(result)
 
 
 def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, each drawn before the one before it is given: the device always has work."""
+    """Yields the same items, but fetches the next one before it yields an item, so the device stays busy."""
     waiting = next(items, None)
     while waiting is not None:
         following = next(items, None)

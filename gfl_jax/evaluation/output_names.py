@@ -1,4 +1,4 @@
-"""Names of files that are made from other files: unique, folders kept apart, and never an input's."""
+"""Chooses names for output files that are unique, keep the input folders, and never overwrite an input."""
 
 import itertools
 import os
@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 from gfl_jax.errors import UserError
 from gfl_jax.files import identity
 
-_LONGEST = 200  # bytes of a name, where file systems take 255: a prefix and a temporary name's marks fit too
+_MAX_BYTES = 200  # of a name; file systems allow 255, which leaves room for a prefix and a temporary suffix
 
 
 def relative_names(paths: Sequence[str | os.PathLike[str]]) -> list[PurePosixPath]:
-    """The paths, relative to the folder that all of them have in common.
+    """The paths relative to their common folder; the disk is not read.
 
-    Nothing on disk is asked. Names that are absolute or climb with `..` stay inside all the same, so that
-    what is made from them stays in the folder it is meant for.
+    The results never leave that folder, even if a path is absolute or contains `..`. So outputs with these
+    names stay in the output folder.
     """
     parts = [_inside(os.fspath(path)).parts or ("image",) for path in paths]
     shared = 0
@@ -31,24 +31,26 @@ def relative_names(paths: Sequence[str | os.PathLike[str]]) -> list[PurePosixPat
 def output_names(
     paths: Sequence[str | os.PathLike[str]], endings: Sequence[str] | None = None, prefix: str = ""
 ) -> list[Path]:
-    """A name for what is made from each path: unique, also where letter case does not count.
+    """Chooses a unique output name for each input path; names that differ only in letter case count as equal.
 
-    `day1/1.jpg` and `day2/1.jpg` give `day1/1.png` and `day2/1.png`. Where two names would be one, the
-    whole old name stays (`a.jpg.png`), and a number follows if that is taken too.
+    `day1/1.jpg` and `day2/1.jpg` give `day1/1.png` and `day2/1.png`. If two names would be equal, they keep
+    the full input name (`a.jpg.png`). If that is taken too, a number is appended.
 
     Args:
-      paths: of the inputs.
-      endings: of the outputs; None: all are ".png".
-      prefix: what the file names begin with.
+      paths: paths of the inputs.
+      endings: endings of the outputs; None: all are ".png".
+      prefix: prefix of the file names.
 
     Returns:
-      Paths to go below an output folder, in the order of the inputs.
+      Paths relative to an output folder, in the order of the inputs.
     """
     relative = relative_names(paths)
     wanted = list(zip(relative, endings or [".png"] * len(relative), strict=True))
     short = [name.with_name(f"{prefix}{_cut(name.stem)}{ending}") for name, ending in wanted]
     times = Counter(map(_key, short))
-    taken = {_key(folder) for name in relative for folder in name.parents}  # no file may be called so
+    taken = {
+        _key(folder) for name in relative for folder in name.parents
+    }  # a file must not have the name of a folder
     alone = [times[_key(name)] == 1 and _key(name) not in taken for name in short]
     taken.update(_key(name) for name, is_alone in zip(short, alone, strict=True) if is_alone)
     names = []
@@ -64,15 +66,15 @@ def output_names(
 
 
 def require_free(outputs: Iterable[Path], inputs: Iterable[Path], may_replace: bool) -> None:
-    """Checks that no output would take the place of an input, or of a file that is not ours.
+    """Checks that no output overwrites an input or a file that an earlier run did not write.
 
     Args:
-      outputs: what will be written.
-      inputs: what it is made from.
-      may_replace: whether files that are there, and are no inputs, may be written anew.
+      outputs: files that will be written.
+      inputs: files that are read.
+      may_replace: whether existing files that are not inputs may be overwritten.
 
     Raises:
-      UserError: names the first output whose place is taken.
+      UserError: names the first output that would overwrite something.
     """
     outputs = list(outputs)
     files = set(outputs)
@@ -82,27 +84,25 @@ def require_free(outputs: Iterable[Path], inputs: Iterable[Path], may_replace: b
         if found is not None and found in of_inputs:
             raise UserError(f"{path}: is an input and would be overwritten; name another --output")
         if (found is not None or os.path.lexists(path)) and (not may_replace or path.is_dir()):
-            raise UserError(
-                f"{path}: is there already, and not made by an earlier run; name another --output"
-            )
+            raise UserError(f"{path}: exists already and is not from an earlier run; name another --output")
         for folder in path.parents:
             if folder in files or (os.path.lexists(folder) and not folder.is_dir()):
                 raise UserError(
-                    f"{folder}: is a file, so that {path} cannot be made; name another --output, or rename "
+                    f"{folder}: is a file, so {path} cannot be written; name another --output, or rename "
                     "the folder of the input"
                 )
 
 
 def _inside(path: str) -> PurePosixPath:
-    """A path as one from the root on, of which `..` cannot climb further; without the root."""
+    """Resolves a path as if it started at the root, so `..` cannot leave the root; the root is removed."""
     return PurePosixPath(os.path.normpath("/" + path.lstrip("/"))).relative_to("/")
 
 
 def _cut(name: str) -> str:
-    """The beginning of a name that is too long."""
-    return name.encode("utf-8", "backslashreplace")[:_LONGEST].decode("utf-8", "ignore")
+    """Cuts a name to the maximum length."""
+    return name.encode("utf-8", "backslashreplace")[:_MAX_BYTES].decode("utf-8", "ignore")
 
 
 def _key(path: PurePosixPath) -> str:
-    """The same for paths that some file system takes for one."""
+    """A key that is equal for paths that some file system treats as equal."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())

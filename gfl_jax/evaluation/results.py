@@ -1,7 +1,7 @@
 """Detections in the COCO results format: a JSON list with one entry for each box.
 
-An entry is {"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.87},
-in pixels of the original picture. Numbers are kept as they are: rounding them could change AP.
+An entry is {"image_id": 42, "category_id": 18, "bbox": [x, y, width, height], "score": 0.87}, in pixels of
+the original image. Numbers are not rounded, because rounding could change AP.
 """
 
 import json
@@ -28,17 +28,17 @@ def to_coco_results(
     image_id: Id,
     category_ids: Sequence[Id | None],
 ) -> list[Result]:
-    """The detections of one image as COCO results.
+    """Converts the detections of one image to COCO results.
 
     Args:
       boxes: (x1, y1, x2, y2) in pixels of the original image.
-      scores: of the boxes.
-      labels: of the boxes, counted from 0.
-      image_id: of the image in the ground truth, exactly as it is there.
-      category_ids: the category id of each label; detections of a label without one are left out.
+      scores: scores of the boxes.
+      labels: labels of the boxes, counted from 0.
+      image_id: id of the image, exactly as in the ground truth.
+      category_ids: category id of each label; detections of a label with None are left out.
 
     Returns:
-      One entry for each box, in the given order, of plain Python numbers.
+      One entry for each box, in the given order, with plain Python numbers.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
@@ -52,16 +52,16 @@ def to_coco_results(
 
 
 def write_results(path: str | Path, results: Sequence[Result]) -> None:
-    """Writes results as JSON; the file is either the old one or the whole new one."""
+    """Writes results as JSON; the file is always either the old one or the complete new one."""
     write_file(path, json.dumps(list(results), allow_nan=False))
 
 
 def looks_like_results(path: str | Path, named: bool = False) -> bool:
-    """Whether a file begins as `write_results` begins it.
+    """Whether a file starts like a file of `write_results`.
 
     Args:
-      path: of the file, which need not be there.
-      named: whether its entries must have a file name, as those of `predict` have.
+      path: path of the file, which may be missing.
+      named: whether the entries must have a file name, as those of `predict` have.
     """
     try:
         with open_file(path) as file:
@@ -73,15 +73,15 @@ def looks_like_results(path: str | Path, named: bool = False) -> bool:
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """Reads what `write_results` or another detector wrote.
+    """Reads results that `write_results` or another detector wrote.
 
     Raises:
-      UserError: there is no such file, it is no JSON, or no list of results.
+      UserError: the file does not exist, is not JSON, or is not a list of results.
     """
     try:
         results = json.loads(read_file(path))
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error}); write it again") from error
+        raise UserError(f"{path}: is not valid JSON ({error}); write it again") from error
     check_results(results, str(path))
     return results
 
@@ -92,16 +92,16 @@ def check_results(
     image_ids: Collection[Id] | None = None,
     category_ids: Collection[Id] | None = None,
 ) -> None:
-    """Checks that `results` are COCO results, and of known pictures and categories.
+    """Checks that `results` is a list of COCO results with known images and categories.
 
     Args:
-      results: what should be a list of results.
-      name: what to call it in an error, such as the file.
-      image_ids: those of the ground truth; None: any.
-      category_ids: those of the ground truth; None: any.
+      results: the value to check.
+      name: name of the results in errors, such as the file.
+      image_ids: image ids of the ground truth; None: any.
+      category_ids: category ids of the ground truth; None: any.
 
     Raises:
-      UserError: names the first entry that is wrong, and what is wrong with it.
+      UserError: names the first wrong entry and says what is wrong.
     """
     if not isinstance(results, list):
         raise UserError(f"{name}: must be a list of COCO results, not {type(results).__name__}")
@@ -118,7 +118,7 @@ def check_results(
             raise UserError(f"{where}.score={result['score']!r}: must be a number")
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
             if type(result[key]) not in (int, str) and not _is_id(result[key]):
-                raise UserError(f"{where}.{key}={result[key]!r}: must be a whole number or a text")
+                raise UserError(f"{where}.{key}={result[key]!r}: must be a whole number or a string")
             if known is not None and result[key] not in known:
                 raise UserError(
                     f"{where}.{key}={result[key]!r}: is not in the ground truth; "
@@ -127,7 +127,7 @@ def check_results(
 
 
 def _plain(id: Id) -> Id:
-    """The id as Python's own number or text, which JSON can write; numpy's numbers are none."""
+    """Converts an id to a Python int or str, because JSON cannot write numpy numbers."""
     return id if isinstance(id, str) else int(id)
 
 
@@ -136,8 +136,8 @@ def _is_id(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number, be it NaN or infinite."""
-    # The first is quick, and the second is for numpy's numbers.
+    """Whether a JSON value is a number; NaN and infinity count."""
+    # The first check is fast; the second also accepts numpy numbers.
     return type(value) in (float, int) or (isinstance(value, Real) and not isinstance(value, bool))
 
 

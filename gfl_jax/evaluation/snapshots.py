@@ -1,4 +1,4 @@
-"""Pictures of a data set with the true boxes and the detected ones."""
+"""Draws images of a data set with the ground truth beside the detections."""
 
 import numpy as np
 from etils.epath import Path
@@ -10,21 +10,22 @@ from gfl_jax.evaluation.results import Result
 
 
 def snapshot_paths(folder: Path, prefix: str, source: Source, count: int) -> list[Path]:
-    """Where `save_snapshots` puts its pictures."""
+    """The paths of the files that `save_snapshots` writes."""
     return [folder / name for name in output_names(source.file_names[: max(count, 0)], prefix=prefix)]
 
 
 def save_snapshots(
     folder: Path, prefix: str, source: Source, results: list[Result], count: int = 4
 ) -> list[Path]:
-    """Draws the first pictures of a source with their true boxes and detections.
+    """Draws the first images of a source with their ground truth and detections, and saves them as PNG.
 
     Args:
-      folder: gets a PNG for each picture, named after it, with its folders if theirs differ.
-      prefix: what stands before the name.
-      source: what was evaluated.
+      folder: folder for the PNG files, which are named after the images; their subfolders are kept if they
+        differ.
+      prefix: prefix of the file names.
+      source: the evaluated data set.
       results: its detections in the COCO results format.
-      count: how many pictures.
+      count: number of images.
     """
     label_of = {category_id: label for label, category_id in enumerate(source.category_ids)}
     paths = snapshot_paths(folder, prefix, source, count)
@@ -33,7 +34,7 @@ def save_snapshots(
         found = [result for result in results if result["image_id"] == source.image_ids[i]]
         boxes = np.array([result["bbox"] for result in found], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        picture = draw_comparison(
+        drawing = draw_comparison(
             example.image,
             example.boxes,
             boxes,
@@ -42,5 +43,5 @@ def save_snapshots(
             np.array([label_of[result["category_id"]] for result in found], int),
             source.categories,
         )
-        save_png(path, picture)
+        save_png(path, drawing)
     return paths

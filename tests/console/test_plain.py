@@ -1,4 +1,4 @@
-"""Names of classes, files and runs are shown as they are, whatever marks are in them."""
+"""Names of classes, files and runs are shown unchanged, whatever markup they contain."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ NAMES = [
 
 
 def shown(*things):
-    """What a rich console of 4,000 columns prints."""
+    """The output of a rich console with 4,000 columns."""
     console = Console(file=io.StringIO(), width=4000)
     for thing in things:
         console.print(thing)
@@ -55,7 +55,7 @@ def shown(*things):
 @example("[/]")
 @example(":smile:")
 @settings(max_examples=50)
-def test_any_text_on_a_console_is_itself_on_one_line(text):
+def test_any_text_is_shown_unchanged_on_one_line(text):
     assert shown(plain(text)) == one_line(text) + "\n"
 
 
@@ -98,7 +98,7 @@ def test_labels_of_a_comparison(name):
 
 
 @pytest.mark.parametrize("name", ["$x_$y", "a$b$", r"\$\frac{", "🙂 кошка", "a\nb", "n" * 300])
-def test_names_in_figures_are_no_mathematics(tmp_path, monkeypatch, name):
+def test_names_in_figures_are_not_parsed_as_math(tmp_path, monkeypatch, name):
     texts = []
     real = Figure.savefig
 
@@ -123,7 +123,7 @@ def test_names_on_images(name):
     assert draw_comparison(image, boxes, boxes, scores, labels, labels, [name]).dtype == np.uint8
 
 
-def test_letters_beyond_ascii_are_no_question_marks():
+def test_letters_beyond_ascii_are_not_drawn_as_question_marks():
     image = np.full((400, 640, 3), 90, np.uint8)
     boxes, labels = np.array([[100.0, 100, 500, 350]]), np.array([0])
     drawn = [draw_boxes(image, boxes, labels, None, [name]) for name in ("кошка", "собак", "?????", "éßéßé")]
@@ -132,7 +132,7 @@ def test_letters_beyond_ascii_are_no_question_marks():
             assert (one != other).any()
 
 
-def test_what_is_waited_for_is_no_markup(monkeypatch):
+def test_labels_of_progress_bars_are_not_markup(monkeypatch):
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     monkeypatch.setattr("rich.get_console", lambda: console)
     monkeypatch.setattr("rich.progress.get_console", lambda: console)
@@ -140,7 +140,7 @@ def test_what_is_waited_for_is_no_markup(monkeypatch):
     assert "reading a [/b]" in console.file.getvalue()
 
 
-def test_letters_that_a_terminal_does_not_take(tmp_path):
+def test_letters_that_a_terminal_cannot_encode_are_escaped(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from gfl_jax.errors import UserError, exit_status\n"
         "def run():\n    print('кошка \\udcff.png ±'); raise UserError('кошка \\udcff.png')\n"

@@ -40,7 +40,7 @@ def test_boxes_that_are_not_finite_are_left_out() -> None:
     assert len(load_ground_truth(content(annotations=[bad, BOX]))["annotations"]) == 1
 
 
-def test_files_and_dictionaries_give_the_same(tmp_path: Path) -> None:
+def test_files_and_dictionaries_give_the_same_ground_truth(tmp_path: Path) -> None:
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content()))
     assert load_ground_truth(path) == load_ground_truth(str(path)) == load_ground_truth(content())
@@ -54,8 +54,8 @@ def test_files_and_dictionaries_give_the_same(tmp_path: Path) -> None:
         ({"categories": [{"name": "tree"}]}, r"categories\[0\]: has no key 'id'"),
         ({"annotations": [BOX, {"image_id": 1}]}, r"annotations\[1\]: has no key 'category_id'"),
         ({"annotations": ["box"]}, r"annotations\[0\]: must be an object, not 'box'"),
-        ({"images": [{"id": 1.5}]}, r"images\[0\].id=1.5: must be a whole number or a text"),
-        ({"images": [{"id": 1}, {"id": 1}]}, r"images\[1\].id=1: is there twice"),
+        ({"images": [{"id": 1.5}]}, r"images\[0\].id=1.5: must be a whole number or a string"),
+        ({"images": [{"id": 1}, {"id": 1}]}, r"images\[1\].id=1: occurs twice"),
         (
             {"annotations": [BOX | {"image_id": 2}]},
             r"annotations\[0\].image_id=2: is not among the images",
@@ -73,7 +73,7 @@ def test_broken_files_are_named(tmp_path: Path, changes: dict[str, Any], message
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])
-def test_what_is_no_annotation_file_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_without_annotations_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"broken\.json"):

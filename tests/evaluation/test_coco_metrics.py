@@ -23,7 +23,7 @@ TREES = Path(__file__).parents[1] / "data" / "trees"
 
 
 def scene(seed: int, num_images: int = 6) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Random boxes of all sizes with crowds, and detections that are jittered, missing or wrong."""
+    """Random boxes of all sizes, some of them crowds, and detections that are jittered, missing or wrong."""
     rng = np.random.default_rng(seed)
     annotations, results = [], []
     image_ids = rng.permutation(1000)[:num_images].tolist()
@@ -70,7 +70,7 @@ def pycocotools_stats(truth: dict[str, Any], results: list[dict[str, Any]]) -> l
 
 
 def truth_of(boxes_per_image: list[list[tuple[float, ...]]]) -> dict[str, Any]:
-    """One class, no crowds."""
+    """A ground truth of these boxes with one class and no crowds."""
     return {
         "images": [{"id": i} for i in range(len(boxes_per_image))],
         "categories": [{"id": 1, "name": "tree"}],
@@ -84,7 +84,7 @@ def truth_of(boxes_per_image: list[list[tuple[float, ...]]]) -> dict[str, Any]:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_the_twelve_numbers_are_those_of_pycocotools(seed: int) -> None:
+def test_the_twelve_metrics_equal_pycocotools(seed: int) -> None:
     truth, results = scene(seed)
     if results:
         ours = list(evaluate_coco(truth, results).scalars().values())
@@ -92,9 +92,9 @@ def test_the_twelve_numbers_are_those_of_pycocotools(seed: int) -> None:
 
 
 def awkward_scene(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Boxes that tie in overlap, area and score, some without a side; many crowds; classes without boxes.
+    """Many equal overlaps, areas and scores, sides of zero, many crowds, and classes without boxes.
 
-    Images have no boxes, no detections, or more detections of a class than count.
+    Images may have no boxes, no detections, or more detections of a class than count.
     """
     classes, side = rng.choice([1, 3, 80]), rng.choice([3, 40, 120])
     truth = truth_of([[] for _ in range(rng.integers(1, 5))])
@@ -117,13 +117,13 @@ def awkward_scene(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[s
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1, 5, 10, 100, 300]))
-def test_backends_give_the_same_bits(seed: int, awkward: bool, max_detections: int) -> None:
+def test_backends_are_bit_identical(seed: int, awkward: bool, max_detections: int) -> None:
     truth, results = awkward_scene(np.random.default_rng(seed)) if awkward else scene(seed)
     reference = evaluate_coco(truth, results, max_detections, "pycocotools")
     assert evaluate_coco(truth, results, max_detections, "hotcoco") == reference
 
 
-def test_backends_give_the_same_bits_for_detections_in_a_photograph() -> None:
+def test_backends_are_bit_identical_for_a_real_detector() -> None:
     detector = gfl_jax.load("gfl_trees")
     truth = json.loads((TREES / "trees.json").read_text())
     found = detector(TREES / "trees.png")
@@ -136,7 +136,7 @@ def test_backends_give_the_same_bits_for_detections_in_a_photograph() -> None:
 
 
 @pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])
-def test_truth_as_detections_is_perfect(backend: Backend) -> None:
+def test_ground_truth_as_detections_is_perfect(backend: Backend) -> None:
     truth, _ = scene(1)
     results = [
         {key: x[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
@@ -172,7 +172,7 @@ def test_an_annotation_numbered_0_counts() -> None:
     assert evaluate_coco(truth, [result]).scalars()["AP"] == pytest.approx(1, abs=1e-12)
 
 
-def test_max_detections_bounds_what_counts() -> None:
+def test_max_detections_limits_the_detections() -> None:
     boxes = [(20.0 * i, 0.0, 10.0, 10.0) for i in range(150)]
     results = [
         {"image_id": 0, "category_id": 1, "bbox": list(box), "score": 1 - i / 1000}
@@ -188,26 +188,26 @@ def test_classes_have_their_own_ap() -> None:
     truth["annotations"][1]["category_id"] = 9
     results = [{"image_id": 0, "category_id": 9, "bbox": [50, 50, 100, 90], "score": 0.5}]
     rows = {c.name: c for c in evaluate_coco(truth, results).classes}
-    # An IoU of 0.9 is enough for all thresholds but 0.95.
+    # An IoU of 0.9 passes all thresholds except 0.95.
     assert rows["bush"][1:] == pytest.approx((1, 0.9, 1, 1))
     assert (rows["tree"].AP, rows["tree"].num_boxes) == (0, 1)
     assert (rows["car"].AP, rows["car"].num_boxes) == (-1, 0)
 
 
 @pytest.mark.parametrize(("width", "ap90"), [(91, 1.0), (89, 0.0)])
-def test_ap90_asks_for_an_iou_of_nine_tenths(width: int, ap90: float) -> None:
+def test_ap90_requires_an_iou_of_0_9(width: int, ap90: float) -> None:
     result = {"image_id": 0, "category_id": 1, "bbox": [0, 0, width, 10], "score": 0.5}
     metrics = evaluate_coco(truth_of([[(0, 0, 100, 10)]]), [result])
     assert metrics.scalars()["AP90"] == pytest.approx(ap90, abs=1e-12)
 
 
 def brute_force_ap50(truth: list[list[tuple]], found: list[list[tuple]]) -> float:
-    """AP at IoU 0.5 of one class, from its definition."""
+    """AP of one class at IoU 0.5, computed from its definition."""
     hits = []
     for boxes, detections in zip(truth, found, strict=True):
         free = list(range(len(boxes)))
         for *box, score in sorted(detections, key=lambda d: -d[4]):
-            # Of equal overlaps the last counts, as with COCO.
+            # As in COCO, the last of equal overlaps counts.
             best = max(free, key=lambda i: (overlap(box, boxes[i]), i), default=None)
             is_hit = best is not None and overlap(box, boxes[best]) >= 0.5
             if is_hit:
@@ -239,7 +239,7 @@ FOUND = st.lists(st.tuples(SMALL, SMALL, SIDE, SIDE, SCORES), max_size=6)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(BOXES, FOUND), min_size=1, max_size=3))
 @example([([(0, 0, 4, 4)], [(0, 0, 4, 2, 0.5)])])  # exactly 0.5
-def test_ap50_is_what_its_definition_says(images: list[tuple[list[tuple], list[tuple]]]) -> None:
+def test_ap50_equals_its_definition(images: list[tuple[list[tuple], list[tuple]]]) -> None:
     truth, found = [boxes for boxes, _ in images], [detections for _, detections in images]
     results = [
         {"image_id": i, "category_id": 1, "bbox": list(box), "score": score}

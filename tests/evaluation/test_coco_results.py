@@ -13,7 +13,7 @@ from gfl_jax.errors import UserError
 from gfl_jax.evaluation.results import read_results, to_coco_results, write_results
 
 RESULT = {"image_id": 7, "category_id": 3, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
-COORDINATE = st.floats(0, 4096, width=16)  # few digits: x1 + (x2 - x1) is exactly x2
+COORDINATE = st.floats(0, 4096, width=16)  # with few digits, x1 + (x2 - x1) is exactly x2
 
 
 def test_one_entry_for_each_box_in_order() -> None:
@@ -60,7 +60,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         file.truncate(10)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(files, "to_disk", out_of_space)
+    monkeypatch.setattr(files, "sync_file", out_of_space)
     with pytest.raises(UserError, match="No space"):
         write_results(path, [RESULT, RESULT])
     assert read_results(path) == [RESULT]
@@ -69,14 +69,14 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[{", "is no JSON"),
+        ("[{", "is not valid JSON"),
         ("{}", "must be a list of COCO results, not dict"),
         ("[1]", r"\[0\]: must be an object, not int"),
         (json.dumps([RESULT, {"image_id": 7}]), r"\[1\]: has no key 'category_id'"),
         (json.dumps([RESULT | {"bbox": [1, 2, 3]}]), r"\[0\].bbox=\[1, 2, 3\]: must be four numbers"),
         (json.dumps([RESULT | {"bbox": [1, 2, 3, float("nan")]}]), r"\[0\].bbox=.*must be four numbers"),
         (json.dumps([RESULT | {"score": "high"}]), r"\[0\].score='high': must be a number"),
-        (json.dumps([RESULT | {"image_id": 7.0}]), r"\[0\].image_id=7.0: must be a whole number or a text"),
+        (json.dumps([RESULT | {"image_id": 7.0}]), r"\[0\].image_id=7.0: must be a whole number or a string"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, content: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Names of outputs: unique, folders kept apart, nothing of the user's overwritten."""
+"""Output names are unique, keep the input folders, and overwrite no file of the user."""
 
 import os
 from pathlib import Path
@@ -22,10 +22,10 @@ def names(*paths, **options):
         (["/data/day1/0001.jpg"], ["0001.png"]),
         (["/data/a/1.jpg", "/data/a/b/1.jpg", "/data/a/b/2.jpg"], ["1.png", "b/1.png", "b/2.png"]),
         (["x/a.jpg", "x/a.png", "x/b.bmp"], ["a.jpg.png", "a.png.png", "b.png"]),
-        (["a.jpg", "A.JPG"], ["a.jpg.png", "A.JPG_2.png"]),  # letter case does not count everywhere
-        (["é.jpg", "e\u0301.jpg"], ["é.jpg.png", "e\u0301.jpg_2.png"]),  # nor do two ways to write é
+        (["a.jpg", "A.JPG"], ["a.jpg.png", "A.JPG_2.png"]),  # some file systems ignore case
+        (["é.jpg", "e\u0301.jpg"], ["é.jpg.png", "e\u0301.jpg_2.png"]),  # and some normalize Unicode
         (["a.jpg", "a.png", "a.jpg.gif"], ["a.jpg_2.png", "a.png.png", "a.jpg.png"]),
-        (["x/a.jpg", "x/a.png/b.jpg"], ["a.jpg.png", "a.png/b.png"]),  # a folder has the name
+        (["x/a.jpg", "x/a.png/b.jpg"], ["a.jpg.png", "a.png/b.png"]),  # a folder has this name
         (["../a.jpg", "/a.jpg", "b/../../c.jpg"], ["a.jpg.png", "a.jpg_2.png", "c.png"]),
         (["x" * 240 + ".jpg", "x" * 240 + "y.jpg"], ["x" * 200 + ".png", "x" * 200 + "_2.png"]),
         (["é" * 120 + ".jpg"], ["é" * 100 + ".png"]),
@@ -33,7 +33,7 @@ def names(*paths, **options):
         (["a b[1].jpg", "a\nb.jpg"], ["a b[1].png", "a\nb.png"]),
     ],
 )
-def test_names(paths, expected):
+def test_output_names(paths, expected):
     assert names(*paths) == expected
 
 
@@ -49,7 +49,7 @@ PART = st.sampled_from(
 
 
 @given(st.lists(st.lists(PART, min_size=1, max_size=3).map("/".join), max_size=8))
-def test_names_are_unique_stay_inside_and_can_be_made(paths):
+def test_names_are_unique_valid_and_inside_the_output_folder(paths):
     found = output_names(paths)
     assert len({str(name).casefold() for name in found}) == len(paths)
     for name in found:
@@ -60,35 +60,35 @@ def test_names_are_unique_stay_inside_and_can_be_made(paths):
 
 
 @pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "photos" / "1.png"
+def image(tmp_path):
+    path = tmp_path / "images" / "1.png"
     path.parent.mkdir()
-    path.write_bytes(b"a photo")
+    path.write_bytes(b"an image")
     return path
 
 
-def test_an_input_is_never_overwritten(photo, tmp_path):
-    (tmp_path / "link").symlink_to(photo.parent)
-    os.link(photo, tmp_path / "hard.png")
-    (tmp_path / "soft.png").symlink_to(photo)
-    for path in (photo, tmp_path / "link" / "1.png", tmp_path / "hard.png", tmp_path / "soft.png"):
+def test_an_input_is_never_overwritten(image, tmp_path):
+    (tmp_path / "link").symlink_to(image.parent)
+    os.link(image, tmp_path / "hard.png")
+    (tmp_path / "soft.png").symlink_to(image)
+    for path in (image, tmp_path / "link" / "1.png", tmp_path / "hard.png", tmp_path / "soft.png"):
         with pytest.raises(UserError, match=r"1?.png: is an input and would be overwritten; name another"):
-            require_free([tmp_path / "free.png", path], [photo], may_replace=True)
+            require_free([tmp_path / "free.png", path], [image], may_replace=True)
 
 
-def test_a_file_that_is_not_ours_is_never_overwritten(photo, tmp_path):
+def test_a_file_of_the_user_is_never_overwritten(image, tmp_path):
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")
-    for path in (photo, tmp_path / "broken.png"):
-        with pytest.raises(UserError, match=r"png: is there already, and not made by an earlier run"):
+    for path in (image, tmp_path / "broken.png"):
+        with pytest.raises(UserError, match=r"png: exists already and is not from an earlier run"):
             require_free([path], [], may_replace=False)
         require_free([path], [], may_replace=True)
-    with pytest.raises(UserError, match="photos: is there already"):
-        require_free([photo.parent], [], may_replace=True)
-    with pytest.raises(UserError, match=r"1\.png: is a file, so that .*2\.png cannot be made"):
-        require_free([photo / "2.png"], [], may_replace=True)
-    with pytest.raises(UserError, match=r"results\.json: is a file, so that .*1\.png cannot be made"):
+    with pytest.raises(UserError, match="images: exists already"):
+        require_free([image.parent], [], may_replace=True)
+    with pytest.raises(UserError, match=r"1\.png: is a file, so .*2\.png cannot be written"):
+        require_free([image / "2.png"], [], may_replace=True)
+    with pytest.raises(UserError, match=r"results\.json: is a file, so .*1\.png cannot be written"):
         require_free([tmp_path / "results.json", tmp_path / "results.json" / "1.png"], [], may_replace=True)
 
 
-def test_odd_names_are_told_on_one_line():
+def test_unprintable_characters_in_names_are_escaped():
     assert one_line(Path("a\nb\x1b[31m\udcff é [x].jpg")) == r"a\nb\x1b[31m\udcff é [x].jpg"

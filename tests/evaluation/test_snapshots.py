@@ -1,4 +1,4 @@
-"""Drawn images of an evaluation: as many files as images, all in their folder."""
+"""Drawings of an evaluation: one file for each image, all in the output folder."""
 
 import cv2
 import numpy as np
