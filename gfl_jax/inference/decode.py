@@ -1,4 +1,4 @@
-"""Head outputs to scored candidate boxes, a bounded number on each level."""
+"""Decodes head outputs to scored candidate boxes, with a limited number per level."""
 
 from typing import NamedTuple
 
@@ -14,18 +14,18 @@ from gfl_jax.boxes import clip_boxes
 from gfl_jax.structures import HeadOutputs
 from gfl_jax.targets.locations import flatten_levels, grid_sizes_of
 
-RUN = 16  # values side by side of which `top_of_many` looks at the maximum first
+RUN = 16  # length of the runs of values whose maxima `top_of_many` compares first
 
 
 class Candidates(NamedTuple):
-    """Boxes of one class each, before non-maximum suppression."""
+    """Candidate boxes, each of one class, before non-maximum suppression."""
 
     boxes: Float[Array, "batch candidates 4"]  # pixels of the network's input
     scores: Float[Array, "batch candidates"]
     labels: Int[Array, "batch candidates"]
-    mask: Bool[Array, "batch candidates"]  # False where the class score is not above the threshold
+    mask: Bool[Array, "batch candidates"]  # False: score not above threshold, or empty box
     variances: Float[Array, "batch candidates 4"]  # of the sides, square pixels; zeros for dirac
-    positions: Int[Array, "batch candidates"]  # in the order of all locations
+    positions: Int[Array, "batch candidates"]  # indices in the order of all locations
 
 
 def decode(
@@ -34,15 +34,15 @@ def decode(
     detector: config.Detector,
     inference: config.Inference,
 ) -> Candidates:
-    """Takes the best (location, class) pairs of each level and decodes their boxes.
+    """Selects the best (location, class) pairs of each level and decodes their boxes.
 
-    The threshold and the choice are by the class score alone; the score of a quality branch is
+    Only the class score decides on the threshold and the selection. The score of a quality branch is
     multiplied in afterwards.
 
     Args:
       outputs: of the network.
-      image_sizes: (height, width) of the pictures, to which boxes are clipped.
-      detector: the point of the grid.
+      image_sizes: (height, width) of the images, to which boxes are clipped.
+      detector: the config of the detector.
       inference: thresholds and counts.
     """
     box = detector.box
@@ -60,7 +60,7 @@ def decode(
         )
         boxes = clip_boxes(decode_boxes(parameters, points, strides, anchors, box), image_sizes[:, None])
         variances = jnp.zeros_like(boxes) if box.kind == "dirac" else side_variances(parameters, strides, box)
-        # A location beside the picture can have a box that clipping leaves without width or height.
+        # Clipping can leave the box of a location beside the image without width or height.
         has_size = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
         mask = (best > inference.score_threshold) & has_size
         if outputs.quality:
@@ -74,10 +74,10 @@ def decode(
 def top_pairs(
     scores: Float[Array, "batch locations classes"], count: int
 ) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"], Int[Array, "batch k"]]:
-    """The `count` best (location, class) pairs: scores, locations, classes, best first.
+    """The scores, locations and classes of the `count` best (location, class) pairs, best first.
 
-    The best pairs lie at locations whose best class is among the `count` best, so the search
-    over all pairs is confined to those.
+    The best pairs lie at the `count` locations with the highest class scores, so only the pairs of these
+    locations are searched.
     """
     _, locations, classes = scores.shape
     _, best = jax.lax.top_k(jnp.max(scores, axis=-1), min(count, locations))
@@ -89,10 +89,11 @@ def top_pairs(
 def top_of_many(
     values: Float[Array, "batch n"], count: int
 ) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
-    """`jax.lax.top_k` of the `count` largest values, in a third of the time where n is much larger.
+    """`jax.lax.top_k` of the `count` largest values, in a third of the time if n is much larger.
 
-    An accelerator sorts all values. The largest lie in the `count` runs of neighbors with the largest
-    maxima, so only these are sorted; in their old order, so that the first of equal values still comes first.
+    An accelerator would sort all values. The largest ones lie in the `count` runs of neighbors with the
+    largest maxima, so only these runs are sorted. The runs stay in their order, so the first of equal values
+    still comes first.
     """
     batch, n = values.shape
     runs = jnp.pad(values, ((0, 0), (0, -n % RUN)), constant_values=-jnp.inf).reshape(batch, -1, RUN)

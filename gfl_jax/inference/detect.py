@@ -1,4 +1,4 @@
-"""From uint8 pictures to detections in one compiled function."""
+"""Detection as one compiled function, from uint8 images to detections."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,14 +28,14 @@ def make_detect(
     mesh: Mesh | None = None,
     compiler: config.Compiler = config.Compiler(),
 ) -> Callable[[Any, Images], Detections]:
-    """A jitted function (variables, images) -> Detections in pixels of the original pictures.
+    """Makes a jitted function (variables, images) -> Detections in pixels of the original images.
 
-    It compiles once for each batch shape. `variables` are {"params": ..., "batch_stats": ...}. With a
-    `mesh` they are whole on each of its devices, over which the batch is split, and the program is compiled
-    as `compiler` asks.
+    It is compiled once for each batch shape. `variables` are {"params": ..., "batch_stats": ...}. With a
+    `mesh`, every device holds all variables, the batch is split over the devices, and the program is compiled
+    with the options of `compiler`.
 
     Raises:
-      UserError: variance voting is asked of boxes without variances.
+      UserError: variance voting is requested, but the boxes have no variances.
     """
     check_voting(model.detector, inference)
 
@@ -59,14 +59,14 @@ def head_outputs(
     normalization: config.Normalization,
     platform: str | None = None,
 ) -> HeadOutputs:
-    """What the network says of uint8 images, as in testing.
+    """The head outputs of the network for uint8 images, as in testing.
 
     Args:
       model: the network.
       variables: its parameters and running statistics.
       batch: the images of one device.
-      normalization: of the images.
-      platform: of the device, to split maps into strips where it pays; None: they stay whole.
+      normalization: how pixels become network inputs.
+      platform: of the device; maps are split into strips if this is faster there; None: they stay whole.
     """
     images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
     outputs: Any = apply_network(model, variables, images, num_strips(images, images.shape[0], platform))
@@ -74,7 +74,7 @@ def head_outputs(
 
 
 def check_voting(detector: config.Detector, inference: config.Inference) -> None:
-    """Raises a UserError if variance voting is asked of boxes without variances."""
+    """Raises a UserError if variance voting is requested, but the boxes have no variances."""
     if inference.voting_sigma_t is not None and detector.box.kind == "dirac":
         raise UserError(
             "config.inference.voting_sigma_t: variance voting needs the variances of box sides, which "
@@ -85,11 +85,11 @@ def check_voting(detector: config.Detector, inference: config.Inference) -> None
 def detections_from_outputs(
     outputs: HeadOutputs, batch: Images, detector: config.Detector, inference: config.Inference
 ) -> tuple[Detections, Int[Array, "batch detections"]]:
-    """Decodes and suppresses.
+    """Decodes head outputs and suppresses overlapping boxes.
 
     Returns:
-      Detections in pixels of the network's input; and where each comes from: its position among
-      all locations of the canvas.
+      Detections in pixels of the network's input, and for each its location, as an index into all locations
+      of the canvas.
     """
     with jax.named_scope("decoding"):
         candidates = decode(outputs, batch.image_sizes, detector, inference)
@@ -99,7 +99,7 @@ def detections_from_outputs(
 def select(
     candidates: Candidates, inference: config.Inference
 ) -> tuple[Detections, Int[Array, "detections"]]:
-    """Non-maximum suppression, and variance voting if asked for, of one picture's candidates."""
+    """Applies non-maximum suppression, and variance voting if requested, to the candidates of one image."""
     c = candidates
     kept, found = nms(c.boxes, c.scores, c.labels, c.mask, inference.iou_threshold, inference.max_detections)
     boxes = c.boxes[kept]

@@ -1,4 +1,4 @@
-"""Exact greedy non-maximum suppression with fixed shapes, in few steps one after the other."""
+"""Exact greedy non-maximum suppression (NMS) with fixed shapes and few sequential steps."""
 
 import jax
 import jax.numpy as jnp
@@ -16,43 +16,44 @@ def nms(
     max_kept: int,
     block_size: int = 256,
 ) -> tuple[Int[Array, "kept"], Bool[Array, "kept"]]:
-    """Keeps the best box again and again, and drops those of its class that overlap it.
+    """Repeatedly keeps the best remaining box and drops the boxes of its class that overlap it.
 
-    Only kept boxes suppress. Candidates come in blocks, best first, until `max_kept` are kept or none
-    is left: those that a kept box of an earlier block drops are out, and `settle` decides of the others.
-    So the result is exact, without an n x n matrix. It takes at most n / `block_size` blocks, and in a
-    block at most two rounds for each box that it keeps.
+    Only kept boxes suppress others. Candidates are processed in blocks, best first, until `max_kept` boxes
+    are kept or no candidate is left. In each block, boxes that overlap a kept box of an earlier block are
+    dropped, and `settle` decides about the others. The result is exact and needs no n x n matrix. There are
+    at most n / `block_size` blocks, with at most two rounds for each box that a block keeps.
 
     Args:
       boxes: candidates; any coordinates.
-      scores: the higher, the better; of equal scores the first box is taken. -inf is no candidate.
-      labels: boxes of different labels do not suppress each other.
-      mask: False for what is no candidate.
-      iou_threshold: boxes that overlap a kept one by more are dropped.
-      max_kept: how many are kept at most.
-      block_size: candidates looked at together. The larger, the fewer steps one after the other, which
-        accelerators wait for, but the more overlaps, which CPUs work on; the result is the same.
+      scores: higher is better; of equal scores the first box wins. A score of -inf means no candidate.
+      labels: boxes with different labels do not suppress each other.
+      mask: False for boxes that are not candidates.
+      iou_threshold: boxes whose IoU with a kept box is larger are dropped.
+      max_kept: maximum number of kept boxes.
+      block_size: candidates per block. Larger blocks need fewer sequential steps, which limit accelerators,
+        but compute more overlaps, which limit CPUs. The result is the same.
 
     Returns:
-      Indices of kept boxes, best first, and a mask that is False once none was left; there the index is 0.
+      Indices of the kept boxes, best first, and a mask. Unused entries have the index 0 and the mask False.
     """
     size, slots = min(block_size, len(boxes)), min(max_kept, len(boxes))
     candidates = mask & (scores > -jnp.inf)
-    order = jnp.argsort(jnp.where(candidates, -scores, jnp.inf))  # stable: of equals the first stays first
+    order = jnp.argsort(jnp.where(candidates, -scores, jnp.inf))  # stable: the first of equals stays first
     count = jnp.sum(candidates, dtype=order.dtype)
-    # Apart, so that a CPU computes with whole vectors; and areas not in the loop, where it rounds those of
-    # rows and columns differently (fused multiply-add).
+    # Separate arrays let a CPU compute with whole vectors. Areas are computed outside of the loop, since
+    # inside it a CPU rounds those of rows and columns differently (fused multiply-add).
     columns = (*boxes.T, area(boxes), labels)
-    better = jnp.arange(size)[:, None] < jnp.arange(size)  # in a block: the row's box than the column's
+    # Whether the row's box of a block is better than the column's.
+    better = jnp.arange(size)[:, None] < jnp.arange(size)
 
-    def is_left(state: tuple[Array, Array, Array]) -> Array:
+    def candidates_remain(state: tuple[Array, Array, Array]) -> Array:
         start, number, _ = state
         return (start < count) & (number < slots)
 
-    def keep_of_block(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def process_block(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         start, number, kept = state
         ranks = start + jnp.arange(size)
-        block = order[ranks]  # beyond `count` whatever it says: that is dropped
+        block = order[ranks]  # entries beyond `count` are arbitrary; they are dropped
         rows = jnp.concatenate([kept, block])
         x1, y1, x2, y2, areas, classes = (column[rows] for column in columns)
         width = jnp.minimum(x2[:, None], x2[slots:]) - jnp.maximum(x1[:, None], x1[slots:])
@@ -62,28 +63,30 @@ def nms(
         overlaps = (common / union > iou_threshold) & (classes[:, None] == classes[slots:])
         by_kept = jnp.any(overlaps[:slots] & (jnp.arange(slots) < number)[:, None], axis=0)
         dropped = settle(by_kept | (ranks >= count), overlaps[slots:] & better)
-        place = jnp.where(dropped, slots, number + jnp.cumsum(~dropped) - 1)  # there is no place `slots`
-        # A sum of what is 0 but for one box: accelerators are slow at writing to places.
-        kept += jnp.sum(jnp.where(place == jnp.arange(slots)[:, None], block, 0), axis=1)
+        slot = jnp.where(dropped, slots, number + jnp.cumsum(~dropped) - 1)  # slot `slots` does not exist
+        # A sum in which at most one term is not 0: accelerators are slow at scattering.
+        kept += jnp.sum(jnp.where(slot == jnp.arange(slots)[:, None], block, 0), axis=1)
         number += jnp.sum(~dropped, dtype=order.dtype)
         return start + size, number, kept
 
     zero = jnp.zeros((), order.dtype)
-    _, number, kept = jax.lax.while_loop(is_left, keep_of_block, (zero, zero, jnp.zeros(slots, order.dtype)))
+    _, number, kept = jax.lax.while_loop(
+        candidates_remain, process_block, (zero, zero, jnp.zeros(slots, order.dtype))
+    )
     return jnp.pad(kept, (0, max_kept - slots)), jnp.arange(max_kept) < number
 
 
 def settle(dropped: Bool[Array, "block"], suppresses: Bool[Array, "block block"]) -> Bool[Array, "block"]:
-    """Drops from boxes, best first, those that a better one suppresses which itself is not dropped.
+    """Drops each box that is suppressed by a better box which is not dropped itself. Boxes come best first.
 
-    Each round judges all boxes at once by what the last one left of the better ones, until nothing
-    changes. Then each is judged by those that are kept, as if one came after the other. The best box
-    is right after one round, what it suppresses after two, the next that is kept after three, and so
-    on: at most two rounds for a kept box, however long the chains are; in practice two or three in all.
+    Each round decides about all boxes at once, from the boxes that the previous round kept, until nothing
+    changes. The result then equals that of a sequential pass. The best box is correct after one round, the
+    boxes that it suppresses after two, the next kept box after three, and so on. This takes at most two
+    rounds for each kept box, however long the chains are, and in practice two or three in all.
 
     Args:
-      dropped: those that are out from the start.
-      suppresses: whether the row's box, if it is kept, drops the column's; only worse ones.
+      dropped: boxes that are dropped from the start.
+      suppresses: whether the row's box, if it is kept, drops the column's box; only worse boxes.
     """
 
     def judge(state: tuple[Array, Array]) -> tuple[Array, Array]:

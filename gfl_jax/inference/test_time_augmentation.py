@@ -1,8 +1,8 @@
-"""Multi-scale and mirrored testing: the candidates of all views of a picture in one suppression.
+"""Multi-scale and mirrored testing: one suppression of the candidates of all views of an image.
 
-As in the reference (mmdetection 2): the decoded candidates of each view are mirrored back and
-divided by its scale factors, so that they lie in the original picture; then they are put
-together, and suppressed and voted as those of a single view are.
+As in the reference (mmdetection 2), the decoded candidates of each view are mirrored back and divided by its
+scale factors, which maps them to the original image. Then they are concatenated, and go through suppression
+and voting like the candidates of a single view.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import on_own_rows, platform_of
 from gfl_jax.structures import Detections, Images
 
-# Of variables and the views of a batch: the detections in pixels of the original images.
+# (variables, the views of a batch) -> detections in pixels of the original images.
 DetectInViews = Callable[[Any, Sequence[Images]], Detections]
 
 
@@ -33,15 +33,15 @@ def make_detect_in_views(
     mesh: Mesh | None = None,
     compiler: config.Compiler = config.Compiler(),
 ) -> DetectInViews:
-    """A function (variables, batches) -> Detections in pixels of the original pictures.
+    """Makes a function (variables, batches) -> Detections in pixels of the original images.
 
-    The batches show the same pictures, in the views of `views_of(inference)` and in their order.
-    The network is compiled once for each shape of a batch; a mirrored view shares its shape. With a
-    `mesh` the variables are whole on each of its devices, over which batches are split, and the programs are
-    compiled as `compiler` asks.
+    The batches show the same images, one batch for each view of `views_of(inference)`, in that order. The
+    network is compiled once for each batch shape; a mirrored view has the shape of the plain one. With a
+    `mesh`, every device holds all variables, batches are split over the devices, and the programs are
+    compiled with the options of `compiler`.
 
     Raises:
-      UserError: the views are impossible, or variance voting is asked of boxes without variances.
+      UserError: there are no scales, or variance voting is requested, but the boxes have no variances.
     """
     views = views_of(inference)
     if views == (PLAIN,):
@@ -50,7 +50,7 @@ def make_detect_in_views(
     check_voting(model.detector, inference)
     platform = None if mesh is None else platform_of(mesh)
 
-    def find_candidates(whole: tuple[Any, Bool[Array, ""]], batch: Images) -> Candidates:
+    def detect_candidates(whole: tuple[Any, Bool[Array, ""]], batch: Images) -> Candidates:
         variables, flip = whole
         outputs = head_outputs(model, variables, batch, normalization, platform)
         found = decode(outputs, batch.image_sizes, model.detector, inference)
@@ -64,7 +64,7 @@ def make_detect_in_views(
             return jax.jit(function)
         return jax.jit(on_own_rows(function, mesh), compiler_options=compiler_options(mesh, compiler))
 
-    candidates_of, merged = jit(find_candidates), jit(merge)
+    candidates_of, merged = jit(detect_candidates), jit(merge)
 
     def detect_in_views(variables: Any, batches: Sequence[Images]) -> Detections:
         pairs = zip(views, batches, strict=True)
@@ -79,13 +79,13 @@ def to_original(
     scale_factors: Float[Array, "batch 2"],
     flip: Bool[Array, ""] | bool,
 ) -> Candidates:
-    """Candidates in pixels of a view, in those of the original pictures.
+    """Maps candidates from pixels of a view to pixels of the original images.
 
     Args:
       candidates: of the view.
-      image_sizes: (height, width) of the pictures in the view.
+      image_sizes: (height, width) of the images in the view.
       scale_factors: (x, y), view over original.
-      flip: whether the view is mirrored; then left and right change places, variances too.
+      flip: whether the view is mirrored; then left and right are exchanged, also in the variances.
     """
     boxes, variances = candidates.boxes, candidates.variances
     x1, y1, x2, y2 = jnp.moveaxis(boxes, -1, 0)
@@ -97,7 +97,12 @@ def to_original(
 
 
 def merge_candidates(views: Sequence[Candidates], inference: config.Inference) -> Detections:
-    """One suppression, with voting if asked for, of the candidates of all views, in pixels of one picture."""
+    """Suppresses the candidates of all views together, with voting if requested.
+
+    Args:
+      views: the candidates of each view, in pixels of the original images.
+      inference: the settings.
+    """
     together = Candidates(*(jnp.concatenate(parts, axis=1) for parts in zip(*views, strict=True)))
-    detections, _ = jax.vmap(lambda picture: select(picture, inference))(together)
+    detections, _ = jax.vmap(lambda of_image: select(of_image, inference))(together)
     return detections

@@ -41,7 +41,7 @@ def detections(detect, variables):
     return jax.device_get(detect(variables, make_batch()))
 
 
-def test_a_fixed_number_of_detections_best_first(detections):
+def test_detections_have_a_fixed_number_and_come_best_first(detections):
     assert detections.boxes.shape == (2, 20, 4)
     assert detections.scores.shape == detections.labels.shape == detections.mask.shape == (2, 20)
     assert detections.mask.any(axis=1).all()
@@ -53,7 +53,7 @@ def test_a_fixed_number_of_detections_best_first(detections):
         assert np.all(boxes <= [width, height, width, height])
 
 
-def test_boxes_are_in_pixels_of_the_original_picture(detect, variables, detections):
+def test_boxes_are_in_pixels_of_the_original_image(detect, variables, detections):
     scales = np.array([[2.0, 4.0], [0.5, 1.0]], np.float32)
     batch = dataclasses.replace(make_batch(), scale_factors=scales)
     found = jax.device_get(detect(variables, batch))
@@ -61,7 +61,7 @@ def test_boxes_are_in_pixels_of_the_original_picture(detect, variables, detectio
     np.testing.assert_array_equal(found.scores, detections.scores)
 
 
-def test_true_boxes_and_other_pictures_have_no_influence(detect, variables, detections):
+def test_true_boxes_and_other_images_have_no_influence(detect, variables, detections):
     batch = make_batch()
     images = batch.images.copy()
     images[1] = 255 - images[1]
@@ -79,7 +79,7 @@ def test_one_compilation_for_each_batch_shape(small_detector, variables):
     assert detect._cache_size() == 2
 
 
-def test_no_candidate_gives_empty_detections(small_detector, variables):
+def test_without_candidates_detections_are_empty(small_detector, variables):
     nothing = dataclasses.replace(INFERENCE, score_threshold=1.0, max_detections=3)
     detect = make_detect(build_detector(small_detector), config.Normalization(), nothing)
     found = jax.device_get(detect(variables, make_batch((64, 64), ((64, 64),))))
@@ -88,7 +88,7 @@ def test_no_candidate_gives_empty_detections(small_detector, variables):
     assert np.all(found.scores == 0)
 
 
-def test_devices_detect_in_their_own_pictures_without_communication(small_detector, variables, detect):
+def test_devices_detect_in_their_own_images_without_communication(small_detector, variables, detect):
     mesh = make_mesh(config.Mesh(fsdp=2), jax.devices()[:4])
     apart = make_detect(build_detector(small_detector), config.Normalization(), INFERENCE, mesh)
     batch = make_batch(sizes=((64, 96), (50, 40), (64, 64), (30, 96)))

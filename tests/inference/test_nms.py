@@ -16,9 +16,9 @@ suppress = jax.jit(nms, static_argnames=("iou_threshold", "max_kept"))
 
 
 def greedy(boxes, scores, labels, mask, iou_threshold):
-    """Greedy suppression as it is told: best first, and only what is kept suppresses."""
+    """Greedy suppression in its plain form: best first, and only kept boxes suppress."""
     kept = []
-    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):  # stable: the first of equals
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):  # stable: the first of equals stays first
         if mask[i] and all(
             labels[i] != labels[k] or overlap(boxes[i], boxes[k]) <= iou_threshold for k in kept
         ):
@@ -38,7 +38,7 @@ def found(boxes, scores, labels, mask, iou_threshold=0.5, max_kept=COUNT):
     )
     assert indices.shape == present.shape == (max_kept,)
     number = int(np.sum(present))
-    assert np.all(present[:number])  # those that are not there come last
+    assert np.all(present[:number])  # unused entries come last
     return list(np.asarray(indices)[:number])
 
 
@@ -52,16 +52,16 @@ few_labels = hnp.arrays(np.int32, COUNT, elements=st.integers(0, 2))
 
 
 @given(boxes_of(COUNT), few_scores, few_labels, hnp.arrays(bool, COUNT), st.sampled_from([0.3, 0.5]))
-def test_it_keeps_what_greedy_suppression_keeps(boxes, scores, labels, mask, iou_threshold):
-    """Negative coordinates, equal scores, chains, several classes, boxes that are no candidates."""
+def test_nms_equals_greedy_suppression(boxes, scores, labels, mask, iou_threshold):
+    """This includes negative coordinates, equal scores, chains, several classes, and masked boxes."""
     kept = found(boxes, scores, labels, mask, iou_threshold)
     assert kept == greedy(boxes, scores, labels, mask, iou_threshold)
     assert found(boxes, scores, labels, mask, iou_threshold, max_kept=3) == kept[:3]
 
 
 @functools.partial(jax.jit, static_argnames=("iou_threshold", "max_kept"))
-def one_after_another(boxes, scores, labels, mask, iou_threshold, max_kept):
-    """Of several images, one box in a round: the shortest form with fixed shapes."""
+def one_by_one(boxes, scores, labels, mask, iou_threshold, max_kept):
+    """NMS of several images that keeps one box per round: the shortest form with fixed shapes."""
 
     def of_image(boxes, scores, labels, mask):
         def keep_best(alive, _):
@@ -80,7 +80,7 @@ def in_blocks(*images, **settings):
 
 
 def assert_equal(images, iou_threshold, max_kept, **settings):
-    expected = one_after_another(*images, iou_threshold=iou_threshold, max_kept=max_kept)
+    expected = one_by_one(*images, iou_threshold=iou_threshold, max_kept=max_kept)
     found = in_blocks(*images, iou_threshold=iou_threshold, max_kept=max_kept, **settings)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == theirs.dtype
@@ -95,15 +95,15 @@ def assert_equal(images, iou_threshold, max_kept, **settings):
     hnp.arrays(bool, (3, COUNT)),
     st.sampled_from([(1, 4), (3, 1), (5, 5), (COUNT, 7), (COUNT + 4, 100)]),
 )
-def test_blocks_find_what_one_box_after_another_finds(boxes, scores, labels, mask, sizes):
-    """Equal in all places, those without a box too. Of three images one is done before the others."""
+def test_blocks_give_the_same_result_as_one_box_per_round(boxes, scores, labels, mask, sizes):
+    """All entries are equal, unused ones too. One of the three images is done before the others."""
     max_kept, block_size = sizes
     images = boxes.astype(np.float32), scores, labels, mask
     assert_equal(images, iou_threshold=0.4, max_kept=max_kept, block_size=block_size)
 
 
 def test_blocks_of_the_usual_size():
-    """Clusters in several blocks, the last one in part; a chain longer than a block; nothing at all."""
+    """Image 1 has clusters in several blocks, image 2 a chain longer than a block, image 3 no candidates."""
     rng, count = np.random.default_rng(0), 700
     corners = rng.integers(0, 6, (count, 2)) * 50 + rng.normal(0, 4, (count, 2))
     clusters = np.concatenate([corners, corners + 30], axis=1)
@@ -117,8 +117,8 @@ def test_blocks_of_the_usual_size():
     assert_equal((boxes, scores, labels, mask), iou_threshold=0.5, max_kept=40)
 
 
-def test_many_candidates_take_little_memory():
-    """Of 40,000, as in multi-scale testing: kept ones and a block, instead of 1.6 billion pairs."""
+def test_many_candidates_need_little_memory():
+    """40,000 candidates, as in multi-scale testing, are compared in blocks, not as 1.6 billion pairs."""
     shapes = [((40_000, 4), float), ((40_000,), float), ((40_000,), int), ((40_000,), bool)]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.zeros((), kind).dtype) for shape, kind in shapes]
     compiled = suppress.lower(*arguments, iou_threshold=0.5, max_kept=500).compile()
@@ -126,14 +126,14 @@ def test_many_candidates_take_little_memory():
 
 
 def test_a_suppressed_box_does_not_suppress():
-    """Each overlaps the next by 0.6: the second falls to the first, and the third stays."""
+    """Each box has an IoU of 0.6 with the next: the first suppresses the second, and the third stays."""
     boxes = np.array([[0, 0, 10, 10], [2.5, 0, 12.5, 10], [5, 0, 15, 10], [7.5, 0, 17.5, 10]])
     scores, labels, mask = np.array([0.9, 0.8, 0.7, 0.6]), np.zeros(4, int), np.ones(4, bool)
     assert found(boxes, scores, labels, mask, max_kept=4) == [0, 2]
     assert found(boxes - 1000, scores, labels, mask, max_kept=4) == [0, 2]
 
 
-def test_boxes_that_overlap_by_no_more_than_the_threshold_stay():
+def test_boxes_with_an_iou_at_the_threshold_stay():
     boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 2], [0, 0, 4, 4]])  # IoU 0.5, 0.5 and 1
     arguments = boxes, np.array([0.9, 0.8, 0.7]), np.zeros(3, int), np.ones(3, bool)
     assert found(*arguments, iou_threshold=0.5, max_kept=3) == [0, 1]
@@ -141,7 +141,7 @@ def test_boxes_that_overlap_by_no_more_than_the_threshold_stay():
 
 
 @pytest.mark.parametrize("mask", [[False, False], [False, True]])
-def test_what_is_no_candidate_neither_counts_nor_suppresses(mask):
+def test_masked_boxes_are_not_kept_and_do_not_suppress(mask):
     boxes = np.array([[0, 0, 4, 4], [0, 0, 4, 4]])
     kept = found(boxes, np.array([0.9, 0.8]), np.zeros(2, int), np.array(mask), max_kept=2)
     assert kept == [i for i in range(2) if mask[i]]

@@ -23,7 +23,7 @@ merge = jax.jit(merge_candidates, static_argnames="inference")
 
 
 def candidates_of(boxes, scores, variances=None, labels=None):
-    """Candidates of one picture."""
+    """Candidates of one image."""
     boxes = jnp.array([boxes], jnp.float32)
     count = boxes.shape[1]
     return Candidates(
@@ -41,7 +41,7 @@ def found(detections):
     return detections.boxes[0][mask].tolist(), detections.scores[0][mask].tolist()
 
 
-def test_boxes_and_variances_of_a_scaled_view_in_the_original_picture():
+def test_boxes_and_variances_of_a_scaled_view_in_the_original_image():
     view = candidates_of([[10, 20, 30, 60]], [0.5], [[4, 16, 8, 32]])
     back = to_original(view, jnp.array([[80, 100]]), jnp.array([[2.0, 4.0]]), flip=False)
     assert back.boxes.tolist() == [[[5, 5, 15, 15]]]
@@ -50,7 +50,7 @@ def test_boxes_and_variances_of_a_scaled_view_in_the_original_picture():
 
 
 def test_boxes_and_variances_of_a_mirrored_view():
-    """In a view 100 pixels wide; its canvas does not count."""
+    """The width of the view, 100 pixels, counts, not that of its canvas."""
     view = candidates_of([[10, 20, 30, 60]], [0.5], [[4, 16, 8, 32]])
     back = to_original(view, jnp.array([[80, 100]]), jnp.array([[2.0, 4.0]]), flip=True)
     assert back.boxes.tolist() == [[[35, 5, 45, 15]]]
@@ -66,7 +66,10 @@ def test_candidates_of_the_views_suppress_each_other_within_a_class():
 
 
 def test_views_vote_by_the_variances_of_their_sides():
-    """IoU 0.8; a near-certain side decides, equal ones meet at their mean weighted by exp(-0.04 / 0.04)."""
+    """The IoU is 0.8. Sides of equal variance meet at a mean weighted by exp(-0.04 / 0.04).
+
+    A side of nearly no variance decides alone.
+    """
     first = candidates_of([[0, 0, 10, 10]], [0.9], [[1, 1, 1, 1]])
     second = candidates_of([[0, 0, 8, 10]], [0.8], [[1, 1, 1, 1]])
     sure = candidates_of([[0, 0, 8, 10]], [0.8], [[1, 1, 1e-5, 1]])
@@ -79,7 +82,7 @@ def test_views_vote_by_the_variances_of_their_sides():
 
 
 def symmetric_outputs(detector):
-    """Of a picture 48 pixels wide: two boxes that mirror each other and one that mirrors itself."""
+    """Outputs for an image 48 pixels wide: two boxes mirror each other, and one mirrors itself."""
     grids, bins = ((4, 6), (2, 3), (1, 2)), detector.box.reg_max + 1
     class_logits = [np.full((1, *grid, detector.num_classes), -50, np.float32) for grid in grids]
     box = [np.zeros((1, *grid, 4, bins), np.float32) for grid in grids]
@@ -90,7 +93,7 @@ def symmetric_outputs(detector):
 
 
 def test_a_mirrored_symmetric_scene_has_the_same_boxes(small_detector):
-    """What is seen in the mirrored view, mapped back, adds nothing to what is seen in the plain one."""
+    """The detections of the mirrored view, mapped back, equal those of the plain view."""
     outputs = jax.tree.map(jnp.asarray, symmetric_outputs(small_detector))
     sizes, scale = jnp.array([[32, 48]]), jnp.ones((1, 2))
     inference = dataclasses.replace(INFERENCE, score_threshold=0.5)
@@ -126,7 +129,7 @@ def image():
 
 
 def batches_of(image, experiment, views=(PLAIN,)):
-    """An image as the loader shows it in evaluations."""
+    """The batches that the loader makes of an image in evaluations, one for each view."""
     table = no_annotations(np.array([image.shape[:2]]), np.array([1]), ("image",))
     source = Source("image", ("red", "green", "blue"), (1, 2, 3), table, lambda i: image)
     with eval_batches(source, experiment, views=views) as batches:
@@ -142,7 +145,7 @@ def detector_in_views(experiment, **changes):
     )
 
 
-def test_two_equal_views_are_one(experiment, variables, image):
+def test_two_equal_views_give_the_detections_of_one(experiment, variables, image):
     detect = make_detect(build_detector(experiment.detector), experiment.normalization, INFERENCE)
     one = jax.device_get(detect(variables, batches_of(image, experiment)[0]))
     two = detector_in_views(experiment, test_scales=(1.0, 1.0))(variables, image)
@@ -152,10 +155,10 @@ def test_two_equal_views_are_one(experiment, variables, image):
     np.testing.assert_array_equal(two.labels, one.labels)
 
 
-def test_views_of_a_picture_and_of_the_mirrored_one_mirror_each_other(
+def test_detections_of_an_image_and_of_its_mirror_image_mirror_each_other(
     experiment, variables, image, monkeypatch
 ):
-    """The network is traced once for each scale: its mirrored views have the same shape."""
+    """The network is traced once for each scale, because mirrored views have the same shape."""
     traced = []
     monkeypatch.setattr(test_time_augmentation, "decode", lambda *a: traced.append(1) or decode(*a))
     detect = detector_in_views(experiment, test_scales=(0.5, 1.0), test_flip=True)
@@ -169,7 +172,7 @@ def test_views_of_a_picture_and_of_the_mirrored_one_mirror_each_other(
     assert (straight.boxes <= [90, 60, 90, 60]).all()
 
 
-def test_a_view_of_one_picture_is_resized_mirrored_and_padded(experiment, image):
+def test_views_of_an_image_are_resized_mirrored_and_padded(experiment, image):
     views = (PLAIN, View(1.0), View(0.5), View(1.0, flip=True))
     first, plain, half, flipped = batches_of(image, experiment, views)
     assert first.images.shape == plain.images.shape == (1, 64, 96, 3)
@@ -180,7 +183,7 @@ def test_a_view_of_one_picture_is_resized_mirrored_and_padded(experiment, image)
     assert half.scale_factors.tolist() == [[0.5, 0.5]]
 
 
-def test_bad_views_and_votes_without_variances_are_errors(small_detector):
+def test_no_scales_and_voting_without_variances_are_errors(small_detector):
     model = build_detector(small_detector)
     with pytest.raises(UserError, match=r"config\.inference\.test_scales=\(\)"):
         make_detect_in_views(model, config.Normalization(), config.Inference(test_scales=()))

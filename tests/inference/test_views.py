@@ -8,14 +8,14 @@ from gfl_jax.errors import UserError
 from gfl_jax.inference.views import PLAIN, View, view_canvas, view_sizes, views_of
 
 
-def test_a_config_asks_for_one_view_unless_it_says_more():
+def test_views_of_a_config():
     assert views_of(Inference()) == (PLAIN,) == (View(1.0, False),)
     assert views_of(Inference(test_flip=True)) == (View(1.0, False), View(1.0, True))
     both = views_of(Inference(test_scales=(0.5, 2.0), test_flip=True))
     assert both == (View(0.5, False), View(0.5, True), View(2.0, False), View(2.0, True))
 
 
-def test_no_scale_at_all_is_an_error():
+def test_no_scales_is_an_error():
     with pytest.raises(UserError, match=r"^config\.inference\.test_scales=\(\): must have a scale"):
         views_of(Inference(test_scales=()))
 
@@ -39,6 +39,6 @@ def test_rounding_errors_do_not_enlarge_a_canvas():
 
 
 @given(st.integers(1, 999), st.integers(0, 999), st.floats(0.01, 3.0))
-def test_what_fits_a_canvas_fits_the_scaled_one(side, room, scale):
+def test_an_image_that_fits_a_canvas_fits_the_scaled_one(side, room, scale):
     scaled = view_sizes(np.array([[side, side]]), scale)[0]
     assert (scaled <= view_canvas((side + room, side + room), scale)).all()

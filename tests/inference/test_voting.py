@@ -1,4 +1,4 @@
-"""Variance voting by itself, after non-maximum suppression, and inside the compiled detector."""
+"""Variance voting alone, after non-maximum suppression, and in the compiled detector."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def overlap(a, b):
 
 
 @given(boxes_strategy, st.floats(0.01, 1), st.floats(0.1, 50))
-def test_with_equal_variances_it_is_the_overlap_weighted_mean(boxes, sigma_t, variance):
+def test_equal_variances_give_the_mean_weighted_by_overlap(boxes, sigma_t, variance):
     found = vote(boxes, boxes, np.full((COUNT, 4), variance, np.float32), EVERYONE, sigma_t)
     for i, box in enumerate(boxes.astype(float)):
         overlaps = np.array([overlap(box, other) for other in boxes.astype(float)])
@@ -42,8 +42,8 @@ def test_with_equal_variances_it_is_the_overlap_weighted_mean(boxes, sigma_t, va
 
 
 @given(boxes_strategy, hnp.arrays(np.float32, (COUNT, 4), elements=st.floats(0, 100, width=32)))
-def test_a_side_stays_between_those_of_its_voters(boxes, variances):
-    """Variances of zero, too, as those of a distribution on one bin."""
+def test_a_side_stays_between_the_sides_of_its_voters(boxes, variances):
+    """This includes variances of zero, as a distribution on one bin has."""
     found = vote(boxes, boxes, variances, EVERYONE, 0.05)
     assert np.all(np.isfinite(found))
     for i, box in enumerate(boxes.astype(float)):
@@ -53,7 +53,7 @@ def test_a_side_stays_between_those_of_its_voters(boxes, variances):
 
 
 @given(boxes_strategy)
-def test_a_tiny_sigma_leaves_boxes_as_they_are(boxes):
+def test_a_tiny_sigma_does_not_change_boxes(boxes):
     apart = boxes + 0.5 * np.arange(COUNT)[:, None]  # no two alike
     found = vote(apart, apart, np.ones((COUNT, 4), np.float32), EVERYONE, 1e-9)
     np.testing.assert_allclose(found, apart, atol=1e-3)
@@ -63,15 +63,15 @@ KEPT = np.array([[0, 0, 10, 10]], np.float32)
 
 
 def voted(others, variances, voters=None, sigma_t=1.0):
-    """What becomes of the box (0, 0, 10, 10) of variance 1."""
+    """The box (0, 0, 10, 10) of variance 1 after the votes of other boxes."""
     boxes = np.concatenate([KEPT, np.array(others, np.float32)])
     variances = np.concatenate([np.ones((1, 4)), np.array(variances)]).astype(np.float32)
     voters = [[True] * len(boxes)] if voters is None else voters
     return np.asarray(variance_vote(KEPT, boxes, variances, np.array(voters), sigma_t))[0]
 
 
-def test_each_side_counts_by_its_own_variance():
-    """The voter overlaps by a half, and counts exp(-0.25), over a variance of 1, 4, none or a huge one."""
+def test_each_side_votes_by_its_own_variance():
+    """The voter has an IoU of 1/2, so its weight is exp(-0.25) over a variance of 1, 4, 0 or 1e9."""
     other = [[0, 0, 10, 5]]
     weight = np.exp(-0.25)
     np.testing.assert_allclose(voted(other, [[1, 1, 1, 1]])[3], (10 + 5 * weight) / (1 + weight), rtol=1e-6)
@@ -82,22 +82,22 @@ def test_each_side_counts_by_its_own_variance():
     np.testing.assert_allclose(voted(other, [[1, 1, 1, 1]])[:3], KEPT[0, :3], atol=1e-6)
 
 
-def test_who_does_not_overlap_or_may_not_vote_has_no_vote():
+def test_boxes_that_do_not_overlap_or_may_not_vote_have_no_influence():
     np.testing.assert_array_equal(voted([[10, 0, 20, 10]], [[1e-3] * 4]), KEPT[0])
     np.testing.assert_array_equal(voted([[50, 50, 60, 60]], [[1e-3] * 4]), KEPT[0])
     np.testing.assert_array_equal(voted([[0, 0, 10, 5]], [[1e-3] * 4], [[True, False]]), KEPT[0])
     np.testing.assert_array_equal(voted([[0, 0, 10, 5]], [[1e-3] * 4], [[False, False]]), KEPT[0])
 
 
-def test_variances_of_zero_are_as_good_as_one_another():
+def test_variances_of_zero_give_equal_weights():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [2, 0, 12, 10]], np.float32)
     found = variance_vote(boxes, boxes, np.zeros((3, 4), np.float32), np.ones((3, 3), bool), 0.1)
     ones = variance_vote(boxes, boxes, np.ones((3, 4), np.float32), np.ones((3, 3), bool), 0.1)
     np.testing.assert_allclose(found, ones, rtol=1e-5)
 
 
-def test_after_suppression_candidates_of_the_class_vote_suppressed_ones_too():
-    """Two of class 0 are suppressed and vote; one of class 1 is kept; one below the threshold has no part."""
+def test_all_candidates_of_the_class_vote_even_suppressed_ones():
+    """Two boxes of class 0 are suppressed and vote, one of class 1 is kept, and a masked one has no vote."""
     boxes = np.array(
         [[0, 0, 10, 10], [0, 0, 10, 9], [1, 0, 10, 10], [0, 0, 10, 8], [0, 0, 9, 10]], np.float32
     )
@@ -124,7 +124,7 @@ def test_after_suppression_candidates_of_the_class_vote_suppressed_ones_too():
 
 @pytest.mark.parametrize("kind", ["general", "gaussian"])
 def test_the_compiled_detector_votes(small_detector, random_variables, kind):
-    """Scores and classes are the same with and without, boxes are others, and none leaves the picture."""
+    """Voting does not change scores and classes. It changes boxes, which stay inside the image."""
     box = dataclasses.replace(small_detector.box, kind=kind)
     model = build_detector(dataclasses.replace(small_detector, box=box))
     variables = random_variables(model, np.zeros((1, 64, 64, 3), np.float32))
