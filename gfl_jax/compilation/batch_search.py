@@ -1,17 +1,17 @@
-"""The largest batch that fits: a search that asks as little as it can, since each answer is a compilation."""
+"""Searches for the largest batch that fits, in few tries, because each try is a compilation."""
 
 from collections.abc import Callable
 
-MOST = 1024  # images on a chip; nobody wants more
+MOST = 1024  # images per chip; larger batches are not tried
 
 
 def largest_fitting(fits: Callable[[int], bool], start: int = 1, most: int = MOST) -> int:
-    """The largest n from 1 to `most` that fits, by doubling and then bisection; 0 if not even 1 does.
+    """Finds the largest n from 1 to `most` that fits, by doubling, then bisection; 0 if 1 does not fit.
 
     Args:
-      fits: whether n does. What is larger than something that does not fit must not fit either.
-      start: what is tried first, at most `most`.
-      most: the largest n that is tried.
+      fits: returns whether n fits. If n does not fit, no larger number may fit.
+      start: the first n to try, at most `most`.
+      most: the largest n to try.
     """
     good, bad = 0, most + 1
     while bad - good > 1:

@@ -1,9 +1,9 @@
-"""What a compiled program sends between chips, read from its text:
+"""The collectives of a compiled program (the data that it sends between chips), read from its text:
 
     %all-reduce.1 = (f32[256]{0}, f32[64,3]{1,0}) all-reduce(%a, %b), replica_groups=[1,8]<=[8], ...
 
-Asynchronous ones are a pair, NAME-start and NAME-done, of which the second has the result as its
-type, or stand in a computation that an `async-start` or a fusion calls.
+An asynchronous collective is a pair of instructions, NAME-start and NAME-done, where the type of NAME-done is
+the result. Or it is an instruction in a computation that an `async-start` or a fusion calls.
 """
 
 import math
@@ -25,20 +25,20 @@ class Collectives(NamedTuple):
     kind: str
     instructions: int
     bytes: int  # of the whole arrays on one chip: before a reduce-scatter, after an all-gather
-    dtypes: dict[str, int]  # `bytes` by the type of the numbers, such as "f32"
-    in_loops: int  # of `instructions`, those within loops, which run more than once
-    largest_group: int  # chips that take part in one; of permutations, those that send
+    dtypes: dict[str, int]  # `bytes` by data type, such as "f32"
+    in_loops: int  # the `instructions` in loops, which run more than once
+    largest_group: int  # most chips in one collective; in a permutation, the chips that send
 
 
 def collectives_of(text: str) -> list[Collectives]:
-    """The collectives of a compiled program, in the order of KINDS; kinds without any are left out.
+    """The collectives of a compiled program, in the order of KINDS; absent kinds are left out.
 
     Args:
-      text: of the optimized program, as `compiled.as_text()` gives it.
+      text: of the optimized program, from `compiled.as_text()`.
     """
     found: dict[str, list[_Collective]] = {kind: [] for kind in KINDS}
     for computation in computations_of(text).values():
-        groups = dict[str, int]()  # an asynchronous instruction's group stands where it starts
+        groups = dict[str, int]()  # an asynchronous collective has its group at NAME-start
         for line in computation.lines:
             match = _INSTRUCTION.search(line)
             if match is None:
@@ -69,7 +69,7 @@ def _summary(kind: str, found: list[_Collective]) -> Collectives:
 
 
 def _bytes(types: str) -> Counter[str]:
-    """The size, by type, of the arrays in a type such as (f32[2,3]{1,0}, bf16[])."""
+    """The bytes by data type of the arrays in a type such as (f32[2,3]{1,0}, bf16[])."""
     sizes = Counter[str]()
     for dtype, shape in _ARRAY.findall(types):
         bits = 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
@@ -78,13 +78,13 @@ def _bytes(types: str) -> Counter[str]:
 
 
 def _group_size(line: str) -> int:
-    """How many chips take part, from the three ways in which XLA lists groups, or from a permutation.
+    """The number of chips in a collective, from one of XLA's three notations of groups or a permutation.
 
     It is 2 in replica_groups={{0,1},{2,3}}, in =[2,2]<=[4], and in =mesh['a'=2,'b'=2] {'b'}.
     """
     if named := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", line):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        # A part of an axis is written 'a':(2)4: 4 chips, every 2 of them apart.
+        # A part of an axis is written 'a':(2)4: 4 chips at a distance of 2.
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part) if part else sizes[name] for name, part in parts)
     if iota := re.search(r"replica_groups=\[(?:\d+,)*(\d+)\]<=", line):

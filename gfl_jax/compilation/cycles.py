@@ -1,7 +1,7 @@
-"""Where the cycles of a TPU program go, by the compiler's own guess.
+"""The cycles of a TPU program by kind of work and by part of the detector, as the compiler estimates them.
 
-The guess stands in the text of the program, as an undocumented remark on each instruction. It knows
-nothing of a real chip, but it sees what the compiler sees: layouts, padding, copies and fusions.
+The text of the program has an undocumented estimate for each instruction. It is not measured on a chip, but
+it includes what the compiler knows: layouts, padding, copies and fusions.
 """
 
 import re
@@ -24,29 +24,29 @@ _MOVING = {
     *("concatenate", "dynamic-slice", "dynamic-update-slice", "slice-start", "slice-done"),
 }
 _NOTHING = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "convert", "iota", ""}
-_LOOKING_UP = {"gather", "scatter", "sort", "custom-call"}
+_LOOKUPS = {"gather", "scatter", "sort", "custom-call"}
 
 
 class Cycles(NamedTuple):
-    """The cycles of one run of a program on one chip."""
+    """The estimated cycles of one run of a program on one chip."""
 
     total: int
-    in_loops: int  # of these, within loops: the cycles of the body times the number of its runs
-    open_loops: int  # loops whose number of runs the compiler does not know; they count as one run
-    by_kind: Mapping[str, int]  # most first
-    by_part: Mapping[str, int]  # of the detector, most first
+    in_loops: int  # of these, in loops: the cycles of the body times its number of runs
+    open_loops: int  # loops for which the compiler does not know the number of runs; it counts as one
+    by_kind: Mapping[str, int]  # of work, most cycles first
+    by_part: Mapping[str, int]  # of the detector, most cycles first
 
     @property
     def moving(self) -> float:
-        """The share that only moves data."""
+        """The share of cycles that only move data."""
         return self.by_kind.get(MOVES, 0) / max(self.total, 1)
 
 
 def cycles_of(text: str) -> Cycles | None:
-    """The cycles of a compiled program; None if its text says nothing of them, as on CPUs and GPUs.
+    """The cycles of a compiled program; None if its text has no estimates, as on CPUs and GPUs.
 
     Args:
-      text: of the optimized program, as `compiled.as_text()` gives it.
+      text: of the optimized program, from `compiled.as_text()`.
     """
     computations = computations_of(text)
     by_kind, by_part = Counter[str](), Counter[str]()
@@ -55,11 +55,11 @@ def cycles_of(text: str) -> Cycles | None:
         for line in computation.lines:
             if opcode(line) == "while":
                 open_loops += known_trips(line) is None
-                continue  # its cycles are those of its body
-            guess = _CYCLES.search(line)
-            if guess is None:
+                continue  # the cycles of a loop are those of its body
+            estimate = _CYCLES.search(line)
+            if estimate is None:
                 continue
-            cycles = int(guess[1]) * computation.runs
+            cycles = int(estimate[1]) * computation.runs
             in_loops += cycles * computation.in_loop
             name = _OP_NAME.search(line)
             op_name = name[1] if name else ""
@@ -73,7 +73,7 @@ def cycles_of(text: str) -> Cycles | None:
 
 
 def _opcodes(line: str, computations: Mapping[str, Computation]) -> set[str]:
-    """What an instruction does, and what the computations do that it is made of."""
+    """The operations of an instruction and of the computations that it calls."""
     found = {opcode(line)} - {"fusion", "call", "async-start", "async-done"}
     for name in called_by(line):
         for inner in computations[name].lines if name in computations else ():
@@ -82,12 +82,12 @@ def _opcodes(line: str, computations: Mapping[str, Computation]) -> set[str]:
 
 
 def _kind(opcodes: set[str], op_name: str) -> str:
-    """The kind of work, from the operations of an instruction and its name in the source."""
+    """The kind of work of an instruction, from its operations and its name in the source."""
     if any(code.startswith(COLLECTIVES) for code in opcodes):
         return "collectives"
     if opcodes & {"convolution", "dot"}:
         return "convolutions"
-    if opcodes & _LOOKING_UP:
+    if opcodes & _LOOKUPS:
         return "gathers, scatters, sorts"
     if opcodes <= _MOVING | _NOTHING:
         return MOVES

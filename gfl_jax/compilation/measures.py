@@ -1,4 +1,4 @@
-"""What the compiler says of a program: its memory, its work, and what it sends."""
+"""What the compiler reports about a program: its memory, its work, and the data that it sends."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import jax
 from gfl_jax.compilation.collectives import Collectives, collectives_of
 from gfl_jax.compilation.cycles import Cycles, cycles_of
 
-# How XLA's backends say that a program needs more memory than there is.
+# In the errors of XLA's backends for programs that need more memory than is available.
 _TOO_LARGE = "RESOURCE_EXHAUSTED"
 
 
@@ -17,33 +17,33 @@ class Memory(NamedTuple):
     arguments: int
     outputs: int
     temporaries: int
-    aliased: int  # outputs that take the place of arguments
+    aliased: int  # outputs that reuse the memory of arguments
     code: int
 
     @property
     def total(self) -> int:
-        """What the chip has to hold while the program runs."""
+        """The memory that the chip needs while the program runs."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 class Measures(NamedTuple):
-    """What one chip needs, does and sends in one run of a program."""
+    """What one chip needs, computes and sends in one run of a program."""
 
     memory: Memory
     flops: float
     bytes_accessed: float  # read and written by all instructions, as XLA counts them
     collectives: list[Collectives]
-    cycles: Cycles | None  # the TPU compiler's own guess; other compilers make none
+    cycles: Cycles | None  # the TPU compiler's estimate; None for other compilers
 
 
 class TooLarge(NamedTuple):
-    """A program that the compiler refused, since it does not fit."""
+    """A program that the compiler refused because it does not fit."""
 
     reason: str
 
 
 def compile_and_measure(lowered: jax.stages.Lowered) -> Measures | TooLarge:
-    """Compiles for the devices that the program was lowered for."""
+    """Compiles a program for the devices that it was lowered for, and returns its measures."""
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -53,7 +53,7 @@ def compile_and_measure(lowered: jax.stages.Lowered) -> Measures | TooLarge:
     text = compiled.as_text() or ""
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
     if stats is None or cost is None:
-        raise RuntimeError("this backend of jax says nothing of a program's memory and work")
+        raise RuntimeError("this backend of jax does not report the memory and work of a program")
     memory = Memory(
         arguments=stats.argument_size_in_bytes,
         outputs=stats.output_size_in_bytes,

@@ -1,10 +1,10 @@
-"""A compiled program as its text tells it: its computations, and how often each of them runs.
+"""Parses the text of a compiled program: its computations, and how often each of them runs.
 
-XLA prints a program as computations of one instruction a line, such as
+XLA prints a program as computations with one instruction per line, such as
 
     %fusion.1 = bf16[8,64]{1,0} fusion(%a, %b), kind=kLoop, calls=%computation.1, metadata={op_name="..."}
 
-Those that an instruction calls stand above the one that it is in; the entry is the last.
+The computations that an instruction calls come before the computation of the instruction. The entry is last.
 """
 
 import re
@@ -16,23 +16,23 @@ _CALLED = re.compile(
     r"true_computation|false_computation)=(\{[^}]*\}|%?[\w.-]+)"
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-# A type may be a tuple, with remarks such as /*index=5*/ in it.
+# A type may be a tuple with comments in it, such as /*index=5*/.
 _OPCODE = re.compile(r"= (?:\(.*?\)|\S+) ([\w-]+)\(")
 
 
 class Computation(NamedTuple):
     """One computation of a program."""
 
-    lines: list[str]  # an instruction each
-    runs: int  # in one run of the program; a loop whose length the compiler does not know counts once
-    in_loop: bool  # whether a loop runs it, also through others
+    lines: list[str]  # one instruction each
+    runs: int  # in one run of the program; a loop of unknown length counts once
+    in_loop: bool  # whether a loop runs it, directly or through other computations
 
 
 def computations_of(text: str) -> dict[str, Computation]:
-    """The computations of an optimized program, callers first, by name.
+    """The computations of an optimized program by name, callers first.
 
     Args:
-      text: as `compiled.as_text()` gives it.
+      text: from `compiled.as_text()`.
     """
     lines: dict[str, list[str]] = {}
     entry = ""
@@ -57,7 +57,7 @@ def computations_of(text: str) -> dict[str, Computation]:
 
 
 def opcode(line: str) -> str:
-    """What an instruction does, such as "fusion"; "" if the line is none."""
+    """The operation of an instruction, such as "fusion"; "" if the line is not an instruction."""
     match = _OPCODE.search(line)
     return match[1] if match else ""
 
@@ -69,6 +69,6 @@ def called_by(line: str) -> list[str]:
 
 
 def known_trips(line: str) -> int | None:
-    """How often a loop runs its body; None if the compiler does not know."""
+    """The number of times that a loop runs its body; None if the compiler does not know it."""
     match = _TRIPS.search(line)
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""The programs of training and inference, lowered from shapes alone: no weight and no image is made."""
+"""The programs of training and inference, lowered from shapes alone, without weights and images."""
 
 import dataclasses
 from typing import Any
@@ -29,31 +29,31 @@ from gfl_jax.training.step import make_train_step
 from gfl_jax.training.teacher import make_teacher
 from gfl_jax.training.trained import trained_config
 
-# Rows for boxes in a batch: COCO's images have up to 93. They cost next to nothing.
+# Rows for boxes in a batch. COCO's images have up to 93 boxes. Additional rows cost almost nothing.
 BOXES = 96
-# Of the run: a number in the program, which is the same for any other.
+# Steps of the run. The value does not matter: it is only a constant in the program.
 _STEPS = 90_000
 
 
 def lower_training(config: Config, mesh: Mesh, canvas: Shape, images: int) -> jax.stages.Lowered:
-    """The train step for batches of `images` in all, on canvases of (height, width)."""
+    """Lowers the train step for batches of `images` images in total, on canvases of (height, width)."""
     config = dataclasses.replace(config, loader=dataclasses.replace(config.loader, batch_size=images))
     model = build_detector(config.detector, config.precision)
     schedule = make_schedule(config.schedule, scaled_learning_rate(config.optimizer, images), _STEPS)
     optimizer = make_optimizer(config.optimizer, schedule, config.detector.backbone)
     shapes = state_shapes(model, optimizer, ema=config.optimizer.ema_decay is not None)
     state = with_shardings(shapes, split_over_fsdp(shapes, mesh))
-    teacher, taught = None, tuple[Any, ...]()
+    teacher, teacher_variables = None, tuple[Any, ...]()
     if config.distillation.teacher:
         teacher = make_teacher(trained_config(config.distillation.teacher), config)
-        taught = (with_shardings(_variables(teacher.model, config), replicated(mesh)),)
+        teacher_variables = (with_shardings(_variables(teacher.model, config), replicated(mesh)),)
     step: Any = make_train_step(model, optimizer, schedule, config, mesh, teacher)  # jitted
     batch = abstract_batch(mesh, canvas, images, reads_blocks(config, platform_of(mesh)))
-    return step.lower(state, batch, *taught)
+    return step.lower(state, batch, *teacher_variables)
 
 
 def lower_inference(config: Config, mesh: Mesh, canvas: Shape, images: int) -> jax.stages.Lowered:
-    """Images to detections, in a single view, for batches of `images` in all."""
+    """Lowers inference in a single view, for batches of `images` images in total."""
     model = build_detector(config.detector, config.precision)
     variables = _variables(model, config)
     detect: Any = make_detect(model, config.normalization, config.inference, mesh, config.compiler)  # jitted
@@ -68,7 +68,7 @@ def _variables(model: DetectorNetwork, config: Config) -> Any:
 
 
 def abstract_batch(mesh: Mesh, canvas: Shape, images: int, blocks: bool = False) -> Batch:
-    """The shapes of a global batch, split over the devices; its images in blocks, or in pixels."""
+    """The shapes of a global batch, split over the devices, with images in blocks or in pixels."""
     height, width = canvas
     image = (height // SIDE, width // SIDE, CHANNELS) if blocks else (height, width, 3)
 
@@ -87,14 +87,14 @@ def abstract_batch(mesh: Mesh, canvas: Shape, images: int, blocks: bool = False)
 
 
 def training_canvases(config: Config) -> list[Shape]:
-    """The shapes of training batches, smallest first: the train step is compiled for each."""
+    """The shapes of training batches, smallest first. The train step is compiled once for each."""
     if config.crops is not None:
         return [(config.crops.size, config.crops.size)]
     return by_area(named_buckets(config, "--size"))
 
 
 def inference_canvases(config: Config) -> list[Shape]:
-    """The shapes of evaluation batches, smallest first; mirrored views share those of plain ones."""
+    """The shapes of evaluation batches, smallest first. Mirrored views have the shapes of plain ones."""
     scales = {view.scale for view in views_of(config.inference)}
     return by_area(
         [view_canvas(bucket, scale) for bucket in named_buckets(config, "--size") for scale in scales]
@@ -102,7 +102,7 @@ def inference_canvases(config: Config) -> list[Shape]:
 
 
 def gradient_bytes(config: Config) -> int:
-    """The size of the gradients of all trained parameters in their own type: what chips have to add up."""
+    """The bytes that chips have to sum: the gradients of all trained parameters, in their own data type."""
     model = build_detector(config.detector, config.precision)
     params = state_shapes(model, make_optimizer(config.optimizer, lambda _: 0.0)).params
     trained = trained_only(params, trainable_mask(params, config.detector.backbone))

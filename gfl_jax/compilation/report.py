@@ -1,4 +1,4 @@
-"""What `main.py compile` finds out about an experiment on a set of chips."""
+"""The report of `main.py compile` about an experiment on a set of chips."""
 
 import dataclasses
 import json
@@ -27,35 +27,35 @@ PARTS: tuple[Part, ...] = ("train", "inference")
 
 @dataclasses.dataclass(frozen=True)
 class PartReport:
-    """One program."""
+    """The report about one program."""
 
     part: Part
     canvas: Shape  # (height, width) of the batches that it was compiled for
-    compilations: int  # a run makes, one for each shape of a batch
+    compilations: int  # of a whole run, one for each shape of a batch
     images_per_chip: int
     result: Measures | TooLarge
     compile_seconds: float
 
     @property
     def cycles_per_image(self) -> float | None:
-        """By the compiler's guess; None where it makes none, or the program does not fit."""
+        """The compiler's estimate; None if it makes none, or if the program does not fit."""
         if isinstance(self.result, TooLarge) or self.result.cycles is None:
             return None
         return self.result.cycles.total / self.images_per_chip
 
     def share_of_peak(self, chip: Chip) -> float | None:
-        """The FLOPs in these cycles, to those that the chip's matrix units could do in them."""
+        """The program's FLOPs as a share of what the chip's matrix units could do in its estimated cycles."""
         if isinstance(self.result, TooLarge) or self.result.cycles is None:
             return None
         return self.result.flops / (self.result.cycles.total / chip.clock * chip.flops)
 
     @property
     def batch(self) -> str:
-        """What it was compiled for, in words."""
-        return in_words(self.images_per_chip, self.canvas)
+        """The batch that the program was compiled for, in words."""
+        return describe_batch(self.images_per_chip, self.canvas)
 
     def fits(self, capacity: float | None) -> bool:
-        """Whether it fits into a chip's memory; what that is may be unknown, then the compiler decides."""
+        """Whether it fits into a chip's memory. If the capacity is unknown, the compiler decides."""
         if isinstance(self.result, TooLarge):
             return False
         return capacity is None or self.result.memory.total <= capacity
@@ -63,7 +63,7 @@ class PartReport:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The programs of an experiment on a set of chips."""
+    """The reports about the programs of an experiment on a set of chips."""
 
     config: str
     precision: str
@@ -74,7 +74,7 @@ class Report:
 
     @property
     def fits(self) -> bool:
-        """Whether all of it fits."""
+        """Whether all programs fit."""
         return all(part.fits(self.target.capacity) for part in self.parts)
 
 
@@ -89,31 +89,32 @@ def make_report(
     say: Callable[[str], None] = lambda _: None,
     keep: Callable[[Report], None] = lambda _: None,
 ) -> Report:
-    """Compiles the train step and the inference of an experiment.
+    """Compiles the train step and inference of an experiment, and returns a report about them.
 
     Args:
       config: the experiment.
       target: the chips.
-      parts: which of the two.
-      images_per_chip: default: the share of a chip in the config's batch sizes.
-      canvas: (height, width) to compile for; default: the largest that the config's buckets bring.
-      find_batch: whether batches are searched for the quickest that fits, from `images_per_chip` or 1 on, and
-        that one is reported instead.
-      sweep: images per chip, each of which is compiled and reported instead of one batch.
-      say: is told what is being done.
-      keep: gets the report of the programs so far after each of them.
+      parts: the programs to compile.
+      images_per_chip: None: a chip's share of the config's batch sizes.
+      canvas: (height, width) to compile for; None: the largest of the config's buckets.
+      find_batch: whether to search for the fastest batch that fits, starting at `images_per_chip` or 1. Only
+        this batch is reported.
+      sweep: several numbers of images per chip. Each of them is compiled and reported.
+      say: is called with a line about each piece of work.
+      keep: is called after each program with the report so far.
 
     Raises:
       UserError: the chips cannot share the config's batch evenly, or do not fit its mesh.
     """
     mesh = make_mesh(config.mesh, target.devices)
-    canvases = {part: _canvases(config, part, canvas) for part in parts}  # an error before minutes of work
+    # Comes first, because it may raise: compiling takes minutes.
+    canvases = {part: _canvases(config, part, canvas) for part in parts}
 
     def compile_batch(part: Part, images: int) -> PartReport:
         return _compile_part(config, part, mesh, canvases[part], canvas, images, say)
 
     def search(part: Part) -> PartReport:
-        # Each micro-batch has as many images of each chip as all others.
+        # All micro-batches have the same number of images of each chip.
         unit = config.optimizer.accumulate if part == "train" else 1
         tried: dict[int, PartReport] = {}
 
@@ -151,9 +152,9 @@ def make_report(
 
 
 def quickest(reports: Iterable[PartReport]) -> PartReport | None:
-    """The one with the fewest cycles an image; None where the compiler guesses none."""
-    guessed = [(found.cycles_per_image, found) for found in reports if found.cycles_per_image is not None]
-    return min(guessed, key=lambda pair: pair[0])[1] if guessed else None
+    """The report with the fewest cycles per image; None if the compiler makes no estimates."""
+    estimated = [(found.cycles_per_image, found) for found in reports if found.cycles_per_image is not None]
+    return min(estimated, key=lambda pair: pair[0])[1] if estimated else None
 
 
 def _share_of_a_chip(config: Config, part: Part, mesh: Mesh) -> int:
@@ -163,13 +164,13 @@ def _share_of_a_chip(config: Config, part: Part, mesh: Mesh) -> int:
     if batch % mesh.size:
         raise UserError(
             f"config.loader.batch_size={batch}: not divisible by the {mesh.size} chips; "
-            f"give another, or the images of one chip as --batch=N"
+            f"give another, or give the images per chip as --batch=N"
         )
     return batch // mesh.size
 
 
 def _canvases(config: Config, part: Part, canvas: Shape | None) -> Sequence[Shape]:
-    """The shapes of the batches; the one that was asked for where the config tells none."""
+    """The shapes of the batches: those of the config, or `canvas` if the config has none."""
     if canvas is not None and config.loader.buckets is None:
         return [canvas]
     return {"train": programs.training_canvases, "inference": programs.inference_canvases}[part](config)
@@ -188,19 +189,19 @@ def _compile_part(
     canvas = canvas or shapes[-1]
     if part == "train":
         check_accumulate(images_per_chip * mesh.size, config.optimizer.accumulate, mesh)
-    say(f"{part}: compiling for {in_words(images_per_chip, canvas)}")
+    say(f"{part}: compiling for a {describe_batch(images_per_chip, canvas)}")
     start = time.monotonic()
     result = compile_and_measure(lower(config, mesh, canvas, images_per_chip * mesh.size))
     return PartReport(part, canvas, len(shapes), images_per_chip, result, time.monotonic() - start)
 
 
-def in_words(images_per_chip: int, canvas: Shape) -> str:
-    """The batch of a chip."""
-    return f"{images_per_chip} of {canvas[0]}x{canvas[1]} on each chip"
+def describe_batch(images_per_chip: int, canvas: Shape) -> str:
+    """The batch of a chip, in words."""
+    return f"batch of {images_per_chip} at {canvas[0]}x{canvas[1]} per chip"
 
 
 def to_fields(report: Report) -> dict[str, Any]:
-    """The report as JSON has it."""
+    """The report as a JSON object."""
 
     def part_fields(part: PartReport) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -237,5 +238,5 @@ def to_fields(report: Report) -> dict[str, Any]:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Writes the report for programs."""
+    """Writes the report as JSON."""
     write_file(path, json.dumps(to_fields(report), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The report of `main.py compile` for people."""
+"""The report of `main.py compile` as tables."""
 
 import functools
 from collections import Counter
@@ -15,23 +15,23 @@ from gfl_jax.compilation.measures import Measures, Memory
 from gfl_jax.compilation.report import PartReport, Report, quickest
 from gfl_jax.console.plain import plain
 
-MOST_MOVING = 1 / 3  # of the cycles; programs that move more data are not what a chip is good at
+MOST_MOVING = 1 / 3  # of the cycles; a program that spends more on moving data gets a warning
 
 
 def report_tables(report: Report) -> Group:
-    """Tables of what each program needs and does, where its cycles go, what it sends; and the verdict."""
+    """Tables of what each program needs and computes, of its cycles, of what it sends; and the verdict."""
     title = f"{report.config} ({report.precision}) on {_chips(report)}"
-    guessed = any(part.cycles_per_image is not None for part in report.parts)
-    cycles = [_cycles_table(report)] if guessed else []
+    estimated = any(part.cycles_per_image is not None for part in report.parts)
+    cycles = [_cycles_table(report)] if estimated else []
     return Group(
         plain(title), _measures_table(report), *cycles, _collectives_table(report), Text(verdict(report))
     )
 
 
 def verdict(report: Report) -> str:
-    """For each program whether it fits, and a warning where it moves data; and the quickest of several."""
+    """Lines about each program: whether it fits, a warning if it moves much data; and the fastest batch."""
     capacity = report.target.capacity
-    of = "an unknown memory" if capacity is None else f"{_gib(capacity)} GiB"
+    of = "unknown memory" if capacity is None else f"{_gib(capacity)} GiB"
 
     def line(part: PartReport) -> str:
         if not isinstance(part.result, Measures):
@@ -51,7 +51,7 @@ def verdict(report: Report) -> str:
         found = quickest(part for part in parts if part.fits(capacity))
         if found is None or len(parts) == 1:
             return []
-        return [f"{name}: {found.batch} takes the fewest cycles an image"]
+        return [f"{name}: {found.batch} takes the fewest cycles per image"]
 
     lines = [text for part in report.parts for text in (line(part), *warning(part))]
     return "\n".join([*lines, *best("train"), *best("inference")])
@@ -59,7 +59,7 @@ def verdict(report: Report) -> str:
 
 def _measures_table(report: Report) -> Table:
     table = Table(box=box.SIMPLE)
-    table.add_column("a chip, a batch")
+    table.add_column("per chip and batch")
     for part in report.parts:
         table.add_column(part.part, justify="right")
 
@@ -75,36 +75,38 @@ def _measures_table(report: Report) -> Table:
         measured(f"memory: {kind} (GiB)", functools.partial(_memory_of, kind))
     measured("GFLOP", lambda found: f"{found.flops / 1e9:,.1f}")
     measured("bytes accessed (GB)", lambda found: f"{found.bytes_accessed / 1e9:,.1f}")
-    row("compilations of a run", lambda part: part.compilations)
-    row("seconds for one", lambda part: round(part.compile_seconds))
+    row("compilations per run", lambda part: part.compilations)
+    row("seconds per compilation", lambda part: round(part.compile_seconds))
     return table
 
 
 def _cycles_table(report: Report) -> Table:
-    """Million cycles an image, by the compiler's guess: in all, by kind of work, by part of the detector."""
+    """Estimated million cycles per image: in total, by kind of work, by part of the detector."""
     found = [(part, part.result.cycles) for part in report.parts if isinstance(part.result, Measures)]
-    guesses = [(part, cycles) for part, cycles in found if cycles is not None]
-    table = Table("million cycles an image (the compiler's guess)", box=box.SIMPLE)
-    for part, _ in guesses:
+    estimates = [(part, cycles) for part, cycles in found if cycles is not None]
+    table = Table("million cycles per image (the compiler's estimate)", box=box.SIMPLE)
+    for part, _ in estimates:
         table.add_column(f"{part.part}, {part.images_per_chip}", justify="right")
 
     def row(name: str, count: Callable[[Cycles], float]) -> None:
         table.add_row(
-            name, *(f"{count(cycles) / part.images_per_chip / 1e6:,.2f}" for part, cycles in guesses)
+            name, *(f"{count(cycles) / part.images_per_chip / 1e6:,.2f}" for part, cycles in estimates)
         )
 
-    row("in all", lambda cycles: cycles.total)
+    row("total", lambda cycles: cycles.total)
     chip = CHIPS[report.target.kind]
     table.add_row(
-        "share of the matrix units' peak", *(f"{part.share_of_peak(chip):.0%}" for part, _ in guesses)
+        "share of the matrix units' peak", *(f"{part.share_of_peak(chip):.0%}" for part, _ in estimates)
     )
-    row("within loops", lambda cycles: cycles.in_loops)
-    table.add_row("loops of unknown length, counted once", *(str(cycles.open_loops) for _, cycles in guesses))
+    row("in loops", lambda cycles: cycles.in_loops)
+    table.add_row(
+        "loops of unknown length, counted once", *(str(cycles.open_loops) for _, cycles in estimates)
+    )
     table.add_section()
-    for kind in _names(cycles.by_kind for _, cycles in guesses):
+    for kind in _names(cycles.by_kind for _, cycles in estimates):
         row(kind, functools.partial(_count_of, "by_kind", kind))
     table.add_section()
-    for name in _names(cycles.by_part for _, cycles in guesses):
+    for name in _names(cycles.by_part for _, cycles in estimates):
         row(name, functools.partial(_count_of, "by_part", name))
     return table
 
@@ -115,7 +117,7 @@ def _count_of(by: str, name: str, cycles: Cycles) -> int:
 
 
 def _names(counts: Iterable[Mapping[str, int]]) -> list[str]:
-    """The names in all of these, those with the most in all first."""
+    """The names in all counts, with the largest total first."""
     total = Counter[str]()
     for count in counts:
         total.update(count)

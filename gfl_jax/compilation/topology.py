@@ -1,4 +1,4 @@
-"""The devices that a program is compiled for: those of this machine, or a TPU slice that is not there."""
+"""The devices that a program is compiled for: those of this machine, or a TPU slice elsewhere."""
 
 import importlib.util
 import math
@@ -14,8 +14,8 @@ from gfl_jax.errors import UserError
 
 LOCAL = "local"
 
-# What libtpu would else ask a TPU machine's metadata server, or look for on the machine. The last one:
-# several processes may load it, since none of them uses a TPU.
+# Without these, libtpu asks the metadata server of a TPU machine, or searches the machine for TPUs. The last
+# one lets several processes load libtpu, which is safe because none of them uses a TPU.
 _WITHOUT_A_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -25,12 +25,12 @@ _WITHOUT_A_TPU = {
 
 
 class Target(NamedTuple):
-    """What a program is compiled for."""
+    """The devices that a program is compiled for."""
 
     name: str  # "local", or the name of a TPU slice
     kind: str  # of its chips: a key of CHIPS, or jax's name of a local device
     devices: list[jax.Device]
-    capacity: float | None  # bytes of memory of one chip that a program may use; None: not known
+    capacity: float | None  # bytes of one chip's memory that a program may use; None: unknown
 
 
 def find_target(name: str) -> Target:
@@ -60,7 +60,7 @@ def _tpu_slice(name: str) -> Target:
         )
     for variable, value in _WITHOUT_A_TPU.items():
         os.environ.setdefault(variable, value)
-    # A single chip is a part of a host, of which libtpu has to be told.
+    # libtpu has to be told that a single chip is only a part of a host.
     part_of_host = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(shape) == 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **part_of_host)
@@ -71,12 +71,12 @@ def _tpu_slice(name: str) -> Target:
 
 
 def has_libtpu() -> bool:
-    """Whether the TPU's compiler is installed, or named by the variable TPU_LIBRARY_PATH."""
+    """Whether libtpu, the TPU compiler, is installed, or is named by the variable TPU_LIBRARY_PATH."""
     return "TPU_LIBRARY_PATH" in os.environ or importlib.util.find_spec("libtpu") is not None
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
-    """The kind of chip and the shape of a slice: "v5e:4x4" is ("v5e", (4, 4)).
+    """Parses the kind of chip and the shape of a slice: "v5e:4x4" is ("v5e", (4, 4)).
 
     Raises:
       UserError: there is no such slice.
@@ -97,4 +97,4 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
 
 def _examples() -> str:
     names = [example for chip in CHIPS.values() for example in chip.examples]
-    return f"take {LOCAL}, or a TPU slice such as {', '.join(names)}"
+    return f"use {LOCAL}, or a TPU slice such as {', '.join(names)}"

@@ -11,7 +11,7 @@ from gfl_jax.compilation.topology import find_target
 
 @pytest.fixture(scope="session")
 def one_level(small_detector):
-    """A detector of one level with frozen norms, whose gradients are the only arrays to be summed."""
+    """A detector with one level and frozen norms: only its gradients have to be summed."""
     return dataclasses.replace(
         small_detector,
         strides=(8,),
@@ -24,7 +24,7 @@ def one_level(small_detector):
 
 @pytest.fixture(scope="session")
 def experiment(one_level):
-    """Two buckets; one picture for each of eight devices in training, two in evaluation."""
+    """Two buckets; for each of eight devices, one image in training and two in evaluation."""
     return config.Config(
         name="small",
         detector=one_level,
@@ -40,5 +40,5 @@ def local():
 
 @pytest.fixture(scope="session")
 def report(experiment, local):
-    """Of both programs of the experiment."""
+    """The report about both programs of the experiment."""
     return make_report(experiment, local)

@@ -1,4 +1,4 @@
-"""What programs for eight devices send, against sizes that are known."""
+"""The collectives of programs for eight devices, against known sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,22 @@ ROWS = PartitionSpec(("data", "fsdp"))
 
 
 def compiled_text(function, *specs):
-    """The text of a function of float32 arrays of 16 x 6, split as `specs` say."""
+    """The compiled text of a function of float32 arrays of 16 x 6, sharded by `specs`."""
     shapes = [
         jax.ShapeDtypeStruct((16, 6), jnp.float32, sharding=NamedSharding(MESH, spec)) for spec in specs
     ]
     return jax.jit(function).lower(*shapes).compile().as_text()
 
 
-def by_hand(function):
-    """A function of one array of 16 x 6, whose body sees the 2 x 6 of a device."""
+def sharded(function):
+    """A function of one array of 16 x 6; its body sees the 2 x 6 numbers of a device."""
     return jax.shard_map(function, mesh=MESH, in_specs=ROWS, out_specs=ROWS, check_vma=False)
 
 
 @pytest.mark.parametrize(
     ("function", "kind", "size", "group"),
     [
-        # Of 2 x 6 numbers of 4 bytes on each device:
+        # Each device has 2 x 6 numbers of 4 bytes.
         (lambda x: jax.lax.psum(x, "data"), "all-reduce", 48, 4),
         (lambda x: jax.lax.psum(x, ("data", "fsdp")), "all-reduce", 48, 8),
         (lambda x: jax.lax.all_gather(x, "fsdp", tiled=True), "all-gather", 96, 2),
@@ -38,12 +38,12 @@ def by_hand(function):
         (lambda x: jax.lax.ppermute(x, "data", [(0, 1), (1, 2), (2, 3)]), "collective-permute", 48, 6),
     ],
 )
-def test_each_kind(function, kind, size, group):
-    (found,) = collectives_of(compiled_text(by_hand(function), ROWS))
+def test_each_kind_of_collective(function, kind, size, group):
+    (found,) = collectives_of(compiled_text(sharded(function), ROWS))
     assert found == Collectives(kind, 1, size, {"f32": size}, in_loops=0, largest_group=group)
 
 
-def test_what_the_compiler_puts_in():
+def test_collectives_that_the_compiler_inserts():
     total = collectives_of(compiled_text(lambda x: x.sum(axis=0), ROWS))
     assert total == [Collectives("all-reduce", 1, 24, {"f32": 24}, 0, 8)]
     whole = NamedSharding(MESH, PartitionSpec())
@@ -52,25 +52,25 @@ def test_what_the_compiler_puts_in():
     assert collectives_of(compiled_text(lambda x: x * 2, ROWS)) == []
 
 
-def test_collectives_in_loops_are_told_apart():
+def test_collectives_in_loops_are_counted():
     def function(x):
         return jax.lax.psum(jax.lax.fori_loop(0, 3, lambda _, y: jax.lax.psum(y, "data") * 0.5, x), "fsdp")
 
-    (found,) = collectives_of(compiled_text(by_hand(function), ROWS))
+    (found,) = collectives_of(compiled_text(sharded(function), ROWS))
     assert (found.instructions, found.in_loops) == (2, 1)
 
 
-def test_a_train_step_sums_the_gradients_of_all_trained_parameters_and_sends_nothing_else(report):
+def test_a_train_step_sends_only_the_gradients_of_all_trained_parameters(report):
     (reduced,) = report.parts[0].result.collectives
     assert reduced.kind == "all-reduce"
-    # The three norms of the trained stage have running statistics: their 8 scales' gradients come from the
-    # sums of the kernels' gradients. The losses' normalizers are summed beside.
+    # The three norms of the trained stage use running statistics. The gradients of their 8 scales come from
+    # the summed gradients of the kernels. The normalizers of the losses are summed too.
     sent = report.gradient_bytes - 3 * 8 * 4
     assert sent <= reduced.dtypes["f32"] <= sent + 100
     assert (reduced.in_loops, reduced.largest_group) == (0, 8)
 
 
-def test_asynchronous_pairs_count_once_with_the_result_of_the_second():
+def test_an_asynchronous_pair_counts_once_with_the_result_of_its_end():
     text = """HloModule jit_step
 
 ENTRY %main.1 (a: bf16[8,128]) -> bf16[64,128] {
@@ -93,7 +93,7 @@ ENTRY %main.1 (a: bf16[8,128]) -> bf16[64,128] {
         ("mesh['axis_0'=8] {'axis_0':(2)4}", 4),
     ],
 )
-def test_groups_as_xla_writes_them(groups, size):
+def test_notations_of_groups(groups, size):
     line = f"  %r = f32[] all-reduce(%a), channel_id=1, replica_groups={groups}, to_apply=%sum"
     (found,) = collectives_of(f"ENTRY %main (a: f32[]) -> f32[] {{\n{line}\n}}\n")
     assert found.largest_group == size

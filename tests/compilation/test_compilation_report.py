@@ -1,4 +1,4 @@
-"""What a report says of programs whose sizes are known, and the command that prints it."""
+"""Reports about programs of known sizes, and the command that prints them."""
 
 import dataclasses
 import json
@@ -33,16 +33,16 @@ def test_memory_of_a_chip(report, experiment):
         build_detector(experiment.detector),
         make_optimizer(experiment.optimizer, lambda _: 0.0, experiment.detector.backbone),
     )
-    picture = size_of(programs.abstract_batch(make_mesh(), (64, 96), 8)) // 8
-    assert training.result.memory.arguments == pytest.approx(size_of(state) + picture, rel=0.01)
-    assert training.result.memory.aliased == size_of(state)  # the new state takes the place of the old one
-    assert training.result.memory.temporaries > picture
-    # The inference needs no boxes.
+    batch_row = size_of(programs.abstract_batch(make_mesh(), (64, 96), 8)) // 8
+    assert training.result.memory.arguments == pytest.approx(size_of(state) + batch_row, rel=0.01)
+    assert training.result.memory.aliased == size_of(state)  # the new state reuses the memory of the old one
+    assert training.result.memory.temporaries > batch_row
+    # Inference needs no boxes.
     pixels = 2 * 64 * 96 * 3
     assert inference.result.memory.arguments == pytest.approx(size_of(state.variables) + pixels, rel=0.01)
 
 
-def test_what_is_compiled_and_how_often(report):
+def test_parts_and_their_compilations(report):
     assert [(p.part, p.canvas, p.images_per_chip, p.compilations) for p in report.parts] == [
         ("train", (64, 96), 1, 2),
         ("inference", (64, 96), 2, 2),
@@ -50,8 +50,8 @@ def test_what_is_compiled_and_how_often(report):
     assert report.fits
 
 
-def test_a_config_that_tells_no_shape_needs_one_before_anything_is_compiled(experiment, local):
-    """Training on crops has its shape; inference on the whole images has none without the data."""
+def test_a_config_without_shapes_is_an_error_before_anything_is_compiled(experiment, local):
+    """Training on crops has a shape; inference on whole images has none without the data."""
     crops = dataclasses.replace(
         experiment,
         crops=config.Crops(size=64),
@@ -64,12 +64,12 @@ def test_a_config_that_tells_no_shape_needs_one_before_anything_is_compiled(expe
     assert said == []
 
 
-def test_four_devices_do_and_send_what_eight_do(report, experiment, local):
+def test_a_chip_computes_and_sends_the_same_with_four_devices_and_with_eight(report, experiment, local):
     four = local._replace(devices=local.devices[:4])
     found = make_report(experiment, four, parts=("train",), images_per_chip=1).parts[0].result
     expected = report.parts[0].result
     assert found.flops == pytest.approx(expected.flops, rel=0.01)
-    # By the numbers of one element: the losses' normalizers may be summed in another grouping.
+    # A few numbers of tolerance: the normalizers of the losses may be summed in other groups.
     assert found.collectives[0].kind == "all-reduce"
     assert found.collectives[0].bytes == pytest.approx(expected.collectives[0].bytes, abs=16)
 
@@ -93,14 +93,14 @@ def test_the_largest_batch_that_fits(experiment, local):
     assert found.images_per_chip == 2
     tries = [line for line in said if "fit" in line]
     assert tries == [
-        "inference: 1 of 64x96 on each chip: fits",
-        "inference: 2 of 64x96 on each chip: fits",
-        "inference: 4 of 64x96 on each chip: does not fit",
-        "inference: 3 of 64x96 on each chip: does not fit",
+        "inference: batch of 1 at 64x96 per chip: fits",
+        "inference: batch of 2 at 64x96 per chip: fits",
+        "inference: batch of 4 at 64x96 per chip: does not fit",
+        "inference: batch of 3 at 64x96 per chip: does not fit",
     ]
 
 
-def test_what_the_compiler_refuses(report):
+def test_a_program_that_the_compiler_refuses(report):
     class Refused:
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: needs 16.00G of 15.75G\nmore")
@@ -126,14 +126,14 @@ def test_compilations_of_views_and_crops(experiment):
     in_views = dataclasses.replace(
         experiment, inference=config.Inference(test_scales=(1.0, 1.5), test_flip=True)
     )
-    # Mirrored views share the shapes of plain ones.
+    # Mirrored views have the shapes of plain ones.
     assert programs.inference_canvases(in_views) == [(64, 64), (64, 96), (96, 96), (96, 160)]
     assert programs.training_canvases(in_views) == [(64, 64), (64, 96)]
     crops = dataclasses.replace(experiment, crops=config.Crops(size=128))
     assert programs.training_canvases(crops) == [(128, 128)]
 
 
-def test_a_config_that_the_chips_cannot_share(experiment, local):
+def test_a_batch_that_the_chips_cannot_share(experiment, local):
     odd = dataclasses.replace(experiment, loader=dataclasses.replace(experiment.loader, batch_size=12))
     with pytest.raises(UserError, match=r"config.loader.batch_size=12: not divisible by the 8 .*--batch=N"):
         make_report(odd, local)
@@ -145,7 +145,7 @@ def test_micro_batches_that_do_not_divide_a_chips_share(experiment, local):
         make_report(dataclasses.replace(experiment, optimizer=optimizer), local, images_per_chip=3)
 
 
-def test_canvases_in_words():
+def test_parse_canvas():
     assert parse_canvas("800x1344") == (800, 1344)
     for text in ("800", "800x1333", "0x32", "x", "32x32x3"):
         with pytest.raises(UserError, match=f"--size={text}: must be HEIGHTxWIDTH"):
@@ -165,7 +165,7 @@ def test_the_command(config_file, tmp_path, capsys):
     assert main(["compile", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "memory: temporaries (GiB)" in printed
-    assert "inference: 1 of 64x96 on each chip: fits, " in printed
+    assert "inference: batch of 1 at 64x96 per chip: fits, " in printed
     fields = json.loads(file.read_text())
     assert (fields["topology"], fields["chips"], fields["precision"]) == ("local", 8, "float32")
     (part,) = fields["parts"]
@@ -177,11 +177,11 @@ def test_the_command(config_file, tmp_path, capsys):
     assert math.isfinite(part["bytes_accessed"])
 
 
-def test_the_command_where_nothing_fits(config_file, capsys, local, monkeypatch):
+def test_the_command_if_nothing_fits(config_file, capsys, local, monkeypatch):
     monkeypatch.setattr(topology, "find_target", lambda name: local._replace(capacity=1e5))
     arguments = [f"--config={config_file}", "--only=inference", "--find-batch"]
     assert main(["compile", *arguments]) == 1
-    assert "inference: 1 of 64x96 on each chip: does not fit" in capsys.readouterr().out
+    assert "inference: batch of 1 at 64x96 per chip: does not fit" in capsys.readouterr().out
 
 
 def test_a_batch_must_be_positive(config_file, capsys):

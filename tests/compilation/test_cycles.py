@@ -1,4 +1,4 @@
-"""Where cycles go, in a text whose cycles are known, and in what the TPU's compiler itself writes."""
+"""Cycles by kind and part, in a text with known cycles and in the text of the TPU compiler."""
 
 import re
 
@@ -16,10 +16,10 @@ NETWORK = "jit(step)/jvp(DetectorNetwork)"
 
 
 def line(instruction, cycles=None, op_name=None):
-    """An instruction with the remarks of the TPU's compiler."""
+    """An instruction with the metadata and the estimate of the TPU compiler."""
     metadata = f', metadata={{op_name="{op_name}"}}' if op_name else ""
-    guess = f', backend_config={{"estimated_cycles":"{cycles}"}}' if cycles else ""
-    return f"  {instruction}{metadata}{guess}"
+    estimate = f', backend_config={{"estimated_cycles":"{cycles}"}}' if cycles else ""
+    return f"  {instruction}{metadata}{estimate}"
 
 
 TEXT = "\n".join(
@@ -51,7 +51,7 @@ TEXT = "\n".join(
         line("%r = f32[8]{0} all-reduce(%g), replica_groups=[1,8]<=[8], to_apply=%sum", 30),
         line("%s = f32[8]{0} gather(%r, %i)", 20, "jit(step)/losses/targets/gather"),
         line(
-            # More than five values have remarks among them.
+            # XLA writes comments between more than five values.
             "%w.1 = (s32[]{:T(128)}, f32[8]{0:T(256)S(1)}, s32[], s32[], /*index=5*/s32[]) while(%t0), "
             "condition=%condition, body=%body, "
             'backend_config={"known_trip_count":{"n":"10"}}'
@@ -91,7 +91,7 @@ def test_how_often_computations_run():
     assert (found["body"].runs, found["body"].in_loop) == (11, True)
 
 
-def test_other_compilers_guess_nothing():
+def test_other_compilers_make_no_estimates():
     assert cycles_of(re.sub(r'"estimated_cycles":"\d+"', "", TEXT)) is None
     assert cycles_of("") is None
 
@@ -103,8 +103,8 @@ def tpu():
     return find_target("v5e:1x1")
 
 
-def test_a_tpus_program_splits_no_maps_and_copies_little(one_level, tpu):
-    """Three images a chip: as few as XLA would split the width of maps for, without our options."""
+def test_a_tpu_program_splits_no_maps_and_moves_little_data(one_level, tpu):
+    """For three images per chip, XLA would split the width of maps without our compiler options."""
     experiment = config.Config(name="small", detector=one_level, precision="bfloat16")
     mesh = make_mesh(config.Mesh(), tpu.devices)
     for lower in (programs.lower_training, programs.lower_inference):
@@ -113,13 +113,13 @@ def test_a_tpus_program_splits_no_maps_and_copies_little(one_level, tpu):
         assert found is not None
         assert found.by_kind["convolutions"] > 0
         assert found.by_part["head"] > 0
-        # Split maps have more rows in a batch than there are images: [24, 12, 3, 8] for [3, 12, 20, 8].
+        # Split maps have more rows in a batch than images: [24, 12, 3, 8] instead of [3, 12, 20, 8].
         maps = {int(batch) for batch in re.findall(r"bf16\[(\d+),\d+,\d+,\d+\]\{3,0,2,1", text)}
         assert maps <= {1, 3}, maps
         assert found.moving < 1 / 3
 
 
-def test_the_command_says_where_the_cycles_go(one_level, tpu, tmp_path, capsys):
+def test_the_command_prints_cycles(one_level, tpu, tmp_path, capsys):
     experiment = config.Config(
         name="small", detector=one_level, loader=config.Loader(buckets=((64, 64), (64, 96)))
     )
@@ -128,8 +128,8 @@ def test_the_command_says_where_the_cycles_go(one_level, tpu, tmp_path, capsys):
     arguments = [f"--config={file}", f"--topology={tpu.name}", "--only=inference", "--sweep=1,2"]
     assert main(["compile", *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "million cycles an image" in printed
-    assert "inference: 2 of 64x96 on each chip takes the fewest cycles an image" in printed
+    assert "million cycles per image" in printed
+    assert "inference: batch of 2 at 64x96 per chip takes the fewest cycles per image" in printed
 
 
 def test_batches_of_a_sweep_are_whole_numbers(capsys):

@@ -1,4 +1,4 @@
-"""Names of topologies: what they mean, and what a person reads who mistypes one."""
+"""Names of topologies, and the error messages about wrong names."""
 
 import importlib.util
 
@@ -9,7 +9,7 @@ from gfl_jax.compilation.topology import find_target, parse_topology
 from gfl_jax.errors import UserError
 
 
-def test_local_devices_share_the_machine():
+def test_local_devices_share_the_memory_of_the_machine():
     target = find_target("local")
     assert target.devices == jax.devices()
     assert target.kind == "CPU"
@@ -20,7 +20,7 @@ def test_local_devices_share_the_machine():
     ("name", "expected"),
     [("v5e:4x4", ("v5e", (4, 4))), ("v5p:2x2x4", ("v5p", (2, 2, 4))), ("v6e:1x1", ("v6e", (1, 1)))],
 )
-def test_names_of_slices(name, expected):
+def test_parse_topology(name, expected):
     assert parse_topology(name) == expected
 
 
@@ -37,7 +37,7 @@ def test_names_of_slices(name, expected):
         ("v6e:0x4", "at most 256 chips"),
     ],
 )
-def test_unknown_topologies_are_named_with_examples(name, words):
+def test_the_error_about_an_unknown_topology_has_examples(name, words):
     with pytest.raises(UserError) as caught:
         find_target(name)
     message = str(caught.value)
@@ -47,7 +47,7 @@ def test_unknown_topologies_are_named_with_examples(name, words):
     assert "\n" not in message
 
 
-def test_without_libtpu_it_says_how_to_get_it(monkeypatch):
+def test_without_libtpu_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     found = importlib.util.find_spec
     monkeypatch.setattr(
