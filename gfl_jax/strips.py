@@ -34,6 +34,11 @@ def whole(x: Maps, images: int | None) -> WholeMaps:
     return strips.swapaxes(1, 2).reshape(images, height, -1, channels)
 
 
+def count_strips(x: Maps, images: int | None) -> int:
+    """The number of strips of each map."""
+    return 1 if images is None else len(x) // images
+
+
 def split_again(x: Maps, images: int | None, strips: int) -> Maps:
     """Maps in another number of strips."""
     return x if images is None or len(x) == images * strips else split(whole(x, images), strips)

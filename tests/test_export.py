@@ -1,5 +1,6 @@
 """A detector that leaves the house: one file, run by jax alone."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,15 +10,18 @@ from pathlib import Path
 
 import cv2
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gfl_jax import config
 from gfl_jax.command_line.main import main
 from gfl_jax.configuration.config_files import config_from_json
 from gfl_jax.data.categories import Categories, read_categories, write_categories
 from gfl_jax.data.headers import try_headers
 from gfl_jax.data.image_files import image_files_source
-from gfl_jax.export import loader_code
+from gfl_jax.export import exportable, loader_code
+from gfl_jax.models.network import build_detector
 from gfl_jax.prediction.predict import make_predict
 from gfl_jax.training.trained import load_run
 
@@ -56,10 +60,10 @@ def exported(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predicted(exported, trained):
-    config = config_from_json(trained / "config.json")
+    experiment = config_from_json(trained / "config.json")
     path = exported / "image.png"
     source = image_files_source([path], [try_headers([path])[0].displayed], [1], read_categories(trained))
-    return next(make_predict(load_run(trained, config))(source, {}))
+    return next(make_predict(load_run(trained, experiment))(source, {}))
 
 
 def test_it_finds_what_predict_finds(exported, predicted):
@@ -103,6 +107,20 @@ def test_canvas_batch_and_platforms_may_be_chosen(trained, tmp_path, capsys):
     assert json.loads(output.with_name("fixed.jaxexport.json").read_text())["batch"] == 3
 
 
+def test_deformable_convolutions_are_exported_for_any_batch(small_detector):
+    backbone = config.Backbone(
+        stage_sizes=(1, 1, 1), widths=(64, 64, 64), group_width=4, deform_stages=(2,), deform_version=2
+    )
+    detector = dataclasses.replace(small_detector, backbone=backbone)
+    variables = build_detector(detector).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    run = exportable(config.Config("deformable", detector=detector), variables)
+    count = jax.export.symbolic_shape("batch")[0]
+    images = jax.ShapeDtypeStruct((count, 64, 64, 3), np.uint8)
+    sizes = jax.ShapeDtypeStruct((count, 2), np.int32)
+    file = jax.export.export(jax.jit(run), platforms=("cpu", "tpu"))(images, sizes)
+    assert str(file.out_avals[0].shape[0]) == "batch"
+
+
 @pytest.fixture(scope="module")
 def renamed(trained, tmp_path_factory):
     """A checkpoint of another run, whose classes have other names and ids."""
@@ -129,7 +147,7 @@ def test_predict_names_the_classes_of_its_checkpoint(trained, renamed, exported,
 
 
 def test_the_loader_of_the_readme_is_the_one_that_is_printed():
-    assert loader_code("gfl_trees.jaxexport") in (ROOT / "README.md").read_text()
+    assert loader_code("gfl_trees.jaxexport") in (ROOT / "docs" / "export.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +158,7 @@ def test_the_loader_of_the_readme_is_the_one_that_is_printed():
         (["--height=-32"], "--height=-32: must be a positive multiple of 32"),
         (["--batch=0"], "--batch=0: must be at least 1; leave it out for any number"),
         (["--platforms", "cpu", "gpu"], "--platforms gpu: there is no such platform; name some of cpu, cuda"),
-        (["--checkpoint=nowhere"], "nowhere: no checkpoint there; name a work directory"),
+        (["--checkpoint=nowhere"], "nowhere: has no checkpoint; name a work directory"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_nothing_is_written(trained, tmp_path, capsys, options, words):

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from gfl_jax.models.convolution import KAIMING, Conv, Initializer
 from gfl_jax.models.deform_products import deform_by_products, gradient_by_products
-from gfl_jax.strips import Maps, split_again, whole
+from gfl_jax.strips import Maps, count_strips, split_again, whole
 
 Form = Literal["gathers", "products"]
 
@@ -254,7 +254,7 @@ class DeformConv(nn.Module):
         shift: Float[Array, "features"] | None = None,
     ) -> Maps:
         """Applies the convolution; times `factor`, plus `shift`, if they are given."""
-        strips = len(x) // (self.images or len(x))
+        strips = count_strips(x, self.images)
         x = whole(x, self.images)  # samples may lie in any strip
         points = self.deform_groups * self.kernel_size**2
         zeros = nn.initializers.zeros

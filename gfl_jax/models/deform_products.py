@@ -53,7 +53,7 @@ def deform_by_products(
         return out, None
 
     count = blocks[0].shape[0]
-    empty = jax.lax.empty((len(x), count * BLOCK, kernel.shape[-1]), x.dtype)
+    empty = jax.lax.empty((x.shape[0], count * BLOCK, kernel.shape[-1]), x.dtype)
     windows = _windows(blocks[0], x.shape[1:3])
     out, _ = jax.lax.scan(fill_block, empty, (jnp.arange(count), windows, blocks))
     return out[:, : places.shape[3]]
@@ -86,7 +86,7 @@ def gradient_by_products(
         )
         return (by_pixel, totals[1] + _gradient_of_matrices(samples, g, matrices)), by_place_and_factor
 
-    zeros = jnp.zeros(pixels.shape, matrices.dtype), jnp.zeros((len(x), *matrices.shape), matrices.dtype)
+    zeros = jnp.zeros(pixels.shape, matrices.dtype), jnp.zeros((x.shape[0], *matrices.shape), matrices.dtype)
     windows = _windows(blocks[0], x.shape[1:3])
     (by_pixel, by_matrix), by_block = jax.lax.scan(add_block, zeros, (windows, blocks, g))
     return *to_x_and_places((by_pixel.astype(x.dtype), by_block)), *to_kernel(jnp.sum(by_matrix, axis=0))

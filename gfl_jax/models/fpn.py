@@ -1,4 +1,4 @@
-"""The feature pyramid network (Lin et al. 2017), with more levels on top as in RetinaNet."""
+"""The feature pyramid network (FPN, Lin et al. 2017), with additional levels on top as in RetinaNet."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from jaxtyping import Array, Float
 
 from gfl_jax import config
 from gfl_jax.models.convolution import Conv
-from gfl_jax.strips import Maps, split_again
+from gfl_jax.strips import Maps, count_strips, split_again
 
 XAVIER = nn.initializers.xavier_uniform()
 
 
 class FeaturePyramid(nn.Module):
-    """P3 to P7 from C3 to C5: laterals, a nearest-neighbor way down, 3x3 convolutions."""
+    """Computes P3 to P7 from C3 to C5 by laterals, nearest-neighbor upsampling and 3x3 convolutions."""
 
     pyramid: config.Pyramid
     dtype: Any = jnp.float32
-    images: int | None = None  # in the batch, if maps are in strips
+    images: int | None = None  # number of images in the batch, if maps are in strips; None: whole maps
 
     @nn.compact
     def __call__(self, features: Sequence[Maps]) -> tuple[Maps, ...]:
-        """Computes the levels, finest first, from backbone features, finest first.
+        """Computes the levels from backbone features; both are ordered from fine to coarse.
 
-        The last `num_laterals` features are used; each must be twice as large as the next.
+        The last `num_laterals` features are used. Each must be twice as large as the next one.
         """
         pyramid = self.pyramid
         channels, count = pyramid.channels, pyramid.num_laterals
@@ -37,8 +37,8 @@ class FeaturePyramid(nn.Module):
 
         laterals = [conv(f"lateral_convs_{i}", 1)(x) for i, x in enumerate(features[-count:])]
         for i in range(count - 2, -1, -1):
-            strips = len(laterals[i]) // (self.images or len(laterals[i]))
-            laterals[i] += split_again(upsample_twice(laterals[i + 1]), self.images, strips)
+            above = upsample_twice(laterals[i + 1])
+            laterals[i] += split_again(above, self.images, count_strips(laterals[i], self.images))
         levels = [conv(f"fpn_convs_{i}", 3)(x) for i, x in enumerate(laterals)]
         for i in range(count, pyramid.num_levels):
             top = nn.relu(levels[-1]) if pyramid.relu_on_top and i > count else levels[-1]
@@ -56,9 +56,9 @@ def _upsample_by_repeating(x: Array) -> Array:
 
 
 def _upsample_by_convolution(x: Array) -> Array:
-    """A transposed convolution of each channel with ones: equal in every bit.
+    """Upsampling by a transposed convolution of each channel with ones; the result is bit-identical.
 
-    By a TPU's compiler it costs a third of repeating, and its gradient a tenth.
+    By the estimate of the TPU compiler it costs a third of repeating, and its gradient a tenth.
     """
     channels = x.shape[-1]
     return lax.conv_general_dilated(
