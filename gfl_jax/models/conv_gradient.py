@@ -1,13 +1,12 @@
 """A convolution whose gradients of kernel and bias are exact, and fast on CPUs too.
 
-In bfloat16 the gradients of kernel and bias are sums over all places of a batch. They leave here in
-float32, the type of the parameters: so they are not rounded, and where several levels share a kernel,
-devices sum one array, not one for each level.
+The gradients of kernel and bias are sums over all positions of a batch. With bfloat16 maps they are returned
+in float32, the type of the parameters. So they are not rounded, and if several levels share a kernel, devices
+sum one array and not one for each level.
 
-XLA computes the gradient of a kernel as a convolution with a window as large as the feature map, on
-copies that are laid out for it. On a CPU this takes two to ten times as long as the forward
-pass; what stands here needs about as long. Accelerators have kernels of their own, which are
-left in place; TPUs join small groups.
+XLA computes the gradient of a kernel as a convolution whose window is as large as the feature map, on copies
+in a special layout. On a CPU this takes two to ten times as long as the forward pass. The code here takes
+about as long as the forward pass. Accelerators keep XLA's own gradients; TPUs join small groups.
 """
 
 import functools
@@ -21,11 +20,11 @@ from jaxtyping import Array, Float
 
 from gfl_jax.models.joined_groups import join_groups, num_joined
 
-# `with own_kernel_gradient(False):` leaves all that is traced in it to XLA, to compare the two.
+# Inside `with own_kernel_gradient(False):` all gradients are XLA's, for comparisons.
 own_kernel_gradient = jax.make_user_context(True)
 
-# `with in_a_loop(True):` around the body of a scan. On CPUs XLA gives a convolution its plain order of axes
-# outside of loops only; inside, those of its gradients would take ten to seventy times as long.
+# `with in_a_loop(True):` belongs around the body of a scan. On CPUs XLA converts convolutions to the plain
+# order of axes only outside of loops. Inside, those of gradients would take ten to seventy times as long.
 in_a_loop = jax.make_user_context(False)
 
 
@@ -40,9 +39,9 @@ def conv2d(
 ) -> Float[Array, "batch h w out"]:
     """A square convolution in the type of `x`, padded by half its kernel on all sides.
 
-    The padding is explicit: with stride 2, XLA's "SAME" pads less on the left and on top. Without
-    `pad_width` there is none on the left and on the right.
-    Kernel and bias may be wider than `x`; so are their gradients then.
+    The padding is explicit, because with stride 2 XLA's "SAME" pads less on the left and at the top. Without
+    `pad_width` there is no padding on the left and on the right.
+    Kernel and bias may have a wider type than `x`; their gradients have the same types as they.
     """
     y = _convolve(x, kernel.astype(x.dtype), stride, groups, pad_width)
     return y if bias is None else y + bias.astype(x.dtype)
@@ -83,7 +82,7 @@ def _forward(x: Array, kernel: Array, bias: Array | None, *static: Any) -> tuple
 def _backward(
     stride: int, groups: int, pad_width: bool, saved: _Saved, g: Array
 ) -> tuple[Array, Array, Array | None]:
-    """The gradients of x, of the kernel and of the bias; `g` is that of the result."""
+    """The gradients of x, of the kernel and of the bias; `g` is the gradient of the result."""
     x, kernel, bias = saved
     size = kernel.shape[0]
     in_loop = in_a_loop.value and groups == 1 and pad_width
@@ -107,8 +106,8 @@ def _backward(
         own = functools.partial(_kernel_gradient, size=size)
     elif in_loop:
         own = functools.partial(_plain_kernel_gradient, stride=stride, size=size)
-    # else: with stride 2 nothing is gained, in float64 time is lost, grouped ones were not looked at; strips
-    # are for TPUs.
+    # else: stride 2 gains nothing, float64 would be slower, grouped convolutions were not tried, and strips
+    # are only for TPUs.
     if own is None or not own_kernel_gradient.value:
         kernel_gradient = by_xla(x, g)
     else:
@@ -122,7 +121,7 @@ conv2d.defvjp(_forward, _backward)
 
 
 def _wide(x: Array) -> Any:
-    """The type that products of such numbers are summed in."""
+    """The type in which products of x are summed: float32 or wider."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -134,7 +133,7 @@ def _kernel_gradient_by_xla(
     groups: int,
     pad_width: bool,
 ) -> Float[Array, "size size in_per_group out"]:
-    """Of the joined groups on a TPU, what belongs to the kernel."""
+    """XLA's gradient of the kernel. On a TPU it is selected from the gradient of joined groups."""
     by_groups = functools.partial(_kernel_gradient_of_groups, stride=stride, size=size, pad_width=pad_width)
     joined = num_joined(x.shape[-1], groups)
     if joined == groups:
@@ -157,7 +156,7 @@ def _kernel_gradient_of_groups(
     groups: int,
     pad_width: bool,
 ) -> Float[Array, "size size in_per_group out"]:
-    """As jax has it: the batch is summed over as channels are, and the window is g."""
+    """The gradient as jax computes it: it sums over the batch like over channels, and the window is g."""
     before = (size // 2, size // 2 if pad_width else 0)
     padding = [
         (pad, (steps - 1) * stride + size - length - pad)
@@ -178,7 +177,7 @@ def _kernel_gradient_of_groups(
 def _kernel_gradient_1x1(
     x: Float[Array, "batch height width in"], g: Float[Array, "batch h w out"], stride: int
 ) -> Float[Array, "1 1 in out"]:
-    """One matrix product, summed over all positions: 2 to 10 times as fast as XLA's."""
+    """The gradient as one matrix product, summed over all positions: 2 to 10 times as fast as XLA's."""
     rows = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
     products = jnp.matmul(rows.T, g.reshape(-1, g.shape[-1]), preferred_element_type=_wide(x))
     return products[None, None]
@@ -187,12 +186,12 @@ def _kernel_gradient_1x1(
 def _kernel_gradient(
     x: Float[Array, "batch height width in"], g: Float[Array, "batch h w out"], size: int
 ) -> Float[Array, "size size in out"]:
-    """For each column of the kernel a convolution in one dimension: twice as fast as XLA's.
+    """The gradient as a one-dimensional convolution for each column of the kernel: twice as fast as XLA's.
 
-    The pictures of these convolutions are the input channels, their rows those of x, and the
-    features of a row all of its pixels in the whole batch. The window is g, as high as it is,
-    moved sideways by the column; it is moved up and down to as many places as the kernel has
-    rows. So the sums run over memory without gaps.
+    The images of these convolutions are the input channels. Their rows are the rows of x, and the features
+    of a row are all of its pixels in the whole batch. The window is g in its full height, shifted sideways by
+    the column. It takes as many vertical positions as the kernel has rows. So the sums run over contiguous
+    memory.
     """
     batch, height, width, _ = x.shape
     half = size // 2
@@ -221,7 +220,7 @@ def _plain_x_gradient(
     stride: int,
     shape: tuple[int, ...],
 ) -> Float[Array, "batch height width in"]:
-    """XLA's own gradient of x, of this shape, in the plain order of axes."""
+    """XLA's own gradient of x, which has the shape `shape`, in the plain order of axes."""
     size = kernel.shape[0]
     before = size - 1 - size // 2
     padding = [
@@ -238,7 +237,7 @@ def _plain_x_gradient(
 def _plain_kernel_gradient(
     x: Float[Array, "batch height width in"], g: Float[Array, "batch h w out"], stride: int, size: int
 ) -> Float[Array, "size size in out"]:
-    """XLA's own gradient of the kernel in the plain order of axes: the pictures are the input channels."""
+    """XLA's own gradient of the kernel in the plain order of axes: the images are the input channels."""
     order = ("NHWC", "HWIO", "NHWC")
     sums = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),

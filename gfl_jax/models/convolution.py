@@ -1,4 +1,4 @@
-"""The convolution and the batch norm of every network here, with PyTorch's conventions."""
+"""The convolution and the batch norm of all networks here, with PyTorch's conventions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,12 @@ from gfl_jax.strips import Maps, with_even_width, with_neighbors
 
 Initializer = Callable[..., Any]
 
-# PyTorch's usual start for convolutions before a ReLU (He et al. 2015).
+# PyTorch's usual initialization of convolutions before a ReLU (He et al. 2015).
 KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
-    """A square convolution on NHWC, padded by half its kernel on both sides; of whole maps or of strips."""
+    """A square convolution on NHWC maps, whole or in strips, padded by half its kernel on all sides."""
 
     features: int
     kernel_size: int = 1
@@ -29,9 +29,9 @@ class Conv(nn.Module):
     kernel_init: Initializer = KAIMING
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = jnp.float32
-    # Whether x comes in blocks of 4x4 pixels; what a 7x7 kernel with stride 2 makes of it are blocks of 2x2.
+    # Whether x is in blocks of 4x4 pixels. A 7x7 kernel with stride 2 then outputs blocks of 2x2.
     blocks: bool = False
-    images: int | None = None  # in the batch, if x is in strips
+    images: int | None = None  # number of images in the batch, if x is in strips; None: whole maps
 
     @nn.compact
     def __call__(
@@ -40,7 +40,7 @@ class Conv(nn.Module):
         factor: Float[Array, "features"] | None = None,
         shift: Float[Array, "features"] | None = None,
     ) -> Maps:
-        """Applies the convolution; times `factor`, plus `shift`, if they are given, in place of a bias."""
+        """Applies the convolution. If given, `factor` multiplies the result and `shift` replaces the bias."""
         channels = x.shape[-1] // (SIDE * SIDE if self.blocks else self.groups)
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
@@ -54,18 +54,19 @@ class Conv(nn.Module):
             return conv2d(x, kernel, bias, stride, self.groups)
         x = with_even_width(x, self.images) if stride == 2 else x
         half, width = kernel.shape[0] // 2, x.shape[2]
-        last = (width - 1) // stride * stride  # where the last result of a strip has its center
+        last = (width - 1) // stride * stride  # center of the last result of a strip
         x = with_neighbors(x, self.images, half, max(last + half - (width - 1), 0))
         return conv2d(x, kernel, bias, stride, self.groups, pad_width=False)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm whose running statistics are PyTorch's.
+    """Batch norm with running statistics like PyTorch's.
 
     Attributes:
-      frozen: use the running statistics in training too, and leave them as they are.
+      frozen: whether training also uses the running statistics, and does not change them.
       trained: whether scale and bias get gradients.
       momentum: weight of the new value in the running statistics.
+      epsilon: added to the variance.
     """
 
     frozen: bool = False
@@ -75,10 +76,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, convolution: nn.Module, x: Maps, train: bool) -> Maps:
-        """Normalizes what the convolution, one without bias, makes of `x`, over batch and space.
+        """Normalizes the output of a convolution without bias over batch and space.
 
-        Running statistics go into the convolution's kernel: they are linear, so that neither the forward nor
-        the backward pass has to keep or to read the maps before them.
+        Running statistics are folded into the kernel of the convolution. A norm with these is linear, so
+        neither the forward nor the backward pass has to store or read the maps before it.
         """
         channels = (convolution.features,)
         scale = self.param("scale", nn.initializers.ones, channels)
@@ -91,12 +92,12 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
             return convolution(x, factor, bias - running_mean.value * factor)
         y = convolution(x)
-        # One more axis: a convolution of blocks makes blocks, with several results in a place.
+        # One more axis, because a convolution of blocks outputs blocks, with several results at a position.
         exact = y.astype(jnp.promote_types(y.dtype, jnp.float32)).reshape(*y.shape[:3], -1, *channels)
         mean = jnp.mean(exact, axis=(0, 1, 2, 3))
         var = jnp.mean(jnp.square(exact - mean), axis=(0, 1, 2, 3))
         if not self.is_initializing():
-            # The running variance is the unbiased one, what normalizes is the biased one.
+            # The running variance is unbiased; the variance that normalizes is biased.
             count = y.size / channels[0]
             running_mean.value += self.momentum * (mean - running_mean.value)
             running_var.value += self.momentum * (var * count / (count - 1) - running_var.value)

@@ -1,13 +1,14 @@
-"""Deformable convolution, version 1 (Dai et al. 2017) and 2, with a mask (Zhu et al. 2019).
+"""Deformable convolution, version 1 (Dai et al. 2017) and version 2 with a mask (Zhu et al. 2019).
 
-Each point of the kernel looks at a place of its own, moved by a learned offset, between pixels:
-four of them are read and weighted. There are two forms. By gathers, for CPUs and GPUs, is here:
-sampling and the product with the kernel go point by point, for a chunk of the places at a time,
-in loops that are differentiated with their body computed anew. So little is kept beside the input,
-the offsets and the result: some arrays of samples of a chunk, on a CPU less than all sampled columns
-(k * k samples for each place) would take, forward and backward. The gradient of the input is
-scattered: a CPU adds in order, a GPU in any, unless it is told otherwise. By products, for TPUs, is
-`deform_products`.
+Each point of the kernel samples x at its own position, which a learned offset moves. A position lies between
+pixels, so its four neighbors are read and weighted (bilinear interpolation).
+
+There are two forms. The form by gathers, for CPUs and GPUs, is in this file. It samples and multiplies with
+the kernel point by point, for a chunk of the positions at a time, in loops whose bodies are recomputed in the
+backward pass. Besides the input, the offsets and the result, it stores only some arrays of samples of a
+chunk. On a CPU, forward and backward, this is less memory than all sampled columns (k * k samples for each
+position) would need. The gradient of the input is scattered: a CPU adds in a fixed order, and a GPU in any
+order, unless it is set to be deterministic. The form by products, for TPUs, is in `deform_products`.
 """
 
 import functools
@@ -27,9 +28,9 @@ from gfl_jax.strips import Maps, count_strips, split_again, whole
 
 Form = Literal["gathers", "products"]
 
-CPU_CHUNK = 1024  # places; the samples of so many stay in a processor's cache
-GPU_CHUNK = 32768  # places, mostly all there are; 16 MB an image for 256 channels in bfloat16
-CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # the pixels around a place, as moves (y, x) from the first
+CPU_CHUNK = 1024  # positions whose samples stay in the cache of a processor
+GPU_CHUNK = 32768  # positions, usually all of a map; 16 MB per image for 256 channels in bfloat16
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # the pixels around a position, as steps (y, x) from the first
 
 
 def deform_conv2d(
@@ -42,46 +43,46 @@ def deform_conv2d(
     deform_groups: int = 1,
     form: Form | None = None,
 ) -> Float[Array, "batch h w out"]:
-    """A square convolution that samples `x` at moved places, padded by half its kernel with zeros.
+    """A square convolution that samples `x` at moved positions, with zero padding of half its kernel.
 
-    The points of the kernel are summed in float32 or more.
+    The points of the kernel are summed in float32 or wider.
 
     Args:
       x: features.
-      offsets: pixels; for each deform group and each point of the kernel, row by row, (y, x).
+      offsets: (y, x) in pixels, for each deform group and each point of the kernel, row by row.
       kernel: weights.
-      mask: factor of each deform group and point; None: 1.
-      stride: of the places before they are moved.
-      groups: of channels, as in any convolution.
-      deform_groups: of channels with the same offsets.
-      form: None: the one for the platform that this is compiled for.
+      mask: a factor for each deform group and point; None: 1.
+      stride: of the positions before they are moved.
+      groups: number of groups of channels, as in any convolution.
+      deform_groups: number of groups of channels that share their offsets.
+      form: which of the two forms to use; None: the form for the platform that this is compiled for.
     """
     batch, rows, columns, _ = offsets.shape
     size = kernel.shape[0]
-    places = _places(offsets, stride, size, deform_groups)
+    positions = _positions(offsets, stride, size, deform_groups)
     if mask is not None:
         mask = mask.reshape(batch, rows * columns, deform_groups, size * size).transpose(3, 0, 2, 1)
-    return _apply(x, places, mask, kernel, groups, rows, form).reshape(batch, rows, columns, -1)
+    return _apply(x, positions, mask, kernel, groups, rows, form).reshape(batch, rows, columns, -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _apply(
     x: Float[Array, "batch height width in"],
-    places: Float[Array, "points batch deform_groups places 2"],
-    mask: Float[Array, "points batch deform_groups places"] | None,
+    positions: Float[Array, "points batch deform_groups positions 2"],
+    mask: Float[Array, "points batch deform_groups positions"] | None,
     kernel: Float[Array, "size size in_per_group out"],
     groups: int,
     rows: int,
     form: Form | None,
-) -> Float[Array, "batch places out"]:
-    """Samples at the places, which are in so many rows, and applies the kernel."""
+) -> Float[Array, "batch positions out"]:
+    """Samples at the positions, which form `rows` rows, and applies the kernel."""
     by_gathers = functools.partial(_by_gathers, groups=groups, rows=rows)
     by_products = functools.partial(deform_by_products, groups=groups)
-    return _choose(form, by_gathers, by_products)(x, places, mask, kernel)
+    return _choose(form, by_gathers, by_products)(x, positions, mask, kernel)
 
 
 def _choose(form: Form | None, by_gathers: Callable[..., Any], by_products: Callable[..., Any]) -> Any:
-    """One of the two, the first with the chunk of its platform."""
+    """One of the two functions; `by_gathers` gets the chunk of its platform."""
     if form == "products":
         return by_products
     cpu, gpu = (functools.partial(by_gathers, chunk=chunk) for chunk in (CPU_CHUNK, GPU_CHUNK))
@@ -89,14 +90,18 @@ def _choose(form: Form | None, by_gathers: Callable[..., Any], by_products: Call
     return functools.partial(jax.lax.platform_dependent, cpu=cpu, tpu=tpu, default=gpu)
 
 
-def _forward(x: Array, places: Array, mask: Array | None, kernel: Array, *static: Any) -> tuple[Array, Any]:
-    return _apply(x, places, mask, kernel, *static), (x, places, mask, kernel)
+def _forward(
+    x: Array, positions: Array, mask: Array | None, kernel: Array, *static: Any
+) -> tuple[Array, Any]:
+    return _apply(x, positions, mask, kernel, *static), (x, positions, mask, kernel)
 
 
 def _backward(groups: int, rows: int, form: Form | None, saved: Any, g: Array) -> Any:
-    def by_gathers(x: Array, places: Array, mask: Array | None, kernel: Array, g: Array, chunk: int) -> Any:
+    def by_gathers(
+        x: Array, positions: Array, mask: Array | None, kernel: Array, g: Array, chunk: int
+    ) -> Any:
         forward = functools.partial(_by_gathers, groups=groups, rows=rows, chunk=chunk)
-        return jax.vjp(forward, x, places, mask, kernel)[1](g)
+        return jax.vjp(forward, x, positions, mask, kernel)[1](g)
 
     by_products = functools.partial(gradient_by_products, groups=groups)
     return _choose(form, by_gathers, by_products)(*saved, g)
@@ -107,28 +112,28 @@ _apply.defvjp(_forward, _backward)
 
 def _by_gathers(
     x: Float[Array, "batch height width in"],
-    places: Float[Array, "points batch deform_groups places 2"],
-    mask: Float[Array, "points batch deform_groups places"] | None,
+    positions: Float[Array, "points batch deform_groups positions 2"],
+    mask: Float[Array, "points batch deform_groups positions"] | None,
     kernel: Float[Array, "size size in_per_group out"],
     groups: int,
     rows: int,
     chunk: int,
-) -> Float[Array, "batch places out"]:
-    """As `_apply`; of rows as many at a time as have `chunk` places or less."""
+) -> Float[Array, "batch positions out"]:
+    """Like `_apply`. It processes as many rows at a time as have at most `chunk` positions."""
     batch, height, width, channels = x.shape
-    deform_groups, columns = places.shape[2], places.shape[3] // rows
+    deform_groups, columns = positions.shape[2], positions.shape[3] // rows
     size, out = kernel.shape[0], kernel.shape[-1]
     sum_type = jnp.promote_types(x.dtype, jnp.float32)
-    # Channels with the same offsets become pictures of their own: (batch, deform group, pixel, channel).
+    # Channels that share their offsets become separate images: (batch, deform group, pixel, channel).
     pixels = x.reshape(batch, height * width, deform_groups, -1).swapaxes(1, 2)
-    # Matrices for each point and group, laid out once.
+    # A matrix for each point and group, laid out only once.
     matrices = kernel.reshape(size * size, channels // groups, groups, out // groups).swapaxes(1, 2)
 
     @jax.checkpoint
-    def one_point(place: Array, factor: Array | None, weights: Array) -> Array:
-        samples = _sample(pixels, place, (height, width))
+    def one_point(position: Array, factor: Array | None, weights: Array) -> Array:
+        samples = _sample(pixels, position, (height, width))
         samples = samples if factor is None else samples * factor[..., None]
-        samples = samples.swapaxes(1, 2).reshape(batch, place.shape[-2], channels)
+        samples = samples.swapaxes(1, 2).reshape(batch, position.shape[-2], channels)
         if groups == 1:
             return jnp.matmul(samples, weights[0], preferred_element_type=sum_type)
         samples = samples.reshape(batch, -1, groups, channels // groups).swapaxes(1, 2)
@@ -147,67 +152,69 @@ def _by_gathers(
             a.reshape(*a.shape[:3], _num_chunks(rows, columns, chunk), -1, *a.shape[4:]), 3, 0
         )
 
-    # First axis: chunks of the places, and then points of the kernel.
-    chunks = jax.lax.map(all_points, jax.tree.map(split, (places, mask)))
+    # The first axis is chunks of positions; inside a chunk it is points of the kernel.
+    chunks = jax.lax.map(all_points, jax.tree.map(split, (positions, mask)))
     return jnp.moveaxis(chunks, 0, 1).reshape(batch, rows * columns, out)
 
 
 def _num_chunks(rows: int, columns: int, chunk: int) -> int:
-    """Into how many parts the rows are divided so that one has `chunk` places or less."""
+    """The number of equal parts into which the rows are divided to get at most `chunk` positions in each."""
     return next((n for n in range(1, rows) if rows % n == 0 and rows // n * columns <= chunk), rows)
 
 
-def _places(
+def _positions(
     offsets: Float[Array, "batch h w offsets"], stride: int, size: int, deform_groups: int
-) -> Float[Array, "points batch deform_groups places 2"]:
-    """Where each point of the kernel looks, as (y, x) in pixels of the input."""
+) -> Float[Array, "points batch deform_groups positions 2"]:
+    """The positions at which each point of the kernel samples, as (y, x) in pixels of the input."""
     batch, rows, columns, _ = offsets.shape
     point = jnp.stack(jnp.mgrid[:size, :size], axis=-1).reshape(-1, 2) - size // 2
     start = jnp.stack(jnp.mgrid[:rows, :columns], axis=-1) * stride
-    # In bfloat16 a place beyond pixel 256 would be rounded to a whole one.
+    # In bfloat16 a position beyond pixel 256 would be rounded to an integer.
     exact = offsets.astype(jnp.promote_types(offsets.dtype, jnp.float32))
     moved = exact.reshape(batch, rows, columns, deform_groups, size * size, 2)
-    places = moved + (start[:, :, None, None] + point)
-    return places.reshape(batch, rows * columns, deform_groups, size * size, 2).transpose(3, 0, 2, 1, 4)
+    positions = moved + (start[:, :, None, None] + point)
+    return positions.reshape(batch, rows * columns, deform_groups, size * size, 2).transpose(3, 0, 2, 1, 4)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sample(
     pixels: Float[Array, "batch deform_groups pixels channels"],
-    places: Float[Array, "batch deform_groups places 2"],
+    positions: Float[Array, "batch deform_groups positions 2"],
     shape: tuple[int, int],
-) -> Float[Array, "batch deform_groups places channels"]:
-    """Bilinear interpolation; pixels beyond the border are zeros."""
-    total = jnp.zeros((*places.shape[:-1], pixels.shape[-1]), pixels.dtype)
-    for index, weight in zip(_corner_indices(places, shape), _corner_weights(places, shape), strict=True):
-        total += _take(pixels, index) * weight[..., None].astype(pixels.dtype)
+) -> Float[Array, "batch deform_groups positions channels"]:
+    """Samples by bilinear interpolation; pixels beyond the border are zeros."""
+    total = jnp.zeros((*positions.shape[:-1], pixels.shape[-1]), pixels.dtype)
+    for index, weight in zip(
+        _corner_indices(positions, shape), _corner_weights(positions, shape), strict=True
+    ):
+        total += _gather(pixels, index) * weight[..., None].astype(pixels.dtype)
     return total
 
 
-def _sample_forward(pixels: Array, places: Array, shape: tuple[int, int]) -> tuple[Array, Any]:
-    return _sample(pixels, places, shape), (pixels, places)
+def _sample_forward(pixels: Array, positions: Array, shape: tuple[int, int]) -> tuple[Array, Any]:
+    return _sample(pixels, positions, shape), (pixels, positions)
 
 
 def _sample_backward(shape: tuple[int, int], saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """One corner after the other, reading the pixels again, so that few arrays of samples live at once."""
-    pixels, places = jax.lax.optimization_barrier(saved)
-    weights, pull_back = jax.vjp(functools.partial(_corner_weights, shape=shape), places)
+    """Processes one corner at a time and reads the pixels again, to keep few arrays of samples in memory."""
+    pixels, positions = jax.lax.optimization_barrier(saved)
+    weights, pull_back = jax.vjp(functools.partial(_corner_weights, shape=shape), positions)
     pixel_gradient, weight_gradients = jnp.zeros_like(pixels), []
-    ones = jnp.ones((g.shape[-1], 1), g.dtype)  # on CPUs a product with them is ten times as fast as a sum
-    for index, weight in zip(_corner_indices(places, shape), weights, strict=True):
-        by_place = jnp.matmul(_take(pixels, index) * g, ones, precision="highest")[..., 0]
-        weight_gradients.append(by_place.astype(weight.dtype))
-        pixel_gradient = _add(pixel_gradient, index, g * weight[..., None].astype(g.dtype))
+    ones = jnp.ones((g.shape[-1], 1), g.dtype)  # on CPUs this product is ten times as fast as a sum
+    for index, weight in zip(_corner_indices(positions, shape), weights, strict=True):
+        by_position = jnp.matmul(_gather(pixels, index) * g, ones, precision="highest")[..., 0]
+        weight_gradients.append(by_position.astype(weight.dtype))
+        pixel_gradient = _scatter_add(pixel_gradient, index, g * weight[..., None].astype(g.dtype))
     return pixel_gradient, *pull_back(jnp.stack(weight_gradients))
 
 
 _sample.defvjp(_sample_forward, _sample_backward)
 
 
-def _corner_weights(places: Float[Array, "*n 2"], shape: tuple[int, int]) -> Float[Array, "4 *n"]:
-    """How much each of the four pixels around a place counts; those beyond the border do not."""
-    corner = jax.lax.stop_gradient(jnp.floor(places))
-    share = places - corner
+def _corner_weights(positions: Float[Array, "*n 2"], shape: tuple[int, int]) -> Float[Array, "4 *n"]:
+    """The weights of the four pixels around each position; pixels beyond the border have weight 0."""
+    corner = jax.lax.stop_gradient(jnp.floor(positions))
+    share = positions - corner
     weights = []
     for move in CORNERS:
         near = jnp.where(np.array(move), share, 1 - share)
@@ -216,25 +223,25 @@ def _corner_weights(places: Float[Array, "*n 2"], shape: tuple[int, int]) -> Flo
     return jnp.stack(weights)
 
 
-def _corner_indices(places: Float[Array, "*n 2"], shape: tuple[int, int]) -> Int[Array, "4 *n"]:
-    """Which pixels these are, row by row; any pixel where it is beyond the border."""
+def _corner_indices(positions: Float[Array, "*n 2"], shape: tuple[int, int]) -> Int[Array, "4 *n"]:
+    """The indices of these pixels, row by row. Beyond the border it is the index of another pixel."""
     last = np.array(shape) - 1
-    # Clipped before they become integers: a place may be anywhere.
-    corners = [jnp.clip(jnp.floor(places) + np.array(move), 0, last).astype(jnp.int32) for move in CORNERS]
+    # Clipped before the conversion to integers, because a position may be anywhere.
+    corners = [jnp.clip(jnp.floor(positions) + np.array(move), 0, last).astype(jnp.int32) for move in CORNERS]
     return jnp.stack([corner[..., 0] * shape[1] + corner[..., 1] for corner in corners])
 
 
-def _for_each_picture(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Over the batch and the deform groups; so the batch can be split over devices."""
+def _for_each_image(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Maps a function over the batch and the deform groups, so the batch can be split over devices."""
     return jax.vmap(jax.vmap(function))
 
 
-_take = _for_each_picture(lambda rows, index: rows.at[index].get(mode="promise_in_bounds"))
-_add = _for_each_picture(lambda rows, index, x: rows.at[index].add(x, mode="promise_in_bounds"))
+_gather = _for_each_image(lambda rows, index: rows.at[index].get(mode="promise_in_bounds"))
+_scatter_add = _for_each_image(lambda rows, index, x: rows.at[index].add(x, mode="promise_in_bounds"))
 
 
 class DeformConv(nn.Module):
-    """A deformable convolution whose offsets, and in version 2 masks, a convolution learns."""
+    """A deformable convolution. Another convolution computes its offsets, and in version 2 its mask."""
 
     features: int
     kernel_size: int = 3
@@ -244,7 +251,7 @@ class DeformConv(nn.Module):
     version: int = 1
     kernel_init: Initializer = KAIMING
     dtype: Any = jnp.float32
-    images: int | None = None  # in the batch, if x is in strips
+    images: int | None = None  # number of images in the batch, if x is in strips; None: whole maps
 
     @nn.compact
     def __call__(
@@ -253,9 +260,9 @@ class DeformConv(nn.Module):
         factor: Float[Array, "features"] | None = None,
         shift: Float[Array, "features"] | None = None,
     ) -> Maps:
-        """Applies the convolution; times `factor`, plus `shift`, if they are given."""
+        """Applies the convolution. If given, `factor` multiplies the result and `shift` is added to it."""
         strips = count_strips(x, self.images)
-        x = whole(x, self.images)  # samples may lie in any strip
+        x = whole(x, self.images)  # a sample may lie in any strip
         points = self.deform_groups * self.kernel_size**2
         zeros = nn.initializers.zeros
         conv_offset = Conv(

@@ -1,15 +1,15 @@
 """Deformable convolution as products of matrices, for TPUs.
 
-A TPU reads rows of an array at computed places one by one, 18 cycles each. So whole windows of pixels
-are read here: bilinear interpolation is a sum over all pixels, weighted by a hat function of the
-distance down times one of the distance to the right, which is zero for all but four of them. For the
-places of a block these weights are a matrix, made while it is multiplied with a window.
+A TPU reads rows of an array at computed positions one by one, 18 cycles each. So this form reads whole
+windows of pixels. Bilinear interpolation is a sum over all pixels, weighted by a hat function of the vertical
+distance times one of the horizontal distance. The weight is zero for all but four pixels. For the positions
+of a block these weights are a matrix, which is computed while it is multiplied with a window.
 
-A block has as many windows as its places reach over, in all images of the batch: larger offsets take
-longer, and none is cut off. Gradients are products too, so nothing is scattered, and every sum has
-a fixed order. Sums over pixels, over the points of the kernel and over blocks are in float32. Beside
-the input, the offsets, the result and their gradients, little is kept: for each image some arrays of
-BLOCK samples of each point in float32, and backward the gradient of the input in float32.
+A block has as many windows as its positions span, in all images of the batch. Larger offsets take longer, and
+none is cut off. Gradients are products too: nothing is scattered, and every sum has a fixed order. Sums over
+pixels, over the points of the kernel and over blocks are in float32. Besides the input, the offsets, the
+result and their gradients, little is stored: for each image some arrays of BLOCK samples of each point in
+float32, and in the backward pass the gradient of the input in float32.
 """
 
 from typing import Any
@@ -21,32 +21,32 @@ from jaxtyping import Array, Float, Int
 
 from gfl_jax.models.joined_groups import join_groups, num_joined
 
-BLOCK = 256  # places; with more, windows reach over more rows; with fewer, matrices are too small
-WINDOW = 768  # pixels, row by row; with fewer, samples are read and written again more often
+BLOCK = 256  # positions; with more, windows span more rows; with fewer, matrices are too small
+WINDOW = 768  # pixels, row by row; with fewer, samples are read and written more often
 
 
 def deform_by_products(
     x: Float[Array, "batch height width in"],
-    places: Float[Array, "points batch deform_groups places 2"],
-    mask: Float[Array, "points batch deform_groups places"] | None,
+    positions: Float[Array, "points batch deform_groups positions 2"],
+    mask: Float[Array, "points batch deform_groups positions"] | None,
     kernel: Float[Array, "size size in_per_group out"],
     groups: int,
-) -> Float[Array, "batch places out"]:
-    """Samples `x` for each point of the kernel at places of its own, and applies the kernel.
+) -> Float[Array, "batch positions out"]:
+    """Samples `x` at separate positions for each point of the kernel, and applies the kernel.
 
     Args:
-      x: features; finite, since each pixel of a window is multiplied, with zero if need be.
-      places: (y, x) in pixels; zeros are found beyond the border.
-      mask: factor of each sample; None: 1.
+      x: features; they must be finite, because each pixel of a window is multiplied by a weight, often zero.
+      positions: (y, x) in pixels; samples beyond the border are zeros.
+      mask: a factor for each sample; None: 1.
       kernel: weights.
-      groups: of channels, as in any convolution.
+      groups: number of groups of channels, as in any convolution.
     """
-    pixels, blocks = _lay_out(x, places, mask)
+    pixels, blocks = _lay_out(x, positions, mask)
     matrices = _matrices(kernel, groups)
 
     def fill_block(out: Array, block: Any) -> tuple[Array, None]:
-        number, windows, (place, factor) = block
-        samples = _sample(pixels, place, factor, windows, x.shape[2])
+        number, windows, (position, factor) = block
+        samples = _sample(pixels, position, factor, windows, x.shape[2])
         for tile, product in enumerate(_apply(samples, matrices)):
             start = (0, number * BLOCK, tile * product.shape[-1])
             out = jax.lax.dynamic_update_slice(out, product.astype(x.dtype), start)
@@ -56,67 +56,67 @@ def deform_by_products(
     empty = jax.lax.empty((x.shape[0], count * BLOCK, kernel.shape[-1]), x.dtype)
     windows = _windows(blocks[0], x.shape[1:3])
     out, _ = jax.lax.scan(fill_block, empty, (jnp.arange(count), windows, blocks))
-    return out[:, : places.shape[3]]
+    return out[:, : positions.shape[3]]
 
 
 def gradient_by_products(
     x: Float[Array, "batch height width in"],
-    places: Float[Array, "points batch deform_groups places 2"],
-    mask: Float[Array, "points batch deform_groups places"] | None,
+    positions: Float[Array, "points batch deform_groups positions 2"],
+    mask: Float[Array, "points batch deform_groups positions"] | None,
     kernel: Float[Array, "size size in_per_group out"],
-    g: Float[Array, "batch places out"],
+    g: Float[Array, "batch positions out"],
     groups: int,
 ) -> tuple[Array, Array, Array | None, Array]:
-    """The gradients of `x`, `places`, `mask` and `kernel`; `g` is that of the result."""
-    (pixels, blocks), to_x_and_places = jax.vjp(_lay_out, x, places, mask)
+    """The gradients of `x`, `positions`, `mask` and `kernel`; `g` is the gradient of the result."""
+    (pixels, blocks), to_x_and_positions = jax.vjp(_lay_out, x, positions, mask)
     matrices, to_kernel = jax.vjp(lambda kernel: _matrices(kernel, groups), kernel)
-    matrices = jax.lax.optimization_barrier(matrices)  # or XLA would make them anew for each block
+    matrices = jax.lax.optimization_barrier(matrices)  # else XLA recomputes them for each block
     g = jnp.pad(g, ((0, 0), (0, -g.shape[1] % BLOCK), (0, 0)))
     g = g.reshape(g.shape[0], -1, BLOCK, g.shape[-1]).swapaxes(0, 1)
 
     def add_block(totals: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], Any]:
-        """The carry: the gradients so far of the pixels, and of the matrices for each image.
+        """Adds a block to the gradients of the pixels, and of the matrices for each image.
 
-        Devices that share a batch add up those once, at the end.
+        Devices that share a batch sum the gradients of the matrices only once, at the end.
         """
-        windows, (place, factor), g = block
-        by_sample = _gradient_of_samples(g, matrices, place.shape[1]).astype(x.dtype)
-        samples, by_pixel, by_place_and_factor = _sample_gradient(
-            pixels, place, factor, windows, x.shape[2], by_sample, totals[0]
+        windows, (position, factor), g = block
+        by_sample = _gradient_of_samples(g, matrices, position.shape[1]).astype(x.dtype)
+        samples, by_pixel, by_position_and_factor = _sample_gradient(
+            pixels, position, factor, windows, x.shape[2], by_sample, totals[0]
         )
-        return (by_pixel, totals[1] + _gradient_of_matrices(samples, g, matrices)), by_place_and_factor
+        return (by_pixel, totals[1] + _gradient_of_matrices(samples, g, matrices)), by_position_and_factor
 
     zeros = jnp.zeros(pixels.shape, matrices.dtype), jnp.zeros((x.shape[0], *matrices.shape), matrices.dtype)
     windows = _windows(blocks[0], x.shape[1:3])
     (by_pixel, by_matrix), by_block = jax.lax.scan(add_block, zeros, (windows, blocks, g))
-    return *to_x_and_places((by_pixel.astype(x.dtype), by_block)), *to_kernel(jnp.sum(by_matrix, axis=0))
+    return *to_x_and_positions((by_pixel.astype(x.dtype), by_block)), *to_kernel(jnp.sum(by_matrix, axis=0))
 
 
-def _lay_out(x: Array, places: Array, mask: Array | None) -> tuple[Array, tuple[Array, Array | None]]:
-    """Pixels (batch, deform group, pixel, channel) and, by block, the places and their factors.
+def _lay_out(x: Array, positions: Array, mask: Array | None) -> tuple[Array, tuple[Array, Array | None]]:
+    """Pixels (batch, deform group, pixel, channel), and the positions of each block with their factors.
 
-    A small image has pixels of zeros after the last one, the last block places far outside.
+    A small image is padded with pixels of zeros, and the last block with positions outside of the image.
     """
     batch, height, width, _ = x.shape
-    deform_groups, count = places.shape[2:4]
+    deform_groups, count = positions.shape[2:4]
     pixels = x.reshape(batch, height * width, deform_groups, -1).swapaxes(1, 2)
     pixels = jnp.pad(pixels, ((0, 0), (0, 0), (0, max(0, WINDOW - height * width)), (0, 0)))
 
     def by_block(a: Array) -> Array:
-        """(block, batch, deform group, point and place, ...)"""
+        """Splits an array into (block, batch, deform group, point and position, ...)."""
         rest = [(0, 0)] * (a.ndim - 4)
         a = jnp.pad(a, [(0, 0)] * 3 + [(0, -count % BLOCK), *rest], constant_values=-2)
         a = jnp.moveaxis(a.reshape(*a.shape[:3], -1, BLOCK, *a.shape[4:]), (3, 0), (0, 3))
         return a.reshape(*a.shape[:3], -1, *a.shape[5:])
 
-    return pixels, jax.tree.map(by_block, (places, mask))
+    return pixels, jax.tree.map(by_block, (positions, mask))
 
 
 def _windows(
-    places: Float[Array, "blocks batch deform_groups n 2"], shape: tuple[int, ...]
+    positions: Float[Array, "blocks batch deform_groups n 2"], shape: tuple[int, ...]
 ) -> tuple[Int[Array, " blocks"], Int[Array, " blocks"]]:
-    """The first pixel that a block sees, in any image, and the number of its windows from there on."""
-    corner, last = jnp.floor(places), np.array(shape) - 1
+    """The first pixel that a block reads, in any image, and the number of its windows from there on."""
+    corner, last = jnp.floor(positions), np.array(shape) - 1
     in_view = jnp.all((corner >= -1) & (corner <= last), axis=-1)
 
     def index(corner: Array) -> Array:
@@ -130,20 +130,23 @@ def _windows(
 
 
 def _window(
-    place: Float[Array, "*n 2"], windows: tuple[Array, Array], i: Array, width: int, length: int
+    position: Float[Array, "*n 2"], windows: tuple[Array, Array], i: Array, width: int, length: int
 ) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
-    """Where the i-th window begins, and what its pixels count at each place, down and to the right.
+    """The first pixel of the i-th window, and the weights of its pixels for each position.
 
-    At last the slopes of both. There are `length` pixels: the last window begins so that it ends with
-    them, and what an earlier one has in it counts nothing.
+    There are `length` pixels. The last window ends with the last pixel, and its pixels that belong to an
+    earlier window have the weight 0.
+
+    Returns:
+      The first pixel; the vertical and the horizontal weights; the slopes of both.
     """
     start = windows[0] + i * WINDOW
     begin = jnp.minimum(start, length - WINDOW)
     pixel = begin + jnp.arange(WINDOW)
-    nowhere = jnp.finfo(place.dtype).min
-    row = jnp.where(pixel >= start, (pixel // width).astype(place.dtype), nowhere)
-    down = place[..., :1] - row
-    right = place[..., 1:] - (pixel % width).astype(place.dtype)
+    far_away = jnp.finfo(position.dtype).min
+    row = jnp.where(pixel >= start, (pixel // width).astype(position.dtype), far_away)
+    down = position[..., :1] - row
+    right = position[..., 1:] - (pixel % width).astype(position.dtype)
     return begin, (_hat(down), _hat(right)), (_slope(down), _slope(right))
 
 
@@ -152,7 +155,7 @@ def _hat(distance: Array) -> Array:
 
 
 def _slope(distance: Array) -> Array:
-    """Of the hat; a place on a pixel is taken to lie between it and the next one."""
+    """The slope of the hat. A position exactly on a pixel counts as between it and the next one."""
     before = (distance >= -1) & (distance < 0)
     after = (distance >= 0) & (distance < 1)
     return jnp.where(before, 1, jnp.where(after, -1, 0)).astype(distance.dtype)
@@ -160,37 +163,37 @@ def _slope(distance: Array) -> Array:
 
 def _sample(
     pixels: Float[Array, "batch deform_groups pixels channels"],
-    place: Float[Array, "batch deform_groups n 2"],
+    position: Float[Array, "batch deform_groups n 2"],
     factor: Float[Array, "batch deform_groups n"] | None,
     windows: tuple[Array, Array],
     width: int,
 ) -> Float[Array, "batch deform_groups n channels"]:
-    """Bilinear interpolation, times the factors, in float32 or more."""
+    """Samples by bilinear interpolation, times the factors, in float32 or wider."""
 
     def add_window(i: Array, total: Array) -> Array:
-        begin, (down, right), _ = _window(place, windows, i, width, pixels.shape[2])
+        begin, (down, right), _ = _window(position, windows, i, width, pixels.shape[2])
         seen = jax.lax.dynamic_slice_in_dim(pixels, begin, WINDOW, axis=2)
         weights = _times(factor, down * right).astype(pixels.dtype)
         return total + _product("bdnp,bdpc->bdnc", weights, seen)
 
-    zeros = jnp.zeros((*place.shape[:-1], pixels.shape[-1]), jnp.promote_types(pixels.dtype, jnp.float32))
+    zeros = jnp.zeros((*position.shape[:-1], pixels.shape[-1]), jnp.promote_types(pixels.dtype, jnp.float32))
     return jax.lax.fori_loop(0, windows[1], add_window, zeros)
 
 
 def _sample_gradient(
     pixels: Float[Array, "batch deform_groups pixels channels"],
-    place: Float[Array, "batch deform_groups n 2"],
+    position: Float[Array, "batch deform_groups n 2"],
     factor: Float[Array, "batch deform_groups n"] | None,
     windows: tuple[Array, Array],
     width: int,
     g: Float[Array, "batch deform_groups n channels"],
     by_pixel: Float[Array, "batch deform_groups pixels channels"],
 ) -> tuple[Array, Array, tuple[Array, Array | None]]:
-    """The samples anew, `by_pixel` with their gradient added, and the gradients of places and factors."""
+    """The recomputed samples, `by_pixel` plus their gradient, and the gradients of positions and factors."""
 
     def add_window(i: Array, totals: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         samples, by_pixel, sums = totals
-        begin, (down, right), slopes = _window(place, windows, i, width, pixels.shape[2])
+        begin, (down, right), slopes = _window(position, windows, i, width, pixels.shape[2])
         seen, so_far = (jax.lax.dynamic_slice_in_dim(a, begin, WINDOW, axis=2) for a in (pixels, by_pixel))
         weights = _times(factor, down * right).astype(pixels.dtype)
         samples += _product("bdnp,bdpc->bdnc", weights, seen)
@@ -204,7 +207,7 @@ def _sample_gradient(
             sums + jnp.stack([jnp.sum(by_weight * way, axis=-1) for way in ways], axis=-1),
         )
 
-    sums = jnp.zeros((*place.shape[:-1], 2 if factor is None else 3), place.dtype)
+    sums = jnp.zeros((*position.shape[:-1], 2 if factor is None else 3), position.dtype)
     zeros = jnp.zeros(g.shape, by_pixel.dtype), by_pixel, sums
     samples, by_pixel, sums = jax.lax.fori_loop(0, windows[1], add_window, zeros)
     by_factor = None if factor is None else sums[..., 2].astype(factor.dtype)
@@ -216,7 +219,8 @@ def _times(factor: Float[Array, "*n"] | None, x: Float[Array, "*n m"]) -> Float[
 
 
 def _product(axes: str, a: Array, b: Array) -> Array:
-    """Summed in float32 or more. By default a TPU would round its factors to bfloat16."""
+    """A product that is summed in float32 or wider."""
+    # By default a TPU would round the factors to bfloat16.
     precision = None if a.dtype == jnp.bfloat16 else "highest"
     dtype = jnp.promote_types(a.dtype, jnp.float32)
     return jnp.einsum(axes, a, b, precision=precision, preferred_element_type=dtype)
@@ -225,7 +229,7 @@ def _product(axes: str, a: Array, b: Array) -> Array:
 def _matrices(
     kernel: Float[Array, "size size in_per_group out"], groups: int
 ) -> Float[Array, "points tiles in out"]:
-    """In float32 or more; a tile is what joined groups have in common."""
+    """The kernel as matrices in float32 or wider, one for each point and each tile (a joined group)."""
     size, _, each, out = kernel.shape
     tiles = num_joined(each * groups, groups)
     joined = join_groups(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)), groups)
@@ -234,25 +238,25 @@ def _matrices(
 
 def _apply(
     samples: Float[Array, "batch deform_groups n channels"], matrices: Float[Array, "points tiles in out"]
-) -> list[Float[Array, "batch places out"]]:
-    """For each tile the product with the kernel, summed over its points."""
+) -> list[Float[Array, "batch positions out"]]:
+    """The product with the kernel, summed over its points, for each tile."""
     parts = enumerate(_split(samples, *matrices.shape[:2]))
     return [jnp.einsum("bknc,kco->bno", part, matrices[:, tile]) for tile, part in parts]
 
 
 def _split(
     samples: Float[Array, "batch deform_groups n channels"], points: int, tiles: int
-) -> list[Float[Array, "batch points places in"]]:
-    """By tile."""
+) -> list[Float[Array, "batch points positions in"]]:
+    """Splits samples by tile."""
     batch, deform_groups, _, channels = samples.shape
     by_point = jnp.moveaxis(samples.reshape(batch, deform_groups, points, -1, channels), 1, 3)
     return jnp.split(by_point.reshape(*by_point.shape[:3], -1), tiles, axis=-1)
 
 
 def _gradient_of_samples(
-    g: Float[Array, "batch places out"], matrices: Float[Array, "points tiles in out"], deform_groups: int
+    g: Float[Array, "batch positions out"], matrices: Float[Array, "points tiles in out"], deform_groups: int
 ) -> Float[Array, "batch deform_groups n channels"]:
-    """What `_apply` gives to the samples, in one product: those of single tiles would have to be joined."""
+    """The gradient of the samples in `_apply`, in one product: those of tiles would have to be joined."""
     g = g.reshape(*g.shape[:2], matrices.shape[1], -1).astype(matrices.dtype)
     by_point = jnp.einsum("bnto,ktco->bkntc", g, matrices)
     by_group = jnp.moveaxis(by_point.reshape(*by_point.shape[:3], deform_groups, -1), 3, 1)
@@ -261,10 +265,10 @@ def _gradient_of_samples(
 
 def _gradient_of_matrices(
     samples: Float[Array, "batch deform_groups n channels"],
-    g: Float[Array, "batch places out"],
+    g: Float[Array, "batch positions out"],
     matrices: Float[Array, "points tiles in out"],
 ) -> Float[Array, "batch points tiles in out"]:
-    """What `_apply` gives to the matrices, for each image."""
+    """The gradient of the matrices in `_apply`, for each image."""
     parts = zip(
         _split(samples, *matrices.shape[:2]),
         jnp.split(g.astype(samples.dtype), matrices.shape[1], axis=-1),

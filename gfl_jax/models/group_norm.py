@@ -1,4 +1,4 @@
-"""Group norm (Wu and He 2018) in one pass over the maps, of whole images though they come in strips."""
+"""Group norm (Wu and He 2018) in one pass over the maps, over whole images even if they are in strips."""
 
 import flax.linen as nn
 import jax
@@ -12,8 +12,8 @@ class GroupNorm(nn.Module):
     """Normalizes groups of channels of each image.
 
     Attributes:
-      groups: of channels.
-      images: in the batch, if maps are in strips.
+      groups: number of groups of channels.
+      images: number of images in the batch, if maps are in strips; None: whole maps.
       epsilon: added to the variance.
     """
 
@@ -23,7 +23,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Maps) -> Maps:
-        """Applies the norm; sums are in float32 at least, over each channel first."""
+        """Applies the norm. Sums are in float32 or wider, over each channel first."""
         batch, rows, columns, channels = x.shape
         images = self.images or batch
         scale = self.param("scale", nn.initializers.ones, (channels,))
@@ -43,7 +43,7 @@ class GroupNorm(nn.Module):
 
         mean = mean_of(exact)
         if x.dtype == jnp.bfloat16:
-            # E[x^2] - E[x]^2 loses nothing where x has the eight bits of bfloat16.
+            # E[x^2] - E[x]^2 is precise enough for x with the eight bits of bfloat16.
             variance = jnp.maximum(mean_of(jnp.square(exact)) - jnp.square(mean), 0)
         else:
             variance = mean_of(jnp.square(exact - everywhere(mean)))

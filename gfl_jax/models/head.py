@@ -1,4 +1,4 @@
-"""The dense head: at each location class scores, the numbers of the four box sides, and a quality."""
+"""The dense head, which predicts class scores, box sides and a quality at each location."""
 
 import math
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from gfl_jax.strips import Maps, whole
 from gfl_jax.structures import HeadOutputs
 
 NORMAL = nn.initializers.normal(0.01)
-PRIOR = 0.01  # every class score at the start (RetinaNet, sec. 4.1)
+PRIOR = 0.01  # initial class scores (RetinaNet, sec. 4.1)
 
 
 class DenseHead(nn.Module):
-    """Two towers, for classes and for boxes, whose weights all levels share.
+    """Two towers of convolutions, for classes and for boxes. All levels share their weights.
 
     A quality branch, if there is one, is one more convolution on one of the towers.
     """
 
     detector: config.Detector
     dtype: Any = jnp.float32
-    images: int | None = None  # in the batch, if maps are in strips
+    images: int | None = None  # number of images in the batch, if maps are in strips; None: whole maps
 
     @nn.compact
     def __call__(self, levels: Sequence[Maps]) -> HeadOutputs:
-        """Computes the outputs of all levels; they are whole where the levels are in strips."""
+        """Computes the outputs of all levels. They are whole maps, even if the levels are in strips."""
         detector, head = self.detector, self.detector.head
         anchors = num_anchors(detector.assigner)
 
@@ -63,7 +63,7 @@ class DenseHead(nn.Module):
         quality_conv = conv("quality", anchors, 0.0) if has_branch(detector.quality) else None
         with_quality = make_class_logits(detector.quality, num_parameters(detector.box), self.dtype)
 
-        # Losses and decoding are in float32 at least, whatever the network computes in.
+        # Losses and decoding are in float32 or wider, whatever the type of the network's arithmetic.
         wide = jnp.promote_types(self.dtype, jnp.float32)
         class_logits, box, quality = [], [], []
         for level, x in enumerate(levels):

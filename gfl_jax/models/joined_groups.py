@@ -1,8 +1,8 @@
-"""Groups of a convolution joined to fewer and larger ones, with zeros between them, for TPUs.
+"""Joins the groups of a convolution to fewer, larger ones, with zeros between them, for TPUs.
 
-Matrix units of 128 x 128 take as long for a group of 8 channels as for one of 128. And XLA gives each
-group an axis of its own, filled up to 128: a 3x3 convolution of 512 channels in 32 groups, 50x84 places,
-takes 15 times as long as it does joined to 4 groups, by the compiler's estimate for a v5e.
+A matrix unit of 128 x 128 takes as long for a group of 8 channels as for one of 128. And XLA gives each group
+its own axis, padded to 128. By the compiler's estimate for a v5e, a 3x3 convolution of 512 channels in 32
+groups on 50x84 positions takes 15 times as long as with its groups joined to 4.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ LANES = 128  # the width of a TPU's matrix units
 
 
 def num_joined(channels: int, groups: int) -> int:
-    """How many groups are left if they are joined as long as one has LANES channels or less."""
+    """The number of groups after joining them to groups of at most LANES channels."""
     return next(
         n for n in range(1, groups + 1) if groups % n == 0 and (n == groups or channels // n <= LANES)
     )
@@ -22,7 +22,7 @@ def num_joined(channels: int, groups: int) -> int:
 def join_groups(
     kernel: Float[Array, "size size in_per_group out"], groups: int
 ) -> Float[Array, "size size in_per_joined_group out"]:
-    """The kernel of the same convolution with `num_joined` groups."""
+    """The kernel of an equal convolution with `num_joined` groups."""
     size, _, each, out = kernel.shape
     joined = num_joined(each * groups, groups)
     together = groups // joined

@@ -16,14 +16,14 @@ from gfl_jax.structures import HeadOutputs
 
 
 class DetectorNetwork(nn.Module):
-    """Normalized pictures to head outputs. Parameters lie under backbone, pyramid and head."""
+    """Computes head outputs from normalized images. Parameters are under backbone, pyramid and head."""
 
     detector: config.Detector
     dtype: Any = jnp.float32
-    images: int | None = None  # in the batch, if they are in strips
+    images: int | None = None  # number of images in the batch, if they are in strips; None: whole
 
     def setup(self) -> None:
-        """Makes the three parts."""
+        """Creates the three parts."""
         self.backbone = ResNet(self.detector.backbone, self.dtype, self.images)
         self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype, self.images)
         self.head = DenseHead(self.detector, self.dtype, self.images)
@@ -32,9 +32,9 @@ class DetectorNetwork(nn.Module):
         """Runs the network.
 
         Args:
-          images: normalized, in pixels or in blocks, and these in strips or not; height and width
+          images: normalized, in pixels or in blocks of pixels; blocks may be in strips. Height and width
             are multiples of SIZE_DIVISOR.
-          train: whether batch norms use (and update) the statistics of the batch, where the
+          train: whether batch norms use the statistics of the batch and update the running ones, if the
             backbone's norm is "batch".
         """
         return self.head(self.pyramid(self.backbone(images, train)))
@@ -45,24 +45,24 @@ def apply_network(
     variables: Any,
     images: Float[Array, "batch height width c"],
     strips: int,
-    **how: Any,
+    **options: Any,
 ) -> Any:
-    """What `model.apply` gives for normalized images, computed in so many strips of each.
+    """Runs `model.apply` on normalized images, each of them split into strips.
 
     Args:
       model: the network.
       variables: its parameters and running statistics.
-      images: normalized, whole.
-      strips: from `num_strips`.
-      **how: further arguments of `model.apply`.
+      images: normalized and whole.
+      strips: number of strips per image, from `num_strips`.
+      **options: further arguments of `model.apply`.
     """
     if strips == 1:
-        return model.apply(variables, images, **how)
-    return model.clone(images=len(images)).apply(variables, split(images, strips), **how)
+        return model.apply(variables, images, **options)
+    return model.clone(images=len(images)).apply(variables, split(images, strips), **options)
 
 
 def build_detector(detector: config.Detector, precision: str = "float32") -> DetectorNetwork:
-    """The network of a detector config; `precision` is the dtype of its arithmetic.
+    """Builds the network of a detector config; `precision` is the dtype of its arithmetic.
 
     Raises:
       UserError: the parts of the detector do not fit together.

@@ -1,4 +1,4 @@
-"""uint8 images to network inputs, on the device."""
+"""Converts uint8 images to network inputs, on the device."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from gfl_jax import config
 from gfl_jax.pixel_blocks import SIDE, in_blocks
 from gfl_jax.strips import ROWS
 
-MOST = 2  # images on a chip for which strips pay
+MOST = 2  # largest number of images per chip for which strips are faster
 
 
 def normalize_images(
@@ -21,17 +21,17 @@ def normalize_images(
     normalization: config.Normalization,
     dtype: Any = jnp.float32,
 ) -> Float[Array, "batch h w c"]:
-    """Normalizes RGB images; what lies beyond an image's size becomes zero.
+    """Normalizes RGB images; the canvas beyond an image becomes zero.
 
     Args:
-      images: RGB pixels, or blocks of 4x4 of them.
+      images: RGB pixels, or blocks of 4x4 pixels.
       image_sizes: (height, width) of each image on the canvas, in pixels.
-      normalization: mean and std in the order of `channel_order`, the order of the result too.
+      normalization: mean and std, and the channel order of these and of the result.
       dtype: of the result; the arithmetic is in float32 or wider.
     """
     with jax.named_scope("input"):
         side = SIDE if in_blocks(images) else 1
-        # Of each channel: its row and its column in the block, and its color.
+        # The row and the column in the block, and the color, of each channel.
         row, column, color = np.indices((side, side, 3)).reshape(3, -1)
         color = 2 - color if normalization.channel_order == "bgr" else color
         wide = jnp.promote_types(dtype, jnp.float32)
@@ -45,13 +45,14 @@ def normalize_images(
 
 
 def num_strips(images: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> int:
-    """How many strips make the maps of images quickest: on a TPU, for one or two, as fill its registers.
+    """The fastest number of strips per image.
 
-    With three or four, the columns of the neighbors cost more than rows that stay empty.
+    On a TPU with one or two images, the strips fill the rows of its registers. With three or four images, the
+    columns of neighboring strips cost more than empty rows.
 
     Args:
-      images: in blocks of pixels, as they must be for strips, or not.
-      images_per_chip: of these, on each device.
+      images: in blocks of pixels or not; only blocks can be in strips.
+      images_per_chip: number of images on each device.
       platform: of the devices, such as "tpu".
     """
     if platform != "tpu" or not in_blocks(images) or images_per_chip > MOST:

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016): ResNet, ResNeXt, with deformable convolutions, and small ones."""
+"""Residual networks (He et al. 2016): ResNet, ResNeXt, variants with deformable convolutions, small ones."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ EXPANSION = {"basic": 1, "bottleneck": 4}
 
 
 class ResidualBlock(nn.Module):
-    """relu(shortcut(x) + branch(x)); the branch is 3x3, 3x3 or 1x1, 3x3, 1x1.
+    """relu(shortcut(x) + branch(x)), where the branch is 3x3, 3x3 (basic) or 1x1, 3x3, 1x1 (bottleneck).
 
-    The 3x3 of a bottleneck may have groups (ResNeXt, Xie et al. 2017) and be deformable.
+    The 3x3 convolution of a bottleneck may have groups (ResNeXt, Xie et al. 2017) and may be deformable.
     """
 
     backbone: config.Backbone
@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
     stride: int
     dtype: Any
     deformable: bool = False
-    images: int | None = None  # in the batch, if x is in strips
+    images: int | None = None  # number of images in the batch, if x is in strips; None: whole maps
 
     @nn.compact
     def __call__(self, x: Maps, train: bool) -> Maps:
@@ -66,18 +66,18 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The features of every stage, C2 to C5, at strides 4, 8, 16, 32."""
+    """Computes the features of every stage, C2 to C5, with strides 4, 8, 16 and 32."""
 
     backbone: config.Backbone
     dtype: Any = jnp.float32
-    images: int | None = None  # in the batch, if they are in strips
+    images: int | None = None  # number of images in the batch, if they are in strips; None: whole
 
     @nn.compact
     def __call__(self, x: Maps, train: bool = False) -> tuple[Maps, ...]:
-        """Computes the features of normalized images, in pixels or in blocks of them, and these in strips."""
+        """Computes the features of normalized images, given in pixels, in blocks or in strips of blocks."""
         backbone = self.backbone
         x = self._stem(x.astype(self.dtype), train)
-        # Below the last frozen stage nothing is trained: cut here, XLA drops the backward pass.
+        # Nothing is trained below the last frozen stage. This cut lets XLA drop the backward pass.
         x = jax.lax.stop_gradient(x) if backbone.frozen_stages == 1 else x
         features = []
         for k, (blocks, width) in enumerate(zip(backbone.stage_sizes, backbone.widths, strict=True), 1):
@@ -109,5 +109,5 @@ class ResNet(nn.Module):
 
 
 def batch_norm(backbone: config.Backbone, name: str) -> BatchNorm:
-    """The norm of a backbone."""
+    """The batch norm of a backbone."""
     return BatchNorm(backbone.norm == "frozen", backbone.train_norm, name=name)
