@@ -7,7 +7,7 @@ from gfl_jax.models.conv_gradient import conv2d, in_a_loop, own_kernel_gradient
 
 
 def gradients(x, kernel, cotangent, stride, groups, own, loop=False):
-    """Of the convolution's sum against `cotangent`, by x and by the kernel."""
+    """The gradients, by x and by the kernel, of the sum of the convolution times `cotangent`."""
 
     def total(x, kernel):
         return jnp.sum(conv2d(x, kernel, None, stride, groups) * cotangent)
@@ -22,14 +22,14 @@ def gradients(x, kernel, cotangent, stride, groups, own, loop=False):
         (1, 1, 1, 8, "float64"),
         (1, 2, 1, 8, "float64"),
         (3, 1, 1, 128, "float64"),
-        (3, 1, 1, 128, "float32"),  # in float32 only, a gradient of our own
+        (3, 1, 1, 128, "float32"),  # the gradient is our own only in float32
         (3, 2, 1, 128, "float64"),
         (3, 1, 4, 128, "float64"),
         (7, 1, 1, 128, "float32"),
         (7, 2, 1, 3, "float64"),
     ],
 )
-def test_gradients_are_xlas(size, stride, groups, channels, dtype):
+def test_gradients_equal_those_of_xla(size, stride, groups, channels, dtype):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x = rng.normal(size=(2, 9, 12, channels))
@@ -56,8 +56,8 @@ def test_the_switches_change_what_is_compiled():
 
 
 @pytest.mark.parametrize(("size", "stride", "channels"), [(1, 1, 8), (3, 1, 128), (3, 2, 8)])
-def test_in_bfloat16_sums_over_a_batch_are_in_float32(size, stride, channels):
-    """And so are the gradients of the parameters, each as exact as if the rounded maps were wide ones."""
+def test_with_bfloat16_maps_gradients_of_parameters_are_summed_in_float32(size, stride, channels):
+    """They are also returned in float32, as exact as if the rounded maps were in float32."""
     rng = np.random.default_rng(1)
     x = jnp.asarray(rng.normal(size=(2, 20, 24, channels)), jnp.bfloat16)
     kernel = jnp.asarray(rng.normal(size=(size, size, channels, 8)), jnp.float32)

@@ -11,7 +11,7 @@ from gfl_jax.models.convolution import BatchNorm, Conv
 
 
 def naive_convolution(x, kernel, bias, stride, groups):
-    """A convolution of one picture, padded by half the kernel on all sides, pixel by pixel."""
+    """A convolution of one image, padded by half the kernel on all sides, pixel by pixel."""
     size, _, group_channels, features = kernel.shape
     half = size // 2
     padded = np.pad(x, ((half, half), (half, half), (0, 0)))
@@ -31,15 +31,15 @@ def naive_convolution(x, kernel, bias, stride, groups):
     ("kernel_size", "stride", "groups", "height", "width"),
     [(3, 2, 1, 8, 7), (7, 2, 1, 9, 10), (1, 2, 1, 5, 6), (3, 1, 1, 4, 5), (3, 2, 2, 6, 7)],
 )
-def test_convolution_pads_both_sides_alike(kernel_size, stride, groups, height, width):
-    """With stride 2 and an even size, XLA's SAME would pad on the right and at the bottom alone."""
+def test_convolution_pads_both_sides_equally(kernel_size, stride, groups, height, width):
+    """With stride 2 and an even size, XLA's SAME would pad only on the right and at the bottom."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, height, width, 4))
     kernel = rng.normal(size=(kernel_size, kernel_size, 4 // groups, 6))
     bias = rng.normal(size=6)
     conv = Conv(6, kernel_size, stride, groups)
     found = conv.apply({"params": {"kernel": kernel, "bias": bias}}, x)
-    expected = np.stack([naive_convolution(picture, kernel, bias, stride, groups) for picture in x])
+    expected = np.stack([naive_convolution(image, kernel, bias, stride, groups) for image in x])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -50,7 +50,7 @@ def test_convolution_without_bias_has_none():
 
 
 class ConvAndNorm(nn.Module):
-    """A convolution and the norm of what it makes."""
+    """A convolution followed by a norm."""
 
     frozen: bool = False
     dtype: Any = jnp.float32
@@ -78,8 +78,8 @@ def normalized(y, mean, var, variables):
     return (y - mean) / np.sqrt(var + 1e-5) * bn["scale"] + bn["bias"]
 
 
-def test_batch_norm_in_training_is_pytorchs():
-    """The biased variance normalizes; the unbiased one goes into the running variance, with weight 0.1."""
+def test_batch_norm_in_training_follows_pytorch():
+    """The biased variance normalizes. The unbiased one updates the running variance, with weight 0.1."""
     rng = np.random.default_rng(0)
     x = (3 + 2 * rng.normal(size=(2, 3, 4, 4))).astype(np.float32)
     variables = norm_variables(rng)
@@ -93,7 +93,7 @@ def test_batch_norm_in_training_is_pytorchs():
 
 
 @pytest.mark.parametrize(("frozen", "train"), [(True, True), (True, False), (False, False)])
-def test_batch_norm_frozen_or_not_in_training_uses_and_leaves_the_running_statistics(frozen, train):
+def test_batch_norm_frozen_or_in_evaluation_uses_the_running_statistics_unchanged(frozen, train):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
     variables = norm_variables(rng)
@@ -104,7 +104,7 @@ def test_batch_norm_frozen_or_not_in_training_uses_and_leaves_the_running_statis
     jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"]["bn"], stats)
 
 
-def test_gradients_through_running_statistics_are_those_of_a_norm_after_the_convolution():
+def test_gradients_with_folded_statistics_equal_those_of_a_norm_after_the_convolution():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
     cotangent = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
@@ -115,12 +115,12 @@ def test_gradients_through_running_statistics_are_those_of_a_norm_after_the_conv
         y = ConvAndNorm(frozen=True).apply({**variables, "params": params}, x, train=True)
         return jnp.sum(y * cotangent)
 
-    def in_turn(params, x):
+    def separate(params, x):
         y = Conv(5, 3, use_bias=False).apply({"params": params["conv"]}, x)
         return jnp.sum(normalized(y, stats["mean"], stats["var"], {"params": params}) * cotangent)
 
     found = jax.grad(folded, (0, 1))(variables["params"], x)
-    expected = jax.grad(in_turn, (0, 1))(variables["params"], x)
+    expected = jax.grad(separate, (0, 1))(variables["params"], x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 

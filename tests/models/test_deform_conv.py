@@ -1,4 +1,4 @@
-"""Deformable convolution: what the figures of `main.py verify` do not show."""
+"""Deformable convolution: properties that `main.py verify` does not check."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.models.deform_conv import DeformConv, deform_conv2d
 from gfl_jax.models.resnet import ResNet
 
-SIZES = (2, 7, 9, 8)  # pictures, rows, columns, channels
+SIZES = (2, 7, 9, 8)  # images, rows, columns, channels
 
 
 def normal(seed, *shape):
@@ -19,7 +19,7 @@ def normal(seed, *shape):
 
 
 @pytest.mark.parametrize(("stride", "groups", "deform_groups"), [(1, 1, 1), (2, 1, 2), (1, 4, 1)])
-def test_without_offsets_it_is_a_convolution(stride, groups, deform_groups):
+def test_without_offsets_it_equals_a_convolution(stride, groups, deform_groups):
     with jax.enable_x64(True):
         x, kernel = normal(0, *SIZES), normal(1, 3, 3, 8 // groups, 12)
         plain = conv2d(x, kernel, None, stride, groups)
@@ -33,11 +33,11 @@ def test_offsets_are_y_and_x():
     down = jnp.zeros((*SIZES[:3], 9, 2)).at[..., 0].set(1).reshape(*SIZES[:3], 18)
     moved = deform_conv2d(x, down, kernel)
     shifted = conv2d(jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0))), kernel, None, 1, 1)
-    # Above the first row the moved places see the picture, the shifted picture does not.
+    # Positions above the first row move onto the image, but the shifted image does not contain that row.
     np.testing.assert_allclose(moved[:, 1:], shifted[:, 1:], atol=1e-5)
 
 
-def test_far_outside_it_sees_nothing_and_learns_nothing():
+def test_positions_far_outside_give_zero_results_and_gradients():
     x, kernel = normal(0, *SIZES).astype(jnp.float32), normal(1, 3, 3, 8, 4).astype(jnp.float32)
     far = jnp.full((*SIZES[:3], 18), 1e6)
     total, gradients = jax.value_and_grad(lambda *args: jnp.sum(deform_conv2d(*args)), (0, 1))(x, far, kernel)
@@ -56,7 +56,7 @@ def test_gradients_of_offsets_and_masks_by_finite_differences():
         check_grads(jax.jit(total), (offsets, mask), order=1, modes=["rev"], eps=1e-6, rtol=1e-6)
 
 
-def test_no_more_memory_than_the_sampled_columns_once():
+def test_memory_is_less_than_that_of_all_sampled_columns():
     x, kernel = jnp.zeros((1, 25, 42, 64)), jnp.zeros((3, 3, 64, 64))
     offsets = jnp.zeros((1, 25, 42, 18))
 
@@ -70,8 +70,8 @@ def test_no_more_memory_than_the_sampled_columns_once():
     assert backward.memory_analysis().temp_size_in_bytes < columns
 
 
-def test_bfloat16_places_are_exact():
-    """In bfloat16 itself a place of 300.5 would be 300."""
+def test_positions_are_exact_with_bfloat16_offsets():
+    """In bfloat16 the position 300.5 would be rounded to 300."""
     ramp = jnp.arange(512.0)[None, None, :, None]
     kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
     offsets = jnp.zeros((1, 1, 512, 2), jnp.bfloat16).at[..., 1].set(0.5)
@@ -81,7 +81,7 @@ def test_bfloat16_places_are_exact():
 
 
 @pytest.mark.parametrize(("version", "channels"), [(1, 18), (2, 27)])
-def test_it_starts_as_a_convolution(version, channels):
+def test_it_is_initialized_as_a_plain_convolution(version, channels):
     x = jnp.ones((1, 8, 8, 4))
     layer = DeformConv(6, version=version)
     variables = layer.init(jax.random.key(0), x)
@@ -90,7 +90,7 @@ def test_it_starts_as_a_convolution(version, channels):
     np.testing.assert_allclose(layer.apply(variables, x), plain * (1.0 if version == 1 else 0.5), rtol=1e-5)
 
 
-def test_resnext_and_deformable_stages_have_their_shapes():
+def test_shapes_of_resnext_and_deformable_stages():
     backbone = config.Backbone(
         stage_sizes=(1, 1), widths=(64, 128), groups=32, group_width=8, deform_stages=(2,), deform_version=2
     )

@@ -1,4 +1,4 @@
-"""Deformable convolution by products of matrices, as TPUs have it, against the form by gathers."""
+"""Deformable convolution by products of matrices, the form of TPUs, compared with the form by gathers."""
 
 import functools
 import re
@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gfl_jax.models.deform_conv import deform_conv2d
 
-SIZE = (31, 37)  # rows and columns, of more than one window
+SIZE = (31, 37)  # rows and columns: more than one window of pixels
 
 
 def normal(seed, *shape):
@@ -22,7 +22,7 @@ def make_inputs(channels, out, stride=1, groups=1, deform_groups=1, size=SIZE, b
     """Features, offsets, kernel, mask and the gradient of the result."""
     rows, columns = (-(-side // stride) for side in size)
     offsets = 4 * normal(1, batch, rows, columns, deform_groups * 18)
-    offsets[:, ::2] = np.round(offsets[:, ::2])  # onto pixels, and just onto and beyond the border
+    offsets[:, ::2] = np.round(offsets[:, ::2])  # some exactly on pixels, on the border, and just beyond it
     offsets[:, 1, :3], offsets[:, 1, 3:6] = 1e6, -1e30
     mask = 1 / (1 + np.exp(normal(2, batch, rows, columns, deform_groups * 9)))
     kernel = normal(3, 3, 3, channels // groups, out)
@@ -37,7 +37,7 @@ def result_and_gradients(x, offsets, kernel, mask, g, form, **static):
 
 
 def assert_near(found, expected, tolerance):
-    """Relative to the largest number."""
+    """Compares arrays with a tolerance relative to the largest expected number."""
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
@@ -53,7 +53,7 @@ def assert_near(found, expected, tolerance):
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_forms_are_equal(static, masked):
+def test_both_forms_are_equal(static, masked):
     x, offsets, kernel, mask, g = make_inputs(8, 12, **static)
     static = {name: value for name, value in static.items() if name != "size"}
     with jax.enable_x64(True):
@@ -66,8 +66,8 @@ def test_forms_are_equal(static, masked):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 3e-6), (jnp.bfloat16, 0.01)])
-def test_in_other_precisions_it_is_the_same_function(dtype, tolerance):
-    """256 channels in groups of 64: matrices of several groups, and of several tiles."""
+def test_lower_precisions_are_close_to_float64(dtype, tolerance):
+    """With 256 channels in groups of 64 there are several tiles, and several groups in each."""
     inputs = [jnp.asarray(a, dtype) for a in make_inputs(256, 8, groups=4, batch=1)]
     found = result_and_gradients(*inputs, form="products", groups=4)
     assert all(a.dtype == dtype for a in found)
@@ -78,21 +78,21 @@ def test_in_other_precisions_it_is_the_same_function(dtype, tolerance):
 
 @pytest.mark.parametrize("form", ["gathers", "products"])
 def test_points_are_summed_in_float32(form):
-    """In bfloat16 256 + 1 is 256."""
+    """In bfloat16, 256 + 1 would be 256."""
     kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16).at[0, 0].set(256)
     x, offsets = jnp.ones((1, 3, 3, 1), jnp.bfloat16), jnp.zeros((1, 3, 3, 18), jnp.bfloat16)
     assert deform_conv2d(x, offsets, kernel, form=form)[0, 1, 1, 0] == 264
 
 
-@pytest.mark.parametrize(("platform", "reads"), [("tpu", False), ("cpu", True), ("cuda", True)])
-def test_each_platform_has_its_form(platform, reads):
+@pytest.mark.parametrize(("platform", "gathers"), [("tpu", False), ("cpu", True), ("cuda", True)])
+def test_each_platform_has_its_form(platform, gathers):
     inputs = [jax.ShapeDtypeStruct(np.shape(a), jnp.float32) for a in make_inputs(8, 8)]
     lowered = result_and_gradients.trace(*inputs, form=None).lower(lowering_platforms=(platform,)).as_text()
-    assert ("stablehlo.gather" in lowered) == ("stablehlo.scatter" in lowered) == reads
+    assert ("stablehlo.gather" in lowered) == ("stablehlo.scatter" in lowered) == gathers
 
 
-def test_devices_keep_their_images():
-    """Only where windows begin and end is agreed on, and the gradient of the kernel is summed once."""
+def test_devices_exchange_no_images():
+    """Devices only agree on where windows begin and end, and sum the gradient of the kernel once."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
     inputs = make_inputs(8, 8, groups=2, batch=8, size=(5, 7))
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))

@@ -10,24 +10,24 @@ from gfl_jax.models.head import DenseHead
 from gfl_jax.models.network import build_detector
 
 
-def pictures(height=64, width=96):
+def random_images(height=64, width=96):
     return np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def variables(small_detector, random_variables):
-    return random_variables(build_detector(small_detector), pictures())
+    return random_variables(build_detector(small_detector), random_images())
 
 
 def test_outputs_of_each_level(small_detector, variables):
-    outputs = jax.eval_shape(build_detector(small_detector).apply, variables, pictures())
+    outputs = jax.eval_shape(build_detector(small_detector).apply, variables, random_images())
     grids = [(8, 12), (4, 6), (2, 3)]
     assert [x.shape for x in outputs.class_logits] == [(2, *grid, 3) for grid in grids]
     assert [x.shape for x in outputs.box] == [(2, *grid, 4 * 5) for grid in grids]
 
 
 def test_levels_above_the_backbone_round_their_size_up():
-    """As the stride-2 convolutions do: 25 columns become 13, and 13 become 7."""
+    """Stride-2 convolutions round up: 25 columns become 13, and 13 become 7."""
     network = build_detector(config.Detector())
     shape = jax.ShapeDtypeStruct((1, 96, 800, 3), jnp.float32)
     outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), shape)
@@ -48,7 +48,7 @@ def test_class_scores_start_at_one_percent(small_detector):
 
 def test_bfloat16_arithmetic_gives_close_float32_outputs(small_detector, variables):
     exact, found = (
-        jax.jit(build_detector(small_detector, precision).apply)(variables, pictures())
+        jax.jit(build_detector(small_detector, precision).apply)(variables, random_images())
         for precision in ("float32", "bfloat16")
     )
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(found), strict=True):
@@ -56,16 +56,16 @@ def test_bfloat16_arithmetic_gives_close_float32_outputs(small_detector, variabl
         assert 0 < np.max(np.abs(a - b)) < 0.05 * np.max(np.abs(a))
 
 
-def test_parameters_are_float32_whatever_the_arithmetic(small_detector):
+def test_parameters_are_float32_in_bfloat16_arithmetic(small_detector):
     init = build_detector(small_detector, "bfloat16").init
-    variables = jax.eval_shape(init, jax.random.key(0), pictures())
+    variables = jax.eval_shape(init, jax.random.key(0), random_images())
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def test_only_training_changes_the_running_statistics(small_detector, variables):
     apply = jax.jit(build_detector(small_detector).apply, static_argnames=("train", "mutable"))
     for train in (False, True):
-        _, updates = apply(variables, pictures(), train=train, mutable=("batch_stats",))
+        _, updates = apply(variables, random_images(), train=train, mutable=("batch_stats",))
         before, after = (jax.tree.leaves(x["batch_stats"]) for x in (variables, updates))
         changed = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
         assert all(changed) if train else not any(changed)

@@ -1,4 +1,4 @@
-"""Convolutions in groups, joined as for TPUs, are the same ones."""
+"""Joining the groups of convolutions, as for TPUs, does not change their results."""
 
 import re
 
@@ -15,7 +15,7 @@ from gfl_jax.models.joined_groups import join_groups, num_joined
     ("channels", "groups", "joined"), [(256, 32, 2), (12, 4, 1), (96, 1, 1), (192, 6, 2), (512, 2, 2)]
 )
 @pytest.mark.parametrize("stride", [1, 2])
-def test_joined_groups_are_the_same_convolution(channels, groups, joined, stride):
+def test_joined_groups_give_the_same_convolution(channels, groups, joined, stride):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, 5, 7, channels)), rng.normal(size=(3, 3, channels // groups, 2 * groups))
     assert num_joined(channels, groups) == joined
@@ -27,7 +27,7 @@ def test_joined_groups_are_the_same_convolution(channels, groups, joined, stride
 
 
 @pytest.mark.parametrize(("platform", "groups"), [("tpu", "2"), ("cpu", "32"), ("cuda", "32")])
-def test_tpus_join_them_forward_and_backward(platform, groups):
+def test_tpus_join_groups_forward_and_backward(platform, groups):
     def gradients(x, kernel):
         y, pull_back = jax.vjp(lambda x, kernel: conv2d(x, kernel, None, 1, 32), x, kernel)
         return y, *pull_back(y)
@@ -40,7 +40,7 @@ def test_tpus_join_them_forward_and_backward(platform, groups):
     assert (by_x.shape, by_kernel.shape) == ((2, 8, 8, 256), (3, 3, 8, 256))
 
 
-def test_the_gradient_of_joined_groups_is_that_of_the_kernel():
+def test_gradient_of_the_kernel_through_joined_groups():
     rng = np.random.default_rng(0)
     x, kernel, g = (
         rng.normal(size=(2, 5, 7, 256)),

@@ -1,4 +1,4 @@
-"""Sizes of the networks, against figures that others published."""
+"""Sizes of the networks, compared with published numbers and with the reference."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from gfl_jax.configuration.config_files import load_config
 from gfl_jax.interop.torch_names import CONSTANTS, to_torch
 from gfl_jax.models.network import build_detector
 
-# Convolutions and norms of torchvision's networks without their last layer, and channels of C3 to C5.
+# Blocks of torchvision's networks, their parameters without the last layer, and the channels of C3 to C5.
 TORCHVISION = {
     "resnet18": (("basic", (2, 2, 2, 2)), 11_176_512, (128, 256, 512)),
     "resnet34": (("basic", (3, 4, 6, 3)), 21_284_672, (128, 256, 512)),
@@ -39,7 +39,7 @@ def count(tree):
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_gfl_on_each_resnet(name):
+def test_parameters_of_gfl_on_each_resnet(name):
     (block, stage_sizes), backbone, channels = TORCHVISION[name]
     detector = config.Detector(backbone=config.Backbone(block=block, stage_sizes=stage_sizes))
     params = shapes_of(detector)["params"]
@@ -48,7 +48,7 @@ def test_gfl_on_each_resnet(name):
     assert count(params["head"]) == HEAD
 
 
-def test_the_default_detector_is_the_references_gfl(reference_dir):
+def test_the_default_detector_equals_gfl_of_the_reference(reference_dir):
     structure = json.loads((reference_dir / "gfl_structure.json").read_text())
     shapes = shapes_of(config.Detector())
     assert count(shapes["params"]) == structure["params"] == 32_440_537

@@ -8,21 +8,21 @@ import pytest
 from gfl_jax import config
 from gfl_jax.models.resnet import ResidualBlock, ResNet
 
-# Most of the work is in the first stage, so that not doing its backward pass shows.
+# Most of the work is in the first stage, to make it visible if its backward pass is skipped.
 SMALL = config.Backbone(
     block="basic", stage_sizes=(2, 1), widths=(8, 8), stem="patch4", norm="frozen", frozen_stages=0
 )
 
 
-def pictures(height, width):
+def random_images(height, width):
     return np.random.default_rng(0).normal(size=(1, height, width, 3)).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])
 def gradient(request, random_variables):
-    """The number of frozen stages, the gradient and what it cost, in units of the forward pass."""
+    """The number of frozen stages, the gradient, and its cost in units of the forward pass."""
     model = ResNet(dataclasses.replace(SMALL, frozen_stages=request.param))
-    x = pictures(64, 64)
+    x = random_images(64, 64)
     variables = random_variables(model, x)
 
     def loss(params):
@@ -45,7 +45,7 @@ def test_frozen_stages_have_no_gradient_and_the_others_do(gradient):
 
 
 def test_the_backward_pass_of_frozen_stages_is_not_computed(gradient):
-    """Operations as XLA counts them: two and a half forward passes for all, one with a frozen front."""
+    """XLA counts about 2.5 forward passes without frozen stages, and 1 with a frozen stem and stage 1."""
     frozen_stages, _, cost = gradient
     least, most = [(2.0, 3.5), (0.5, 1.5), (0.0, 0.0)][frozen_stages]
     assert least <= cost <= most
@@ -56,14 +56,14 @@ def test_the_backward_pass_of_frozen_stages_is_not_computed(gradient):
 def test_strides_and_channels_of_the_stages(block, factor, stem):
     backbone = config.Backbone(block, (1, 1, 1), (4, 8, 16), stem)
     model = ResNet(backbone)
-    features, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), pictures(64, 96))
+    features, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), random_images(64, 96))
     shapes = [feature.shape[1:] for feature in features]
     assert shapes == [(16, 24, 4 * factor), (8, 12, 8 * factor), (4, 6, 16 * factor)]
 
 
 @pytest.mark.parametrize(("style", "changes"), [("caffe", False), ("pytorch", True)])
-def test_the_stride_is_in_the_1x1_convolution_of_a_caffe_bottleneck(style, changes, random_variables):
-    """A 1x1 convolution of stride 2 sees every second pixel only: the others have no influence."""
+def test_the_stride_of_a_caffe_bottleneck_is_in_its_1x1_convolution(style, changes, random_variables):
+    """A 1x1 convolution of stride 2 reads only every second pixel, so the others have no influence."""
     block = ResidualBlock(dataclasses.replace(SMALL, block="bottleneck", style=style), 4, 2, jnp.float32)
     x = np.random.default_rng(1).normal(size=(1, 6, 6, 4)).astype(np.float32)
     other = x.copy()
