@@ -1,6 +1,6 @@
-"""ATSS over the whole matrix of locations and boxes, as Algorithm 1 is written.
+"""ATSS on the whole matrix of locations and boxes, as Algorithm 1 is written.
 
-Slow and large: it is what `atss.py` is checked and timed against.
+It is slow and needs much memory. `atss.py` is checked and timed against it.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def assign_atss_dense(
     anchor_scale: float = 8.0,
     offset: float = 0.0,
 ) -> Int[Array, "locations"]:
-    """The same arguments and result as `atss.assign_atss`."""
+    """Assigns boxes to locations; has the arguments and the result of `atss.assign_atss`."""
     locations = make_locations(grid_sizes, strides, offset)
     valid = valid_locations(valid_sizes[None], grid_sizes)[0]
     points = jnp.asarray(locations.points, boxes.dtype)

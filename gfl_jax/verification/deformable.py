@@ -1,4 +1,4 @@
-"""Deformable convolutions of both versions, with all gradients, against reference figures."""
+"""Compares deformable convolutions of both versions, and all gradients, with reference values."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,11 @@ from jaxtyping import Array
 from gfl_jax.models.deform_conv import deform_conv2d
 from gfl_jax.verification.reference import Reference, Row
 
-TOLERANCE = 1e-5  # the figures are float32
+TOLERANCE = 1e-5  # the reference values are float32
 
 
 def verify_deformable(reference: Reference) -> Iterator[Row]:
-    """Recomputes every deformable convolution of a file of units."""
+    """Recomputes every deformable convolution in a file of single functions."""
     for name in sorted({"dcn" + key.split("/")[0] for key in reference.keys("dcn")}):
         yield Row(f"{name}, with all gradients", _deviation(reference, name), TOLERANCE)
 
@@ -36,7 +36,7 @@ def _deviation(reference: Reference, name: str) -> float:
         y = deform_conv2d(x["x"], x["offset"], x["weight"], x.get("mask"), stride, groups, deform_groups)
         return y + x.get("bias", 0)
 
-    @jax.jit  # one program takes a tenth of the time of its operations one by one
+    @jax.jit  # one program takes a tenth of the time of single operations
     def differentiate(x: dict[str, Array], gy: Array) -> tuple[Array, dict[str, Array]]:
         result, pull_back = jax.vjp(convolve, x)
         return result, pull_back(gy)[0]

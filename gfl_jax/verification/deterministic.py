@@ -1,6 +1,6 @@
-"""Weights and pictures that are pure functions of a name or a seed.
+"""Weights and images that are pure functions of a name or a seed.
 
-The reference figures were computed on these, so no weights are stored beside them.
+The reference values were computed with them, so no weights have to be stored.
 """
 
 import zlib
@@ -14,7 +14,7 @@ def _rng(name: str) -> np.random.RandomState:
 
 
 def projection(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:
-    """The random array against which the gradient of a parameter was summed."""
+    """The random array on which the reference projected the gradient of a parameter."""
     return _rng("proj:" + name).standard_normal(shape)
 
 
@@ -75,7 +75,7 @@ def _bias(name: str, is_cls: bool, z: np.ndarray) -> np.ndarray:
 
 
 def image(seed: int, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """A picture in BGR order: blocks, gradients and noise."""
+    """An image in BGR order: blocks, gradients and noise."""
     rng = np.random.RandomState(seed)
     blocks = rng.randint(0, 256, (-(-height // 16), -(-width // 16), 3)).astype(np.float64)
     pixels = np.kron(blocks, np.ones((16, 16, 1)))[:height, :width]

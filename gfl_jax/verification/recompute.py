@@ -1,4 +1,4 @@
-"""The figures of a detector's file, computed anew: everything in one compiled function."""
+"""Recomputes the reference values of a detector, in one compiled function."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,14 +26,14 @@ from gfl_jax.targets.locations import Locations, grid_sizes_of
 from gfl_jax.training.teacher import Teacher, box_maps
 from gfl_jax.verification.deterministic import image, weight
 from gfl_jax.verification.reference import Reference
-from gfl_jax.verification.ties import is_a_choice
+from gfl_jax.verification.ties import is_explained_by_ties
 
-# mmdetection adds it to what it divides losses by.
+# mmdetection adds it to the divisors of its losses.
 EPSILON = float(np.finfo(np.float32).eps)
 
 
 def deterministic_variables(model: DetectorNetwork, dtype: Any, prefix: str = "") -> dict[str, Any]:
-    """The variables of a network with the reference's weights, drawn for their names with a prefix."""
+    """The variables of a network with the reference's weights, generated from their names with a prefix."""
     sample = jnp.zeros((1, SIZE_DIVISOR, SIZE_DIVISOR, 3))
     shapes: Any = jax.eval_shape(model.init, jax.random.key(0), sample)
     names: dict[str, tuple[int, ...]] = {}
@@ -47,19 +47,19 @@ def deterministic_variables(model: DetectorNetwork, dtype: Any, prefix: str = ""
 
 
 def make_batch(reference: Reference, case: str, precision: str) -> Batch:
-    """The pictures and boxes of a case, padded as the reference pads them."""
+    """The images and boxes of a case, padded as in the reference."""
     count = len(reference.keys(f"{case}/gt_bboxes"))
-    pictures = [_picture(reference[f"{case}/image{i}_seed_height_width"]) for i in range(count)]
-    sizes = np.array([picture.shape[:2] for picture in pictures], np.int32)
+    case_images = [_case_image(reference[f"{case}/image{i}_seed_height_width"]) for i in range(count)]
+    sizes = np.array([case_image.shape[:2] for case_image in case_images], np.int32)
     canvas = -(-sizes.max(axis=0) // SIZE_DIVISOR) * SIZE_DIVISOR
     max_boxes = max(len(reference[f"{c}/gt_bboxes{i}"]) for c in reference["cases"] for i in range(count))
     images = np.zeros((count, *canvas, 3), np.uint8)
     boxes = np.zeros((count, max_boxes, 4), np.float64 if precision == "float64" else np.float32)
     labels = np.zeros((count, max_boxes), np.int32)
     box_mask = np.zeros((count, max_boxes), bool)
-    for i, picture in enumerate(pictures):
+    for i, case_image in enumerate(case_images):
         truth = reference[f"{case}/gt_bboxes{i}"].reshape(-1, 4)
-        images[i, : sizes[i, 0], : sizes[i, 1]] = picture
+        images[i, : sizes[i, 0], : sizes[i, 1]] = case_image
         boxes[i, : len(truth)] = truth
         labels[i, : len(truth)] = reference[f"{case}/gt_labels{i}"]
         box_mask[i, : len(truth)] = True
@@ -68,7 +68,7 @@ def make_batch(reference: Reference, case: str, precision: str) -> Batch:
     return Batch(*map(jnp.asarray, arrays))
 
 
-def _picture(seed_height_width: np.ndarray) -> np.ndarray:
+def _case_image(seed_height_width: np.ndarray) -> np.ndarray:
     seed, height, width = (int(x) for x in seed_height_width)
     return image(seed, height, width)[..., ::-1]  # RGB
 
@@ -76,10 +76,10 @@ def _picture(seed_height_width: np.ndarray) -> np.ndarray:
 def case_targets(
     reference: Reference, case: str, batch: Batch, detector: config.Detector
 ) -> tuple[Targets, int]:
-    """The targets of a case: ours, or the reference's where it differs from ours by ties in ATSS alone.
+    """The targets of a case: ours, or the reference's where they differ from ours only by ties in ATSS.
 
     Returns:
-      The targets, and the number of locations at which ties make a difference.
+      The targets, and the number of locations that differ by ties.
     """
     locations = _locations(batch, detector)
     ours = _assign(batch, detector)
@@ -92,10 +92,10 @@ def case_targets(
         theirs = np.full_like(index[i], -1)
         theirs[valid[i]] = reference[key] - 1
         different = int(np.sum(theirs != index[i]))
-        # The reference's precision. Ours must be a choice as well: else the difference is an error of ours.
+        # In the precision of the reference. Ties must explain our assignment too, or the error is ours.
         boxes = reference[f"{case}/gt_bboxes{i}"].reshape(-1, 4).astype(np.float64)
         scene = (boxes, valid[i], locations, detector.assigner.topk)
-        if different and all(is_a_choice(assigned, *scene) for assigned in (index[i], theirs)):
+        if different and all(is_explained_by_ties(assigned, *scene) for assigned in (index[i], theirs)):
             index[i], ties = theirs, ties + different
     return make_targets(batch, jnp.asarray(index), ours.valid), ties
 
@@ -112,7 +112,7 @@ def _locations(batch: Batch, detector: config.Detector) -> Locations:
 
 
 class Results(NamedTuple):
-    """What a case's figures are about."""
+    """The results that are compared with the reference values of a case."""
 
     inputs: Any
     features: Any  # C2 to C5
@@ -129,18 +129,18 @@ def recompute(
     experiment: config.Config,
     teacher: Teacher | None,
     variables: Any,
-    taught: Any,
+    teacher_variables: Any,
     batch: Batch,
     targets: Targets,
 ) -> Results:
-    """Everything that a case's figures are about; to be compiled.
+    """Computes everything that is compared with the reference values of a case; callers compile it.
 
     Args:
       model: the network.
       experiment: the config of the detector.
-      teacher: None: there is none.
+      teacher: None if there is no teacher.
       variables: of the network.
-      taught: variables of the teacher.
+      teacher_variables: of the teacher's network.
       batch: from `make_batch`.
       targets: from `case_targets`.
     """
@@ -157,7 +157,7 @@ def recompute(
     locations = assigner_locations(grid_sizes_of(levels), strides, assigner)
     normalizers = _reference_normalizers(targets, locations, experiment.detector)
     differentiate = jax.value_and_grad(_loss, has_aux=True)
-    lesson = teacher and Lesson(box_maps(teacher, taught, batch), experiment.distillation)
+    lesson = teacher and Lesson(box_maps(teacher, teacher_variables, batch), experiment.distillation)
     (_, losses), gradients = differentiate(
         variables["params"], variables["batch_stats"], model, experiment, batch, targets, normalizers, lesson
     )
@@ -186,10 +186,10 @@ def _loss(
 def _reference_normalizers(
     targets: Targets, locations: Locations, detector: config.Detector
 ) -> dict[str, Any]:
-    """What the reference divides each loss by together with its epsilon.
+    """For each loss, the number that the reference divides it by, without the epsilon that it adds.
 
-    For the box losses of detectors with anchors that is 1, and 4 for the sides of DFL and LD: it
-    divides them by the sum of the weights in another place, or not at all, without an epsilon.
+    For the box losses of detectors with anchors the number is 1, and 4 for the sides of DFL and LD. The
+    reference divides these losses by the sum of the weights elsewhere, without an epsilon, or not at all.
     """
     positives = jnp.maximum(count_positives(targets, detector.assigner), 1)
     box: Any = 1.0

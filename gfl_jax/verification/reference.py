@@ -1,7 +1,7 @@
-"""Files of reference figures, and how far our figures are from them.
+"""Files of reference values, and how far our values are from them.
 
-A file holds arrays under CASE/PART keys. An array too long was stored as every n-th value of
-its flat form, with n under KEY@stride and the full shape under KEY@shape.
+A file holds arrays under CASE/PART keys. For a long array, only every n-th value of the flat array is stored,
+with n under KEY@stride and the full shape under KEY@shape.
 """
 
 import zipfile
@@ -16,7 +16,7 @@ from gfl_jax.errors import UserError
 
 
 class Row(NamedTuple):
-    """One line of the verdict: how far a part is from the reference."""
+    """One row of the result: how far a part is from the reference."""
 
     part: str
     deviation: float
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 class Reference:
-    """Reads a file of reference figures.
+    """Reads a file of reference values.
 
     Raises:
       UserError: the file is missing or is not of this format.
@@ -52,25 +52,25 @@ class Reference:
         """The array as stored.
 
         Raises:
-          UserError: the file does not have it.
+          UserError: the file has no such array.
         """
         if key not in self.arrays:
-            raise UserError(f"{self.path}: has no entry {key!r}; is it a file of reference figures?")
+            raise UserError(f"{self.path}: has no entry {key!r}; is it a file of reference values?")
         return self.arrays[key]
 
     def keys(self, prefix: str) -> list[str]:
-        """What follows `prefix` in every key that starts with it."""
+        """The keys that start with `prefix`, without it."""
         starting = (key for key in self.arrays if key.startswith(prefix) and "@" not in key)
         return [key[len(prefix) :] for key in starting]
 
     def size(self, key: str) -> int:
-        """Number of values of an array before its thinning."""
+        """The number of values of the full array."""
         return int(np.prod(self[f"{key}@shape"])) if f"{key}@shape" in self else self[key].size
 
     def deviation(self, key: str, ours: ArrayLike, mask: ArrayLike | None = None) -> float:
-        """Largest difference, relative to the largest magnitude of the reference; inf for another shape.
+        """The largest difference, relative to the largest magnitude of the reference; inf if shapes differ.
 
-        Where there is a `mask`, only what it selects is compared.
+        With a `mask`, only the values that it selects are compared.
         """
         theirs = self[key]
         ours = np.asarray(ours)
@@ -86,7 +86,7 @@ class Reference:
 
 
 def relative_deviation(ours: ArrayLike, theirs: ArrayLike, scale: float | None = None) -> float:
-    """max |ours - theirs| / max |theirs|, or over `scale`; inf for another shape or for NaN."""
+    """max |ours - theirs| / max |theirs|, or divided by `scale`; inf if shapes differ or for NaN."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
         return np.inf

@@ -1,8 +1,9 @@
-"""Whether a reference's ATSS differs from ours only in which of equally near locations it took.
+"""Checks whether a reference's ATSS differs from ours only in its choice among equally near locations.
 
-The candidates of a box on a level are the nearest locations. Where several are equally near and not all
-can be taken, Algorithm 1 leaves open which are. A choice changes the threshold of its box, and so all of
-its positives. Boxes meet only where the largest overlap wins, so that each box can be looked at alone.
+The candidates of a box on a level are the nearest locations. If several are equally near and not all of them
+can be candidates, Algorithm 1 does not say which ones to choose. The choice changes the threshold of the box,
+and so all of its positives. Boxes interact only where the largest overlap wins, so each box can be checked
+alone.
 """
 
 import itertools
@@ -16,24 +17,24 @@ from gfl_jax.boxes import EPSILON
 from gfl_jax.targets.atss import MIN_DISTANCE
 from gfl_jax.targets.locations import Locations
 
-MOST_CHOICES = 100_000  # of one box; with more, nothing counts as explained
+MOST_CHOICES = 100_000  # of one box; with more, no difference counts as explained by ties
 
 
-def is_a_choice(
+def is_explained_by_ties(
     assigned: Int[np.ndarray, "locations"],
     boxes: Float[np.ndarray, "boxes 4"],
     valid: Bool[np.ndarray, "locations"],
     locations: Locations,
     topk: int,
 ) -> bool:
-    """Whether ATSS gives exactly an assignment for some choice among equally near candidates.
+    """Whether ATSS gives exactly this assignment for some choice among equally near candidates.
 
     Args:
       assigned: the index of each location's box, or -1.
-      boxes: ground truths in pixels, without padding, in the precision in which distances are compared.
-      valid: which locations lie on the picture.
+      boxes: ground-truth boxes in pixels, without padding, in the precision of the compared distances.
+      valid: which locations lie on the image.
       locations: with one anchor each.
-      topk: candidates of a box on each level.
+      topk: number of candidates of a box on each level.
     """
     if not -1 <= assigned.min(initial=-1) <= assigned.max(initial=-1) < len(boxes):
         return False
@@ -52,7 +53,7 @@ def _is_possible(
     locations: Locations,
     topk: int,
 ) -> bool:
-    """Whether some choice makes those locations of one box positive that the assignment needs."""
+    """Whether some choice gives one box the positives that the assignment needs."""
     points = locations.points.astype(boxes.dtype)
     offsets = points - (boxes[b, :2] + boxes[b, 2:]) / 2
     distances = np.sqrt(np.square(offsets[:, 0]) + np.square(offsets[:, 1]))
@@ -61,7 +62,7 @@ def _is_possible(
         return False
     sides = np.concatenate([points - boxes[b, :2], boxes[b, 2:] - points], axis=1)
     inside = np.min(sides, axis=1) > MIN_DISTANCE
-    # Where another box has the location, this one may be positive too if it loses there.
+    # At the locations of another box, this box may be positive too if its overlap loses.
     others = overlaps[np.maximum(assigned, 0), np.arange(len(assigned))]
     loses = (assigned >= 0) & ((overlaps[b] < others) | ((overlaps[b] == others) & (assigned < b)))
     must, may = assigned == b, (assigned == b) | loses
@@ -70,7 +71,7 @@ def _is_possible(
         if len(values) > 1:
             deviations = np.sum(np.square(values - np.mean(values))) / (len(values) - 1)
             positive = candidates[(values >= np.mean(values) + np.sqrt(deviations)) & inside[candidates]]
-        else:  # the deviation of a single value is no number
+        else:  # the standard deviation of a single value is NaN
             positive = candidates[:0]
         if np.all(may[positive]) and np.sum(must[positive]) == np.sum(must):
             return True
@@ -83,7 +84,7 @@ def _candidates(
     levels: Int[np.ndarray, "locations"],
     topk: int,
 ) -> tuple[Int[np.ndarray, "certain"], list[tuple[Int[np.ndarray, "tied"], int]]]:
-    """Locations that every choice takes; for each level with a tie, the tied ones and how many are taken."""
+    """The candidates in every choice; for each level with a tie, the tied locations and how many to choose."""
     certain, choices = [], []
     for level in range(int(levels.max()) + 1):
         here = np.flatnonzero((levels == level) & valid)
@@ -104,7 +105,7 @@ def _candidates(
 def _all_candidates(
     certain: Int[np.ndarray, "certain"], choices: Sequence[tuple[Int[np.ndarray, "tied"], int]]
 ) -> Iterator[Int[np.ndarray, "candidates"]]:
-    """The candidates of a box for every choice, in the order of their places."""
+    """The candidates of a box for every choice, sorted by location."""
     for chosen in itertools.product(*(itertools.combinations(tied, free) for tied, free in choices)):
         yield np.sort(np.concatenate([certain, *(np.array(part, int) for part in chosen)]))
 

@@ -1,4 +1,4 @@
-"""The single functions against reference figures: losses with gradients, coders, ATSS, NMS, warm-up."""
+"""Compares single functions with reference values: losses and gradients, coders, ATSS, NMS, warm-up."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -22,12 +22,12 @@ from gfl_jax.targets.locations import valid_grid_sizes
 from gfl_jax.training.optimizer import make_schedule
 from gfl_jax.verification.reference import Reference, Row, relative_deviation
 
-TOLERANCE = 1e-5  # the figures are float32
+TOLERANCE = 1e-5  # the reference values are float32
 STRIDES = (8, 16, 32, 64, 128)
 
 
 def verify_units(reference: Reference) -> Iterator[Row]:
-    """Recomputes every figure of a file of units."""
+    """Recomputes every value in a file of single functions."""
     yield from _losses(reference)
     yield from _geometry(reference)
     for scene in sorted(
@@ -43,7 +43,8 @@ def verify_units(reference: Reference) -> Iterator[Row]:
 
 def _losses(reference: Reference) -> Iterator[Row]:
     num_classes = reference["qfl/pred"].shape[1]
-    one_hot = jax.nn.one_hot(reference["qfl/label"], num_classes)  # background is num_classes: zeros
+    # Background has the label num_classes, which gives zeros.
+    one_hot = jax.nn.one_hot(reference["qfl/label"], num_classes)
     qualities = one_hot * reference["qfl/score"][:, None]
     yield from _loss(
         reference,
@@ -87,9 +88,9 @@ def _loss(
     weight: np.ndarray,
     module: tuple[str, float],
 ) -> Iterator[Row]:
-    """A loss elementwise, its gradient, and its weighted sum times a factor."""
+    """Compares the values of a loss, its gradient, and its weighted sum times a factor."""
 
-    @jax.jit  # one program takes a fraction of the time of its operations one by one
+    @jax.jit  # one program takes a fraction of the time of single operations
     def differentiate(x: Array) -> tuple[Array, Array, Array]:
         total, gradient = jax.value_and_grad(lambda x: jnp.sum(loss(x) * weight))(x)
         return loss(x), total, gradient
@@ -113,7 +114,7 @@ def _geometry(reference: Reference) -> Iterator[Row]:
 
 
 def _compute_geometry(x: dict[str, Array]) -> dict[str, Array]:
-    """Figures from the inputs in the file; both have the names that they have there."""
+    """Computes values from the inputs in the file. Inputs and results have their names in the file."""
     a, b = x["boxes/a"], x["boxes/b"]
     distances = geometry.boxes_to_distances(x["dist/points"], x["dist/boxes"])
     from_distances = geometry.distances_to_boxes(x["dist/points"], x["dist/dist"])
@@ -121,7 +122,7 @@ def _compute_geometry(x: dict[str, Array]) -> dict[str, Array]:
     overlap = geometry.intersection(a[:, None], b[None]) / jnp.maximum(
         geometry.area(a)[:, None], geometry.EPSILON
     )
-    # The boxes of these deltas are not in the file: there and back.
+    # The boxes of these deltas are not in the file, so the deltas are decoded and encoded again.
     boxes = geometry.deltas_to_boxes(x["delta/anchors"], x["delta/enc"])
     return {
         "boxes/iou_matrix": geometry.iou(a[:, None], b[None]),
@@ -140,7 +141,7 @@ def _compute_geometry(x: dict[str, Array]) -> dict[str, Array]:
 
 
 def _atss(reference: Reference, scene: str) -> float:
-    """Largest difference in the assigned boxes."""
+    """The largest difference between the assigned boxes."""
     height, width = (int(x) for x in reference[f"{scene}/hw"])
     grid_sizes = tuple((math.ceil(height / s), math.ceil(width / s)) for s in STRIDES)
     truth = jnp.asarray(reference[f"{scene}/gt"])

@@ -1,6 +1,6 @@
-"""Reference figures recomputed on the user's own machine.
+"""Recomputes reference values on the user's machine.
 
-By default accelerators multiply float32 numbers in bfloat16 or TF32; here they do not.
+By default, accelerators multiply float32 numbers in bfloat16 or TF32. Here they multiply in full float32.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ from gfl_jax.verification.reference import Reference, Row
 from gfl_jax.verification.units import verify_units
 from gfl_jax.verification.whole_detector import verify_detector
 
-FIGURES = Path(__file__).resolve().parents[2] / "tests/data/reference"
-UNITS, MORE_UNITS = FIGURES / "units.npz", FIGURES / "units_extra.npz"
+REFERENCE_DIR = Path(__file__).resolve().parents[2] / "tests/data/reference"
+UNITS, MORE_UNITS = REFERENCE_DIR / "units.npz", REFERENCE_DIR / "units_extra.npz"
 DEFAULT_CONFIG = "gfl_r50_fpn_1x_coco"
-DETECTORS = {  # files of figures in FIGURES, and whose they are
+DETECTORS = {  # files in REFERENCE_DIR, and the config of each detector
     "gfl": "gfl_r50_fpn_1x_coco",
     "atss": "atss_r50_fpn_1x_coco",
     "fcos": "fcos_r50_fpn_1x_coco",
@@ -31,10 +31,10 @@ DETECTORS = {  # files of figures in FIGURES, and whose they are
 
 
 def verify_default(precision: str, detectors: Sequence[str] = ("gfl",)) -> Iterator[Row]:
-    """The single functions (in float32, like their figures), and whole detectors."""
-    if not FIGURES.is_dir():
+    """Verifies the single functions (in float32, like their reference values) and whole detectors."""
+    if not REFERENCE_DIR.is_dir():
         raise UserError(
-            "verify: the reference figures are not part of the installed package; run it in the repository "
+            "verify: the reference values are not part of the installed package; run it in the repository "
             "of gfl_jax, or give --reference=FILE.npz"
         )
     with jax.default_matmul_precision("highest"):
@@ -43,16 +43,16 @@ def verify_default(precision: str, detectors: Sequence[str] = ("gfl",)) -> Itera
         yield from verify_deformable(Reference(MORE_UNITS))
     for name in detectors:
         config = load_config(DETECTORS[name])
-        for row in verify_file(FIGURES / f"{name}.npz", config, precision):
+        for row in verify_file(REFERENCE_DIR / f"{name}.npz", config, precision):
             yield row._replace(part=f"{name} {row.part}" if len(detectors) > 1 else row.part)
 
 
 def verify_file(path: str | Path, config: Config, precision: str) -> Iterator[Row]:
-    """A file of reference figures of the detector that `config` describes.
+    """Verifies a detector with a file of reference values.
 
     Args:
       path: an .npz file.
-      config: the same detector.
+      config: of the same detector.
       precision: "float64", "float32" or "bfloat16".
     """
     reference = Reference(path)

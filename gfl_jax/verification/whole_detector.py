@@ -1,5 +1,7 @@
-"""A whole detector against reference figures: features, outputs, targets, losses, gradients,
-detections and a few steps of training."""
+"""Compares a whole detector with reference values.
+
+These are features, outputs, targets, losses, gradients, detections and a few steps of training.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,11 +34,11 @@ from gfl_jax.verification.recompute import (
 )
 from gfl_jax.verification.reference import Reference, Row, relative_deviation
 
-GRADIENT_STRIDE = 97  # large gradients were stored as every 97th value
+GRADIENT_STRIDE = 97  # only every 97th value of a large gradient is stored
 
 
 class Tolerances(NamedTuple):
-    """Largest relative deviations allowed."""
+    """The largest allowed relative deviations."""
 
     outputs: float
     targets: float
@@ -44,24 +46,25 @@ class Tolerances(NamedTuple):
     gradients: float
     projections: float
     training: float
-    unmatched: float  # share of detections that have no counterpart within `outputs`
+    unmatched: float  # share of detections without a counterpart within `outputs`
 
 
 TOLERANCES = {
     "float64": Tolerances(1e-6, 1e-12, 1e-6, 1e-6, 1e-6, 1e-6, 0.0),
-    # In float32 a ReLU input within rounding of zero flips and changes single gradients. The
-    # projection of an error on unit normals is normal, with its norm as deviation: three of them.
+    # In float32, rounding can change the sign of a ReLU input near zero, and so single gradients. The
+    # projection of an error on unit normals is normal; its standard deviation is the norm of the error. The
+    # tolerance for projections is three standard deviations.
     "float32": Tolerances(1e-5, 1e-6, 1e-5, 2e-2, 6e-2, 1e-3, 0.0),
-    # Eight bits of mantissa through fifty layers: a check against blunders, not of exactness.
+    # Eight bits of mantissa through fifty layers: this finds gross errors only.
     "bfloat16": Tolerances(1e-1, 1e-6, 1e-1, 5e-1, 1.5, 1e-2, 0.5),
 }
 
 
 def verify_detector(reference: Reference, experiment: config.Config, precision: str) -> Iterator[Row]:
-    """Recomputes every figure of a detector's file.
+    """Recomputes every reference value of a detector.
 
     Args:
-      reference: the file.
+      reference: the file of reference values.
       experiment: the config of the same detector.
       precision: "float64" (with jax's x64 mode on), "float32" or "bfloat16".
     """
@@ -70,24 +73,24 @@ def verify_detector(reference: Reference, experiment: config.Config, precision: 
     variables = deterministic_variables(model, jnp.promote_types(precision, jnp.float32))
     cases = [str(case) for case in reference["cases"]]
     batches = {case: make_batch(reference, case, precision) for case in cases}
-    teacher, taught = None, None
+    teacher, teacher_variables = None, None
     if experiment.distillation.teacher:
         teacher = make_teacher(load_config(experiment.distillation.teacher), experiment)
         wide = jnp.promote_types(precision, jnp.float32)
-        taught = deterministic_variables(teacher.model, wide, prefix="teacher.")
+        teacher_variables = deterministic_variables(teacher.model, wide, prefix="teacher.")
     run = jax.jit(partial(recompute, model, experiment, teacher))
     targets = {case: case_targets(reference, case, batches[case], experiment.detector) for case in cases}
     for case in cases:
         given, ties = targets[case]
-        results = jax.device_get(run(variables, taught, batches[case], given))
+        results = jax.device_get(run(variables, teacher_variables, batches[case], given))
         for part, value, tolerance in _compare_case(
             reference, case, batches[case], results, tolerances, experiment
         ):
-            note = f", but for {ties} locations by ties in ATSS" if ties and part == "targets" else ""
+            note = f" ({ties} locations differ by ties in ATSS)" if ties and part == "targets" else ""
             yield Row(f"{case}: {part}{note}", value, tolerance)
     if "traj/losses" in reference:
-        first = cases[0]  # by position, as above, or it would be compiled again
-        run_first = lambda variables: run(variables, taught, batches[first], targets[first][0])  # noqa: E731
+        first = cases[0]  # positional arguments as above, to avoid another compilation
+        run_first = lambda variables: run(variables, teacher_variables, batches[first], targets[first][0])  # noqa: E731
         yield from _compare_training(reference, run_first, experiment, variables, tolerances)
 
 
@@ -125,7 +128,7 @@ def _compare_case(
     for name, values in ours.losses.items():
         per_level = f"{case}/loss/{name}_per_level"
         found = [reference.deviation(f"{case}/loss/{name}", np.sum(values))]
-        if len(reference[per_level]) > 1:  # FCOS's has the sum alone
+        if len(reference[per_level]) > 1:  # the reference's FCOS has only the sum
             found.append(reference.deviation(per_level, values))
         yield name, max(found), tolerances.losses
     named = to_torch(ours.gradients, experiment.detector)
@@ -147,7 +150,7 @@ def _compare_case(
 
 
 def _box_predictions(maps: Any, detector: config.Detector) -> list[np.ndarray]:
-    """The box maps as the reference keeps them: FCOS's are distances in pixels, others raw."""
+    """The box maps as the reference stores them: distances in pixels for FCOS, raw outputs for others."""
     if detector.box.kind != "dirac" or detector.box.coding != "distances":
         return list(maps)
     found = []
@@ -158,7 +161,7 @@ def _box_predictions(maps: Any, detector: config.Detector) -> list[np.ndarray]:
 
 
 def _compare_targets(reference: Reference, case: str, ours: Results, experiment: config.Config) -> float:
-    """Largest deviation of assignments, classes, weights, boxes and their number; all should be 0."""
+    """The largest deviation of assignments, classes, weights, boxes and their number; all should be 0."""
     targets, detector = ours.targets, experiment.detector
     locations = assigner_locations(grid_sizes_of(ours.levels), detector.strides, detector.assigner)
     wrong: list[float] = [relative_deviation(np.sum(targets.positive), reference[f"{case}/targets/num_pos"])]
@@ -171,7 +174,7 @@ def _compare_targets(reference: Reference, case: str, ours: Results, experiment:
 
     labels = np.where(targets.positive, targets.labels, detector.num_classes)
     boxes = targets.boxes
-    if detector.assigner.kind == "fcos":  # it keeps distances, and leftovers at the background
+    if detector.assigner.kind == "fcos":  # it stores distances, and arbitrary ones at the background
         distances = boxes_to_distances(jnp.asarray(locations.points), boxes)
         distances /= unit(jnp.asarray(locations.strides)[:, None], detector.box)
         boxes = np.where(targets.positive[..., None], distances, 0)
@@ -213,7 +216,7 @@ def _compare_gradients(
 def _unmatched(
     reference: Reference, prefix: str, batch: Batch, detections: Any, i: int, rescale: int, tolerance: float
 ) -> float:
-    """Share of the detections of either set without one like it in the other: class, score and box."""
+    """The share of detections in either set without a counterpart (class, score, box) in the other."""
     found = detections.mask[i]
     boxes = detections.boxes[i][found] / (np.tile(batch.scale_factors[i], 2) if rescale else 1)
     scores, labels = detections.scores[i][found], detections.labels[i][found]
@@ -234,12 +237,12 @@ def _compare_training(
     variables: Any,
     tolerances: Tolerances,
 ) -> Iterator[Row]:
-    """A few steps of the config's optimizer at the reference's learning rates."""
+    """Compares a few steps of the config's optimizer, with the reference's learning rates."""
     rates = jnp.asarray(reference["traj/lr"])
     optimizer = make_optimizer(experiment.optimizer, lambda step: rates[step], experiment.detector.backbone)
     params, batch_stats = variables["params"], variables["batch_stats"]
 
-    @partial(jax.jit, compiler_options=quick_options(jax.default_backend()))  # it runs a few times
+    @partial(jax.jit, compiler_options=quick_options(jax.default_backend()))  # it runs only a few times
     def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state

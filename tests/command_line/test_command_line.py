@@ -89,13 +89,13 @@ def test_a_missing_work_directory(capsys, tmp_path, command):
     line = error_line(capsys, [*command, f"--workdir={missing}"])
     assert line.startswith(f"error: {missing / 'config.json'}: there is no such file; name a work directory")
     line = error_line(capsys, ["predict", "image.png", f"--workdir={missing}", TREES])
-    assert line.startswith(f"error: {missing}: no checkpoint there; name a work directory")
+    assert line.startswith(f"error: {missing}: has no checkpoint; name a work directory")
     assert not missing.exists()
 
 
 def test_a_missing_checkpoint(capsys, trained):
     line = error_line(capsys, ["predict", "x.png", f"--workdir={trained}", "--checkpoint=nowhere"])
-    assert "nowhere: no checkpoint there" in line
+    assert "nowhere: has no checkpoint;" in line
 
 
 def test_missing_categories(capsys, trained, tmp_path):
@@ -158,7 +158,7 @@ def test_a_missing_or_foreign_reference_file(capsys, reference_dir, tmp_path):
     line = error_line(capsys, ["verify", f"--reference={tmp_path / 'text.npz'}"])
     assert f"{tmp_path / 'text.npz'}: is not a readable .npz file" in line
     line = error_line(capsys, ["verify", f"--reference={reference_dir / 'units.npz'}"])
-    assert "units.npz: has no entry 'cases'; is it a file of reference figures?" in line
+    assert "units.npz: has no entry 'cases'; is it a file of reference values?" in line
 
 
 @pytest.mark.parametrize(("deviation", "status"), [(1e-9, 0), (1e-3, 1), (float("nan"), 1)])

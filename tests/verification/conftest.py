@@ -1,4 +1,4 @@
-"""A ResNet in float64 takes longer to run than to compile: unlike in other tests, programs are optimized."""
+"""Enables optimization, unlike in other tests: a ResNet in float64 takes longer to run than to compile."""
 
 import jax
 import pytest

@@ -1,6 +1,6 @@
-"""The other detectors against the reference in float64: one batch of two images of unequal sizes.
+"""Compares the other detectors with the reference in float64, on one batch of two images of unequal sizes.
 
-`python main.py verify --dtype=float64 --detector=all` recomputes all batches, and a few steps of training.
+`python main.py verify --dtype=float64 --detector=all` recomputes all batches and a few steps of training.
 """
 
 import jax

@@ -9,11 +9,11 @@ from gfl_jax.verification.reference import Reference, Row, relative_deviation
 def reference(tmp_path):
     whole = np.arange(60.0).reshape(3, 4, 5)
     np.savez(
-        tmp_path / "figures.npz",
+        tmp_path / "values.npz",
         **{"a/small": np.array([1.0, -4.0]), "a/long": whole.reshape(-1)[::7], "a/none": np.zeros((0, 4))},
         **{"a/long@stride": 7, "a/long@shape": whole.shape, "ab": 1.0},
     )
-    return Reference(tmp_path / "figures.npz")
+    return Reference(tmp_path / "values.npz")
 
 
 def test_deviation_is_relative_to_the_largest_magnitude(reference):
@@ -26,30 +26,30 @@ def test_a_long_array_is_compared_at_every_nth_value(reference):
     whole = np.arange(60.0).reshape(3, 4, 5)
     assert reference.deviation("a/long", whole) == 0
     changed = whole.copy()
-    changed[2, 3, 1] += 5.6  # position 56 of the flat form, a multiple of 7
+    changed[2, 3, 1] += 5.6  # position 56 of the flat array, a multiple of 7
     assert reference.deviation("a/long", changed) == pytest.approx(0.1)
     assert reference.deviation("a/long", whole.reshape(4, 3, 5)) == np.inf
     assert reference.deviation("a/long", whole.reshape(-1)[::7]) == np.inf
 
 
-def test_keys_leave_out_the_notes_on_strides(reference):
+def test_keys_leave_out_stride_entries(reference):
     assert reference.keys("a/") == ["small", "long", "none"]
     assert "ab" in reference
     assert "b" not in reference
 
 
-def test_a_key_that_is_not_there(reference):
-    with pytest.raises(UserError, match=r"figures\.npz: has no entry 'cases'; is it a file of reference"):
+def test_a_missing_key(reference):
+    with pytest.raises(UserError, match=r"values\.npz: has no entry 'cases'; is it a file of reference"):
         reference["cases"]
     with pytest.raises(UserError, match="has no entry 'nothing'"):
         reference.deviation("nothing", 1.0)
 
 
-def test_a_file_that_is_not_there_or_no_archive(tmp_path):
+def test_a_missing_file_and_a_file_that_is_no_archive(tmp_path):
     with pytest.raises(UserError, match=r"--reference=nowhere\.npz: there is no such file"):
         Reference("nowhere.npz")
     text = tmp_path / "text.npz"
-    text.write_text("no figures")
+    text.write_text("no arrays")
     for path in (text, tmp_path):
         with pytest.raises(UserError, match=r": is not a readable \.npz file") as caught:
             Reference(path)

@@ -1,4 +1,4 @@
-"""Another choice among equally near candidates is no error, and anything else is one."""
+"""Another choice among equally near candidates is accepted; any other difference is an error."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ from gfl_jax.verification import recompute as recomputed
 from gfl_jax.verification.deterministic import projection
 from gfl_jax.verification.recompute import case_targets, deterministic_variables, make_batch, recompute
 from gfl_jax.verification.reference import Reference
-from gfl_jax.verification.ties import is_a_choice
+from gfl_jax.verification.ties import is_explained_by_ties
 from gfl_jax.verification.whole_detector import verify_detector
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -31,7 +31,7 @@ def grid_of(height, width, strides=STRIDES):
 
 
 def atss(boxes, locations, topk, priority):
-    """Algorithm 1 where of equally near locations those of the least priority come first."""
+    """Algorithm 1; of equally near locations, those with the smallest priority come first."""
     boxes = np.asarray(boxes, np.float64)
     points, best = locations.points.astype(np.float64), np.full(len(locations.points), -1.0)
     assigned = np.full(len(points), -1)
@@ -54,12 +54,12 @@ def atss(boxes, locations, topk, priority):
 
 def possible(assigned, boxes, locations, topk=9):
     valid = np.ones(len(locations.points), bool)
-    return is_a_choice(np.asarray(assigned), np.asarray(boxes, np.float64), valid, locations, topk)
+    return is_explained_by_ties(np.asarray(assigned), np.asarray(boxes, np.float64), valid, locations, topk)
 
 
-def test_pytorchs_order_on_the_cpu_is_a_choice(reference_dir):
-    figures = np.load(reference_dir / "units.npz")
-    boxes, theirs = figures["atss_tie/gt"], figures["atss_tie/gt_inds"] - 1
+def test_pytorchs_order_on_the_cpu_is_explained_by_ties(reference_dir):
+    reference_arrays = np.load(reference_dir / "units.npz")
+    boxes, theirs = reference_arrays["atss_tie/gt"], reference_arrays["atss_tie/gt_inds"] - 1
     locations = grid_of(64, 64)
     assert np.sum(atss(boxes, locations, 9, np.arange(len(theirs))) != theirs) == 3
     assert possible(theirs, boxes, locations)
@@ -77,7 +77,7 @@ def test_a_whole_image_at_stride_64():
     for assigned in found:
         assert possible(assigned, boxes, locations)
         far = np.array(assigned)
-        far[0] = 0  # the upper left corner is no candidate of the finest level
+        far[0] = 0  # the upper left corner is not a candidate on the finest level
         assert not possible(far, boxes, locations)
 
 
@@ -86,7 +86,7 @@ def test_a_whole_image_at_stride_64():
     st.lists(st.tuples(*[st.integers(0, 8)] * 2, *[st.integers(1, 12)] * 2), min_size=1, max_size=4),
     st.integers(0, 2**32 - 1),
 )
-def test_any_choice_is_possible_and_any_change_beyond_the_candidates_is_not(cells, seed):
+def test_any_choice_is_possible_but_no_change_outside_the_candidates(cells, seed):
     boxes = np.array([[x, y, x + w, y + h] for x, y, w, h in cells]) * 8
     locations, rng = grid_of(160, 160, (8, 16, 32)), np.random.default_rng(seed)
     assigned = atss(boxes, locations, 4, rng.permutation(len(locations.points)))
@@ -111,7 +111,7 @@ def test_without_ties_every_change_is_an_error():
         assert not possible(wrong, boxes, locations)
 
 
-def test_too_many_choices_are_not_explained(monkeypatch):
+def test_too_many_choices_are_not_explained_by_ties(monkeypatch):
     boxes, locations = [[0, 0, 672, 480]], grid_of(480, 672)
     assigned = atss(boxes, locations, 9, np.arange(len(locations.points)))
     monkeypatch.setattr("gfl_jax.verification.ties.MOST_CHOICES", 1)
@@ -127,8 +127,8 @@ def experiment(small_detector):
 
 
 @pytest.fixture(scope="module")
-def figures(experiment):
-    """Reference figures of the small detector in float64, with another choice among ties than ours."""
+def reference_arrays(experiment):
+    """Reference values of the small detector in float64, with a different choice among ties than ours."""
     detector = experiment.detector
     arrays = {
         "cases": np.array(["a"]),
@@ -182,29 +182,29 @@ def as_reference(arrays):
     return reference
 
 
-def test_a_file_with_another_choice_passes_and_its_losses_are_compared(figures, experiment):
-    wrong = {key.replace("a/", "b/", 1): x for key, x in figures.items() if key.startswith("a/")}
+def test_a_file_with_another_choice_passes_and_its_losses_are_compared(reference_arrays, experiment):
+    wrong = {key.replace("a/", "b/", 1): x for key, x in reference_arrays.items() if key.startswith("a/")}
     wrong["b/assign/img0_gt_inds"] = wrong["b/assign/img0_gt_inds"].copy()
     wrong["b/assign/img0_gt_inds"][0] = 1  # outside the box
-    both = as_reference(figures | wrong | {"cases": np.array(["a", "b"])})
+    both = as_reference(reference_arrays | wrong | {"cases": np.array(["a", "b"])})
     with jax.enable_x64(True):
         rows = list(verify_detector(both, experiment, "float64"))
     failed = {row.part for row in rows if not row.passed}
     assert {"b: targets", "b: loss_bbox"} <= failed
     assert not any(part.startswith("a: ") for part in failed)
     (named,) = [row.part for row in rows if "ties" in row.part]
-    assert named == "a: targets, but for 4 locations by ties in ATSS"
+    assert named == "a: targets (4 locations differ by ties in ATSS)"
 
 
-def test_an_error_of_ours_is_no_tie(figures, experiment, monkeypatch):
-    """Though the reference's assignment is a choice."""
+def test_an_error_of_ours_is_not_explained_by_ties(reference_arrays, experiment, monkeypatch):
+    """The reference's assignment is a valid choice; ours has an error."""
     assign = recomputed._assign
 
     def assign_wrongly(batch, *rest):
         targets = assign(batch, *rest)
         return targets._replace(box_index=targets.box_index.at[0, 0].set(0))
 
-    reference, detector = as_reference(figures), experiment.detector
+    reference, detector = as_reference(reference_arrays), experiment.detector
     with jax.enable_x64(True):
         batch = make_batch(reference, "a", "float64")
         assert case_targets(reference, "a", batch, detector)[1] == 4

@@ -1,4 +1,4 @@
-"""The reference figures recomputed in float64, once; and that a wrong figure is found."""
+"""Recomputes the reference values in float64, once, and checks that a wrong value is detected."""
 
 import copy
 from types import SimpleNamespace
@@ -22,10 +22,10 @@ ROWS_OF_DEFORMABLE = 9
 
 @pytest.fixture(scope="module")
 def verified():
-    """All rows of the default set, and for each case what was compared."""
+    """All rows of the default set, and the arguments of the comparison of each case."""
     compared = {}
 
-    def remember(reference, case, batch, results, tolerances, experiment):
+    def record(reference, case, batch, results, tolerances, experiment):
         compared[case] = SimpleNamespace(
             reference=reference, batch=batch, results=results, tolerances=tolerances, experiment=experiment
         )
@@ -33,7 +33,7 @@ def verified():
 
     compare = detector._compare_case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detector, "_compare_case", remember)
+        patch.setattr(detector, "_compare_case", record)
         rows = list(verify_default("float64"))
     return SimpleNamespace(rows=rows, compared=compared)
 
@@ -57,10 +57,11 @@ def test_no_row_is_missing(verified):
     assert sum("of 175 parameters" in part for part in parts) == 2 * len(CASES)
 
 
-def test_tolerances_in_float64_are_1e_6_and_almost_none_for_targets_and_detections(verified):
-    """Targets have 1e-12, for FCOS computes distances: too little for an index or a class to be wrong.
+def test_tolerances_in_float64(verified):
+    """1e-6, but 1e-12 for targets, and 0 for detections and for the parameters with a gradient.
 
-    GFL's boxes are copied, so that its targets must be equal.
+    Targets have 1e-12 because FCOS computes distances; a wrong index or class exceeds it. GFL copies boxes,
+    so its targets must be equal.
     """
     for row in verified.rows[ROWS_OF_UNITS + ROWS_OF_DEFORMABLE :]:
         if row.part.endswith(": targets"):
@@ -70,8 +71,8 @@ def test_tolerances_in_float64_are_1e_6_and_almost_none_for_targets_and_detectio
             assert row.tolerance == (0.0 if exact else 1e-6)
 
 
-def test_losses_and_their_gradients_are_the_references_to_rounding(verified):
-    """Since its epsilon is in the recomputed losses too."""
+def test_losses_and_gradients_equal_the_reference_up_to_rounding(verified):
+    """The recomputed losses include the epsilon of the reference."""
     losses = [row for row in verified.rows if ": loss_" in row.part]
     assert len(losses) == 3 * len(CASES)
     assert max(row.deviation for row in losses) < 1e-12
@@ -81,7 +82,7 @@ def test_losses_and_their_gradients_are_the_references_to_rounding(verified):
 
 
 def tampered(reference, keys):
-    """A copy of a reference whose entries `keys` each have one figure changed, by 1e-4 of the largest."""
+    """A copy of a reference, with the largest value of each entry in `keys` changed by 1e-4 of it or by 1."""
     changed = copy.copy(reference)
     changed.arrays = dict(reference.arrays)
     for key in keys:
@@ -93,10 +94,12 @@ def tampered(reference, keys):
 
 
 def failures(verified, case, keys):
-    """The rows of a case that fail once entries of the reference were tampered with."""
-    was = verified.compared[case]
-    reference = tampered(was.reference, [f"{case}/{key}" for key in keys])
-    rows = detector._compare_case(reference, case, was.batch, was.results, was.tolerances, was.experiment)
+    """The rows of a case that fail when entries of the reference are tampered with."""
+    case_args = verified.compared[case]
+    reference = tampered(case_args.reference, [f"{case}/{key}" for key in keys])
+    rows = detector._compare_case(
+        reference, case, case_args.batch, case_args.results, case_args.tolerances, case_args.experiment
+    )
     return {part for part, deviation, tolerance in rows if not deviation <= tolerance}
 
 
@@ -122,7 +125,7 @@ def failures(verified, case, keys):
         ("pred_rescale1/img0_bboxes", "detections in original pixels, share without a counterpart"),
     ],
 )
-def test_a_tampered_figure_fails_its_row_and_no_other(verified, monkeypatch, key, row):
+def test_a_tampered_value_fails_its_row_and_no_other(verified, monkeypatch, key, row):
     monkeypatch.setattr(detector, "_compare_gradients", lambda *_: iter(()))  # slow, and tested below
     assert failures(verified, "d_unequal", []) == set()
     assert failures(verified, "d_unequal", [key]) == {row}
@@ -139,12 +142,12 @@ def test_tampered_gradients_fail_their_rows(verified):
 
 
 def test_a_gradient_where_the_reference_has_none_fails(verified):
-    was = verified.compared["a"]
-    reference = copy.copy(was.reference)
-    moved = {"a/grad_none_names": was.reference["a/grad_none_names"][1:]}
-    reference.arrays = was.reference.arrays | moved
-    gradients = to_torch(was.results.gradients, was.experiment.detector)
-    rows = detector._compare_gradients(reference, "a", gradients, was.tolerances)
+    case_args = verified.compared["a"]
+    reference = copy.copy(case_args.reference)
+    moved = {"a/grad_none_names": case_args.reference["a/grad_none_names"][1:]}
+    reference.arrays = case_args.reference.arrays | moved
+    gradients = to_torch(case_args.results.gradients, case_args.experiment.detector)
+    rows = detector._compare_gradients(reference, "a", gradients, case_args.tolerances)
     part, deviation, _ = next(rows)
     assert part == "parameters with a gradient"
     assert deviation == np.inf
@@ -159,7 +162,7 @@ def write_tampered_units(reference_dir, path, keys):
 def test_every_row_of_the_units_can_fail_and_the_command_with_it(
     reference_dir, tmp_path, monkeypatch, capsys
 ):
-    """But that of the encoded deltas: their boxes are not in the file, so it goes there and back."""
+    """Except the row of encoded deltas: their boxes are not in the file, so it decodes and encodes them."""
     keys = ["qfl/loss_none", "focal/module_avg7", "dfl/loss_none", "giou/grad_weighted_sum", "iou/loss_none"]
     keys += ["bce/module_avg9", "integral/y", "lr/warmup600"]
     keys += [f"boxes/{name}" for name in ("iou_matrix", "iou_aligned", "giou_aligned", "iof_matrix")]
@@ -180,15 +183,15 @@ def test_every_row_of_the_units_can_fail_and_the_command_with_it(
     assert f"1 passed, {len(keys)} failed in float64" in printed
 
 
-def test_accelerators_multiply_in_float32(reference_dir, monkeypatch):
+def test_matrix_products_are_in_full_float32(reference_dir, monkeypatch):
     found = []
 
-    def look(*_):
+    def record_precision(*_):
         found.append(jax.config.jax_default_matmul_precision)
         return iter(())
 
     for name in ("verify_units", "verify_deformable", "verify_detector"):
-        monkeypatch.setattr(verify, name, look)
+        monkeypatch.setattr(verify, name, record_precision)
     assert list(verify_default("float32")) == []
     assert list(verify_file(reference_dir / "gfl.npz", load_config(DEFAULT_CONFIG), "float32")) == []
     assert found == 5 * ["highest"]
