@@ -1,4 +1,4 @@
-"""Measures the input pipeline, ATSS, deformable convolutions, inference and training: one table.
+"""Measures the input pipeline, ATSS, deformable convolutions, inference and training in one table.
 
 python scripts/benchmark.py
 python scripts/benchmark.py --parts=atss,train --repeats=15
@@ -37,27 +37,27 @@ MODELS = (
 CONFIG = ROOT / "configs" / "gfl_r50_fpn_1x_coco.py"
 
 DESCRIPTION = """\
-Measures this machine and prints one table. The two sides of a comparison take turns, round by
-round, and the table gives their ratio.
+Measures this machine and prints one table. The two sides of a comparison are measured in turns,
+round by round, and the table gives their ratio.
 
-  input      training batches from JPEG pictures of 480x640 (height x width), with 0, 1, 2, 4 and 8
-             worker processes as far as there are cores: images/s, in all and for each worker
-  atss       the targets of 100 boxes a picture from a window around each box, against the full
-             matrix of boxes and locations, for 1 and 2 pictures
+  input      training batches from JPEG images of 480x640 (height x width), with 0, 1, 2, 4 and 8
+             worker processes as far as there are cores: images/s in total and for each worker
+  atss       the targets of 100 boxes in each image, from a window around each box, against the
+             full matrix of boxes and locations, for 1 and 2 images
   deform     a 3x3 deformable convolution, by gathers and by products, against a plain one at the size
              of C4, forward and with all gradients: 256 channels, and 1024 channels in 32 groups
-  inference  uint8 pictures to detections, against the network's forward pass
-  train      a whole train step, from uint8 pictures to new parameters, against the forward pass;
+  inference  from uint8 images to detections, against the network's forward pass
+  train      a whole train step, from uint8 images to new parameters, against the forward pass;
              on a CPU with and without gfl_jax's own gradient of convolution kernels
 
---input is short for --parts=input: whether this machine reads pictures as fast as its devices train
-on them, with the resize or the crops of --config.
+--input is short for --parts=input. It shows whether this machine reads images as fast as its
+devices train on them, with the resize or the crops of --config.
 
-With --table=2 it measures instead each model of the paper's Table II, and those on smaller
-backbones: the network alone, and with all from uint8 pictures to detections.
+--table=2 measures instead each model of the paper's Table II, and models with smaller backbones:
+the network alone, and the whole way from uint8 images to detections.
 
-Inference and training run on one device: on a CPU in float32, on others in bfloat16 too. The
-table goes to stdout, progress to stderr if that is a terminal."""
+Inference and training run on one device: in float32 on a CPU, also in bfloat16 on other devices.
+The table goes to stdout, progress to stderr if that is a terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    """Measures and prints; `command` is what the Markdown says it was made with.
+    """Measures and prints the table. `command` is the command that the Markdown names.
 
     Raises:
       UserError: an argument is bad, or the device's memory is too small.
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace, command: str) -> None:
                     raise
                 too_large = UserError(f"--batch={batch_size}: too large for the device's memory; lower it")
 
-    # What goes to a file or a pipe is not folded.
+    # Lines for a file or a pipe are not wrapped.
     console = Console() if sys.stdout.isatty() and not args.markdown else Console(width=300)
     if args.markdown:
         title = "Models of Table II" if args.table else config.name
@@ -142,20 +142,20 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, **options: object) -> None:
         parser.add_argument(name, help=text, **options)  # type: ignore[arg-type]
 
-    add("--parts", "what to measure, with commas between (default: %(default)s)", default=",".join(PARTS))
-    add("--input", "measure the input pipeline alone", action="store_true")
-    add("--repeats", "rounds, after a warm-up (default: %(default)s)", type=int, default=7, metavar="N")
-    add("--batch", "pictures in a batch (default: 16; for a network on a CPU: 2)", type=int, metavar="N")
+    add("--parts", "parts to measure, separated by commas (default %(default)s)", default=",".join(PARTS))
+    add("--input", "measure only the input pipeline", action="store_true")
+    add("--repeats", "rounds after the warm-up (default %(default)s)", type=int, default=7, metavar="N")
+    add("--batch", "images in a batch (default 16; 2 for a network on a CPU)", type=int, metavar="N")
     add(
         "--size",
-        "of pictures on the device (default: 800x1344; for a network on a CPU: 416x416)",
+        "size of images on the device (default 800x1344; 416x416 for a network on a CPU)",
         metavar="HxW",
     )
     add("--table", "measure the models of this table instead of parts", choices=["2"])
-    models = "of the table, as DETECTOR,BACKBONE;DETECTOR,BACKBONE (default: %(default)s)"
+    models = "models of the table, as DETECTOR,BACKBONE;DETECTOR,BACKBONE (default %(default)s)"
     add("--models", models, default=";".join(MODELS), metavar="NAMES")
-    add("--config", f"the experiment (default: configs/{CONFIG.name})", default=str(CONFIG), metavar="FILE")
-    add("--markdown", "print Markdown, with the command, the machine and the versions", action="store_true")
+    add("--config", f"config file (default configs/{CONFIG.name})", default=str(CONFIG), metavar="FILE")
+    add("--markdown", "print Markdown with the command, the machine and the versions", action="store_true")
     return parser
 
 
@@ -163,7 +163,7 @@ def _parts(text: str) -> list[str]:
     parts = text.split(",")
     for part in parts:
         if part not in PARTS:
-            raise UserError(f"--parts={text}: there is no part {part!r}; there are: {', '.join(PARTS)}")
+            raise UserError(f"--parts={text}: there is no part {part!r}; parts are: {', '.join(PARTS)}")
     return parts
 
 

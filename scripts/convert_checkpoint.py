@@ -1,4 +1,4 @@
-r"""Weights from PyTorch, and to PyTorch.
+r"""Converts weights from PyTorch and to PyTorch.
 
 python scripts/convert_checkpoint.py to-jax gfl_r50.pth \
     --config=configs/gfl_r50_fpn_1x_coco.py --output=runs/gfl_r50
@@ -42,19 +42,19 @@ from gfl_jax.training.checkpoint import Checkpoints, claim_workdir, load_variabl
 from gfl_jax.training.state import TrainState  # noqa: E402
 
 TO_JAX = """\
-Reads FILE (.safetensors or .pth, without PyTorch) and writes a work directory that
-`main.py evaluate` and `main.py predict` take, and --config.init_from.
+Reads FILE (.safetensors or .pth) without PyTorch, and writes a work directory for
+`main.py evaluate`, `main.py predict` and --config.init_from.
 
-Detectors of mmdetection 1.x to 3.x and of the official GFL repository must fit the config entry by
-entry. With --backbone only the backbone is taken: of such a detector, or of torchvision, mmpretrain
-or detectron2. Fields of the config are changed with dots: --config.detector.num_classes=20
+A detector of mmdetection 1.x to 3.x or of the official GFL repository must fit the config entry by
+entry. With --backbone only the backbone is converted: that of such a detector, or one of torchvision,
+mmpretrain or detectron2. Fields of the config are set with dots: --config.detector.num_classes=20
 
-The file does not tell the names of its classes. 80 are taken for COCO's; others are named with
---classes, in their order. Evaluation matches classes by name."""
+The file does not contain the names of its classes. 80 classes get COCO's names; other classes are
+named with --classes, in their order. Evaluation matches classes by name."""
 
 TO_TORCH = """\
-Writes the state dict of a trained detector as FILE (.safetensors or .pth), with all
-names and shapes of mmdetection's, so that it loads there with strict=True."""
+Writes the state dict of a trained detector as FILE (.safetensors or .pth). All names
+and shapes are mmdetection's, and the file loads there with strict=True."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,14 +88,14 @@ def to_jax(
 
     Args:
       file: a state dict.
-      config: of the detector.
-      output: the work directory. For a backbone it gets the checkpoint alone.
-      backbone_only: take the backbone, and leave what else the file holds.
-      classes: their names by label; None: COCO's, if they are as many, or numbers.
+      config: the config of the detector.
+      output: the work directory. For a backbone it gets only the checkpoint.
+      backbone_only: convert the backbone, and ignore the rest of the file.
+      classes: the names of the classes by label; None: COCO's names for 80 classes, else numbers.
 
     Raises:
-      UserError: the file cannot be read or does not fit, or the directory has checkpoints; nothing
-        is written then.
+      UserError: the file cannot be read or does not fit, or the directory has checkpoints. Nothing is
+        written then.
     """
     require_writable(output)
     if any(steps_in(output / folder) for folder in ("best", "checkpoints")):
@@ -125,10 +125,10 @@ def to_jax(
 
 
 def to_torch(checkpoint: Path, config: Config, file: Path) -> None:
-    """Writes a checkpoint as a state dict of mmdetection's.
+    """Writes a checkpoint as a state dict for mmdetection.
 
     Raises:
-      UserError: there is no checkpoint, it is of another config, or the file cannot be written.
+      UserError: there is no checkpoint, it belongs to another config, or the file cannot be written.
     """
     check_suffix(file)
     require_writable_file(file)
@@ -138,8 +138,9 @@ def to_torch(checkpoint: Path, config: Config, file: Path) -> None:
     if differences:
         first = differences[0]
         raise UserError(
-            f"{checkpoint}: is not of config {config.name}: {len(differences)} arrays differ, the first is "
-            f"{first}, {found.get(first, 'missing')} for {wanted.get(first, 'none')}; give its --config"
+            f"{checkpoint}: does not fit config {config.name}: {len(differences)} arrays differ, the first "
+            f"is {first} (found {found.get(first, 'none')}, expected {wanted.get(first, 'none')}); "
+            "give its --config"
         )
     state_dict = whole_state_dict(jax.tree.map(np.asarray, variables), config.detector)
     write_state_dict(file, state_dict)
@@ -151,12 +152,12 @@ def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _categories(count: int, names: tuple[str, ...] | None) -> Categories:
-    """Those that were named, or COCO's if they are as many, or numbers."""
+    """Returns the named classes; without names COCO's for 80 classes, else numbered ones."""
     if names is None and count == len(COCO_CATEGORY_NAMES):
         return Categories(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS)
     names = names or tuple(f"class {i}" for i in range(1, count + 1))
     if len(names) != count or len(set(names)) < count:
-        raise UserError(f"--classes={','.join(names)}: must be {count} different names with commas between")
+        raise UserError(f"--classes={','.join(names)}: must be {count} different names, separated by commas")
     return Categories(names, tuple(range(1, count + 1)))
 
 
@@ -175,19 +176,24 @@ def _parser() -> argparse.ArgumentParser:
         )
     to_jax, to_torch = commands.choices["to-jax"], commands.choices["to-torch"]
     to_jax.add_argument("file", type=as_path, metavar="FILE", help="a .safetensors or .pth file")
-    to_jax.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a file of configs/")
+    to_jax.add_argument("--config", required=True, type=file_name, metavar="FILE", help="a config file")
     to_jax.add_argument("--output", required=True, type=as_path, metavar="DIR", help="a new work directory")
-    to_jax.add_argument("--backbone", action="store_true", help="take the backbone alone")
-    to_jax.add_argument("--classes", metavar="NAME,NAME", help="the names of its classes, by label")
-    to_torch.add_argument("--workdir", required=True, type=as_path, metavar="DIR", help="a run of `train`")
+    to_jax.add_argument("--backbone", action="store_true", help="convert only the backbone")
+    to_jax.add_argument("--classes", metavar="NAME,NAME", help="names of the classes, by label")
     to_torch.add_argument(
-        "--config", type=file_name, metavar="FILE", help="instead of the work directory's config.json"
+        "--workdir", required=True, type=as_path, metavar="DIR", help="the work directory of a run"
     )
     to_torch.add_argument(
-        "--checkpoint", type=as_path, metavar="DIR", help="default: the best by AP, else the latest"
+        "--config", type=file_name, metavar="FILE", help="config file (default: that of the work directory)"
     )
     to_torch.add_argument(
-        "--output", required=True, type=as_path, metavar="FILE", help=".safetensors or .pth"
+        "--checkpoint",
+        type=as_path,
+        metavar="DIR",
+        help="checkpoint to convert (default: the best by AP, else the latest)",
+    )
+    to_torch.add_argument(
+        "--output", required=True, type=as_path, metavar="FILE", help="a .safetensors or .pth file to write"
     )
     return parser
 

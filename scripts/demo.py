@@ -1,7 +1,7 @@
-"""From nothing to a trained detector: fetch the aerial trees, draw what a trained GFL finds, train another.
+"""The demo: fetches aerial photographs of trees, draws the detections of a trained GFL, trains another one.
 
-Runs the commands that it prints, about 10 minutes on 2 cores, and ends with a summary. Run
-again, it goes on where it was stopped.
+Prints and runs the commands (about 10 minutes on 2 cores), and ends with a summary. If it is stopped,
+it resumes when it is run again.
 """
 
 import json
@@ -18,17 +18,18 @@ sys.path.insert(1, str(ROOT))
 from gfl_jax.errors import exit_status  # noqa: E402
 from gfl_jax.files import read_file, require_writable  # noqa: E402
 
-FIRST = Path("runs/gfl_trees_model")  # of the detector that comes with the package
+FIRST = Path("runs/gfl_trees_model")  # results of the detector that comes with the package
 WORKDIR = Path("runs/gfl_trees")
 CONFIG = "configs/gfl_trees.py"
-# On CPUs two devices of a core each train 1.4 times as fast as one of two cores. They divide the batch.
+# On CPUs, two devices of one core each train 1.4 times as fast as one device of two cores. All these counts
+# divide the batch.
 DEVICES = next(count for count in (8, 4, 2, 1) if count <= (os.cpu_count() or 1))
 FLAGS = f"--xla_force_host_platform_device_count={DEVICES}"
 SPLITS = {"validation": "another photograph of the same region, held out", "far": "another forest, far away"}
 
 
 def main() -> int:
-    """Runs all commands; returns the status of the first that fails."""
+    """Runs all commands. Returns the status of the first that fails."""
     return exit_status(run_all)
 
 
@@ -53,14 +54,14 @@ def run_all() -> int:
         status = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode
         if status:
             return status
-    print(f"\nGFL on aerial photographs of trees, {(time.monotonic() - start) / 60:.1f} minutes in all")
-    for split, what in SPLITS.items():
+    print(f"\nGFL on aerial photographs of trees, {(time.monotonic() - start) / 60:.1f} minutes in total")
+    for split, description in SPLITS.items():
         metrics = json.loads(read_file(ROOT / WORKDIR / "evaluate" / split / "metrics.json"))
         numbers = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
-        print(f"  {split:<11} {numbers}   ({what})")
-    print(f"  pictures    {WORKDIR}/evaluate/*/*.png, {WORKDIR}/curves.png")
+        print(f"  {split:<11} {numbers}   ({description})")
+    print(f"  images      {WORKDIR}/evaluate/*/*.png, {WORKDIR}/curves.png")
     print(f"  checkpoint  {WORKDIR}/best")
-    print("To go on, look into the detector, or detect trees in photographs of your own:")
+    print("Next, analyze the detector, or detect trees in your own photographs:")
     print(f"  python main.py analyze --workdir={WORKDIR}")
     print(f"  python main.py predict --workdir={WORKDIR} PHOTO.png")
     return 0

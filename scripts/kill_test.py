@@ -1,13 +1,13 @@
-"""Kills a training run again and again, and compares its end with that of an undisturbed run.
+"""Kills a training run repeatedly, and compares its result with that of an undisturbed run.
 
     python scripts/prepare_dataset.py trees
     python scripts/kill_test.py --workdir=runs/kill_test
     python scripts/kill_test.py --workdir=runs/kill_test --kills=20 --terms=10 --processes=2 --devices=2
 
-Every second SIGKILL hits the run while it saves. With several processes, on this machine, a kill hits all
-of them or a single one, whose loss the others must notice. SIGTERM, to all or to one, must end all of them
-within 20 s with a checkpoint and the status 143. Exit status 1 if any bit of the last checkpoint or of
-metrics.jsonl differs, or if the run ever was without a readable checkpoint.
+Every second SIGKILL hits the run while it saves. With several processes (all on this machine), a kill hits
+all of them or a single one, and the others must notice the loss. SIGTERM, to all or to one, must end all of
+them within 20 s with a checkpoint and the status 143. The exit status is 1 if any bit of the last checkpoint
+or of metrics.jsonl differs. It is 2 if a process ends in another way, or a readable checkpoint is lost.
 """
 
 import argparse
@@ -39,12 +39,12 @@ from gfl_jax.training.stop import STATUS  # noqa: E402
 Processes = list[subprocess.Popen[bytes]]
 
 LOST = 3  # the exit status of a process that lost another one
-PATIENCE = 600.0  # seconds for anything that must happen some time
+PATIENCE = 600.0  # seconds to wait for anything that must happen
 GRACE = 20.0  # seconds from SIGTERM to the end of all processes
 
 
 class Launch(NamedTuple):
-    """How the processes of a run are started."""
+    """The settings that start the processes of a run."""
 
     arguments: tuple[str, ...]  # of `main.py train`, without --workdir
     workdir: Path
@@ -54,7 +54,7 @@ class Launch(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """One kill: once the run has done `step` steps, at a random moment or in the next save."""
+    """One kill. It comes after `step` steps of the run, at a random moment or in the next save."""
 
     step: int
     in_save: bool
@@ -64,13 +64,13 @@ class Kill(NamedTuple):
 
 
 class Killed(NamedTuple):
-    """What a kill did."""
+    """The effect of a kill."""
 
     kill: Kill
     reached: int  # the last step that was logged
-    unfinished: bool  # whether a save was under way
+    unfinished: bool  # whether a save was running
     newest: int | None  # the newest checkpoint that can be read
-    seconds: float  # until all other processes had ended by themselves
+    seconds: float  # until all other processes ended by themselves
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Runs both runs; prints what was killed and how it ended."""
+    """Runs both runs. Prints the kills and whether the results are equal."""
     if args.workdir.exists():
-        raise UserError(f"--workdir={args.workdir}: is there already; name a new one, or delete it")
+        raise UserError(f"--workdir={args.workdir}: already exists; name a new folder, or delete it")
     settings = [
         f"--config={args.config}",
         f"--config.schedule.steps={args.steps}",
@@ -118,9 +118,10 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> int:
 def plan_kills(
     rng: np.random.Generator, count: int, steps: int, processes: int, terms: int = 0
 ) -> list[Kill]:
-    """Kills at random moments of a run, in order; half of them in saves, a third of each single process.
+    """Plans kills at random moments of a run, sorted by step.
 
-    `terms` SIGTERMs are among them, at any moment.
+    Every second kill hits a save. The victims take turns: all processes, then each single one. The plan
+    also has `terms` SIGTERMs at any moment.
     """
     moments = np.sort(rng.integers(0, max(steps * 4 // 5, 1), count))
     victims = [None, *range(processes)] if processes > 1 else [None]
@@ -135,7 +136,7 @@ def plan_kills(
 
 
 def start(launch: Launch) -> Processes:
-    """Starts the processes of a run, which goes on from its latest checkpoint."""
+    """Starts the processes of a run, which resumes from its latest checkpoint."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -193,7 +194,7 @@ def carry_out(launch: Launch, kill: Kill, newest: int | None) -> Killed:
     before = _written(launch.workdir)
     processes = start(launch)
     try:
-        # A process that is killed before all have met would keep the others waiting for five minutes.
+        # If a process is killed before all have started, the others wait for it for five minutes.
         _wait_for(lambda: _written(launch.workdir) > before, processes, launch)
         _wait_for(lambda: _reached(launch.workdir) >= kill.step, processes, launch)
         if kill.in_save:
@@ -224,13 +225,13 @@ def carry_out(launch: Launch, kill: Kill, newest: int | None) -> Killed:
 
 
 def readable_steps(workdir: Path) -> list[int]:
-    """The steps whose checkpoints are whole, in order."""
+    """Returns the steps with an undamaged checkpoint, in order."""
     folder = workdir / "checkpoints"
     return [step for step in steps_in(folder) if find_damage(folder / str(step)) is None]
 
 
 def differing_arrays(one: Path, other: Path, step: int) -> list[str]:
-    """In which arrays of the checkpoint of a step two runs differ, in any bit."""
+    """Lists the arrays in which the checkpoints of two runs at a step differ."""
     differences = []
     for item in ("variables", "training"):
         arrays = [
@@ -244,7 +245,7 @@ def differing_arrays(one: Path, other: Path, step: int) -> list[str]:
 
 
 def differing_rows(one: Path, other: Path) -> list[str]:
-    """In which rows of metrics.jsonl two runs differ, times left out."""
+    """Lists the rows of metrics.jsonl in which two runs differ, without times."""
     rows = [_numbers(workdir / "metrics.jsonl") for workdir in (one, other)]
     differences = [f"metrics.jsonl: {a} against {b}" for a, b in zip(*rows, strict=False) if a != b]
     if len(rows[0]) != len(rows[1]):
@@ -270,7 +271,7 @@ def _reached(workdir: Path) -> int:
 
 
 def _written(workdir: Path) -> int:
-    """When metrics.jsonl was last written: a run does it once before its first step."""
+    """Returns the time of the last write to metrics.jsonl. A run writes it once before its first step."""
     file = workdir / "metrics.jsonl"
     return file.stat().st_mtime_ns if file.exists() else 0
 
@@ -312,16 +313,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", default=str(ROOT / "configs" / "gfl_trees.py"), metavar="FILE")
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="a new folder")
     for name, default, text in (
-        ("kills", 20, "how often with SIGKILL"),
-        ("terms", 0, "how often with SIGTERM"),
-        ("processes", 1, "of the run, on this machine"),
-        ("devices", 1, "fake CPU devices of each process"),
-        ("steps", 60, "length of the run"),
-        ("checkpoint-every", 3, "steps"),
-        ("heartbeat", 10, "seconds after which a process counts as lost"),
-        ("seed", 0, "of the moments"),
+        ("kills", 20, "number of SIGKILLs"),
+        ("terms", 0, "number of SIGTERMs"),
+        ("processes", 1, "number of processes of the run, all on this machine"),
+        ("devices", 1, "number of fake CPU devices of each process"),
+        ("steps", 60, "number of steps of the run"),
+        ("checkpoint-every", 3, "steps between checkpoints"),
+        ("heartbeat", 10, "seconds without a heartbeat before a process counts as lost"),
+        ("seed", 0, "random seed of the moments of the kills"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} ({default})")
+        text = f"{text} (default {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     return parser
 
 

@@ -1,9 +1,9 @@
-"""Makes the tables of docs/scaling.md from reports of `main.py compile`.
+"""Writes the tables of docs/scaling.md from reports of `main.py compile`.
 
 python scripts/scaling.py
 python scripts/scaling.py --reports=DIR --document=FILE.md
 
-The tables replace what stands between <!-- NAME --> and <!-- end --> in the document.
+Each table replaces the text between <!-- NAME --> and <!-- end --> in the document.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from gfl_jax.paths import local_path  # noqa: E402
 
 DOCS = ROOT / "docs"
 CHIP_COUNTS = (8, 16, 64, 256, 1024)
-IMAGES = 8  # on each chip, of the table in which more chips mean larger batches
-GLOBAL_BATCH = 256  # of the table in which more chips mean fewer images on each
+IMAGES = 8  # on each chip, for weak scaling: more chips mean larger batches
+GLOBAL_BATCH = 256  # for strong scaling: more chips mean fewer images on each
 
 Report = dict[str, Any]
 Rows = list[list[str]]
@@ -53,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_reports(folder: Path) -> list[Report]:
-    """The reports in a folder, by their names.
+    """Reads the reports in a folder, sorted by file name.
 
     Raises:
-      UserError: there are none, or a file is none.
+      UserError: there are no reports, or a file is not a report.
     """
     reports = [_read_report(file) for file in sorted(folder.glob("*.json"))]
     if not reports:
@@ -69,26 +69,28 @@ def _read_report(file: Path) -> Report:
         report: Report = json.loads(read_file(file))
         _ = report["kind"], [(part["part"], part["images_per_chip"]) for part in report["parts"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is no report of main.py compile ({error!r}); make it anew") from error
+        raise UserError(f"{file}: is not a report of main.py compile ({error!r}); make it again") from error
     return report
 
 
 def with_tables(document: str, found: dict[str, Rows]) -> str:
-    """The document with the tables in their places.
+    """Inserts the tables into the document.
 
     Raises:
-      UserError: it has no place for one of them.
+      UserError: the document has no place for a table.
     """
     for name, rows in found.items():
-        place = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", document, re.DOTALL)
-        if place is None:
-            raise UserError(f"the document has no place for the table `{name}`: <!-- {name} --> <!-- end -->")
-        document = document[: place.start(1)] + _markdown(rows) + document[place.end(1) :]
+        match = re.search(rf"<!-- {name} -->\n(.*?)<!-- end -->", document, re.DOTALL)
+        if match is None:
+            raise UserError(
+                f"the document has no place for the table `{name}`; add <!-- {name} --> and <!-- end -->"
+            )
+        document = document[: match.start(1)] + _markdown(rows) + document[match.end(1) :]
     return document
 
 
 def tables(reports: Sequence[Report]) -> dict[str, Rows]:
-    """All tables, each with its headings as first row."""
+    """Makes all tables. The first row of each is its headings."""
     return {
         "training": _programs(reports, "train"),
         "inference": _programs(reports, "inference"),
@@ -99,8 +101,8 @@ def tables(reports: Sequence[Report]) -> dict[str, Rows]:
 
 
 def _programs(reports: Sequence[Report], name: str) -> Rows:
-    """What each program of a single chip takes."""
-    rows = [["chip", "images", "million cycles an image", "of these moving data", "of the peak"]]
+    """Makes the table of the programs for a single chip."""
+    rows = [["chip", "images", "million cycles per image", "share moving data", "share of peak FLOP/s"]]
     rows[0] += ["images/s", "temporaries, GiB"]
     for kind, part in _measured(reports, name):
         chip, cycles = CHIPS[kind], part["cycles"]
@@ -113,7 +115,7 @@ def _programs(reports: Sequence[Report], name: str) -> Rows:
 
 
 def _measured(reports: Sequence[Report], name: str) -> list[tuple[str, Any]]:
-    """The programs of single chips that the compiler guessed the cycles of: (kind, part)."""
+    """Returns (kind, part) of the programs for single chips whose cycles the compiler estimated."""
     found = [
         (report["kind"], part)
         for report in reports
@@ -125,12 +127,12 @@ def _measured(reports: Sequence[Report], name: str) -> list[tuple[str, Any]]:
 
 
 def _kinds(reports: Sequence[Report]) -> list[str]:
-    """The kinds of chips with programs of training."""
+    """Returns the kinds of chips that have training programs."""
     return list(dict.fromkeys(kind for kind, _ in _measured(reports, "train")))
 
 
 def _step(reports: Sequence[Report], kind: str, images: int, chips: int) -> float | None:
-    """Seconds of a step with `images` on each chip; None if no program of so many was compiled."""
+    """Returns the seconds of a step with `images` on each chip. None: no such program was compiled."""
     for found, part in _measured(reports, "train"):
         if (found, part["images_per_chip"]) == (kind, images):
             return step_seconds(part["cycles"]["total"], reports[0]["gradient_bytes"], CHIPS[kind], chips)
@@ -154,7 +156,7 @@ def _weak(reports: Sequence[Report]) -> Rows:
 
 def _strong(reports: Sequence[Report]) -> Rows:
     kinds = _kinds(reports)
-    rows = [["chips", "images a chip", *(f"{kind}: step, ms; 12 epochs, min" for kind in kinds)]]
+    rows = [["chips", "images per chip", *(f"{kind}: step, ms; 12 epochs, min" for kind in kinds)]]
     for images in (8, 4, 2, 1):
         chips = GLOBAL_BATCH // images
         rows.append([str(chips), str(images)])
@@ -166,7 +168,7 @@ def _strong(reports: Sequence[Report]) -> Rows:
 
 
 def _input(reports: Sequence[Report]) -> Rows:
-    rows = [["chip", "images/s a host", "data workers", "of cores", "storage, MB/s"]]
+    rows = [["chip", "images/s per host", "data workers", "host cores", "storage, MB/s"]]
     for kind in _kinds(reports):
         chip, step = CHIPS[kind], _step(reports, kind, IMAGES, 1)
         if step is not None:

@@ -1,7 +1,7 @@
 """A bucket on loopback, for tests of `gs://`: `python bucket_server.py PORT BUCKET`.
 
-gcp-storage-emulator, with what tensorstore needs and it leaves out: the generation of an object with its
-content, and writes and reads on the condition that an object has, or has not, a generation.
+This is gcp-storage-emulator with two additions that tensorstore needs: responses give the generation of an
+object with its content, and requests may require that an object has, or does not have, a generation.
 """
 
 import sys
@@ -12,7 +12,7 @@ from gcp_storage_emulator.exceptions import NotFound
 
 
 class Response(server.Response):
-    """Tells the generation of the object that was asked for."""
+    """Adds the generation of the requested object."""
 
     def close(self):
         if self._handler.generation:
@@ -21,14 +21,14 @@ class Response(server.Response):
 
 
 class Router(server.Router):
-    """Looks at the conditions of a request first. The server answers one request after the other."""
+    """Checks the conditions of a request first. The server handles one request after the other."""
 
     def handle(self, method):
         handler = self._request_handler
         address = urlsplit(handler.path)
         query = parse_qs(address.query)
         if "/moveTo/" in address.path:
-            return self._refuse(400)  # unknown here; gcsfs copies and deletes then
+            return self._refuse(400)  # the emulator does not support it; gcsfs then copies and deletes
         found = self._generation(address.path, query)
         handler.generation = found if method == "GET" else None
         if query.get("ifGenerationMatch", [found])[0] != found:
@@ -38,9 +38,9 @@ class Router(server.Router):
         return super().handle(method)
 
     def _generation(self, path, query):
-        """That of the object in a request, as text; "0": it is not there."""
-        _, _, place = path.partition("/b/")
-        bucket, _, name = place.partition("/o")
+        """Returns the generation of the object in a request, as text; "0": there is no such object."""
+        _, _, object_path = path.partition("/b/")
+        bucket, _, name = object_path.partition("/o")
         name = query.get("name", [unquote(name.removeprefix("/"))])[0]
         try:
             return self._request_handler.storage.get_file_obj(bucket, name)["generation"]

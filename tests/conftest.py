@@ -1,4 +1,4 @@
-"""For every test: eight fake CPU devices, reproducible hypothesis runs, and the repository on the path."""
+"""Settings for all tests: eight fake CPU devices, reproducible hypothesis runs, repository on the path."""
 
 import importlib.metadata
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# All are read when jax is first imported, by the processes that tests start too. Of a flag given twice, XLA
-# takes the last one. Most programs here run once or twice: what they cost is the compiler's own time.
+# jax reads these variables at its first import, also in processes that tests start. If a flag is given twice,
+# XLA uses the last one. Most programs here run once or twice, so most of their cost is compilation.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 _FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know it, and end at once
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions do not know the flag and abort
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS)
 if str(ROOT) not in sys.path:
@@ -28,12 +28,12 @@ from small_run import trained  # noqa: E402, F401
 
 from gfl_jax import config  # noqa: E402
 
-# No deadlines, since a first example compiles; the same examples each time, so that CI is reproducible.
+# No deadlines, because the first example compiles. The same examples each time, for a reproducible CI.
 hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("reproducible")
 
 
-# These take longest: they come first, so that no process is left with one of them at the end.
+# These tests take longest. They run first: otherwise a process might be left with one of them at the end.
 LONGEST = (
     "test_kill_script",
     "test_verify",
@@ -55,19 +55,19 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts the tests by file, the longest files first."""
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
-    """Where the reference figures are."""
+    """The folder of the reference figures."""
     return ROOT / "tests" / "data" / "reference"
 
 
 @pytest.fixture(scope="session")
 def small_detector() -> config.Detector:
-    """A detector with all the parts of a large one that compiles in seconds: 3 classes, 3 levels."""
+    """A detector with all parts of a large one, but quick to compile: 3 classes, 3 levels."""
     return config.Detector(
         num_classes=3,
         strides=(8, 16, 32),
@@ -88,7 +88,7 @@ def small_detector() -> config.Detector:
 
 @pytest.fixture(scope="session")
 def random_variables():
-    """A function (module, input) -> variables drawn by numpy: quicker than compiling `init`."""
+    """A function (module, input) -> variables drawn by numpy. This is faster than compiling `init`."""
 
     def draw(module, x):
         rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def random_variables():
 
 @pytest.fixture(scope="session")
 def compilation_cache(tmp_path_factory):
-    """A compilation cache from here to the end of the session, for the processes that tests start too."""
+    """Sets a compilation cache until the end of the session, also for the processes that tests start."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.2,

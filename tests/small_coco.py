@@ -1,4 +1,4 @@
-"""A small COCO tree, with what real ones have: crowds, empty pictures, gray and CMYK files."""
+"""A small COCO tree with the special cases of the real one: crowds, empty images, gray and CMYK files."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from gfl_jax.data.coco_categories import COCO_CATEGORY_IDS, COCO_CATEGORY_NAMES
 
 SIZES = ((60, 80), (80, 60), (48, 80), (64, 64), (80, 61), (57, 80), (60, 80))
 MODES = ("RGB", "L", "CMYK", "RGB", "RGB", "RGB", "L")
-EMPTY = 3  # the picture without boxes
+EMPTY = 3  # the image without boxes
 
 
 def write_coco(
@@ -45,7 +45,7 @@ def write_coco(
 
 @pytest.fixture(scope="session")
 def coco_tree(tmp_path_factory) -> Path:
-    """annotations/instances_{train,val}2017.json with train2017/ and val2017/."""
+    """A folder with annotations/instances_{train,val}2017.json, train2017/ and val2017/."""
     tree = tmp_path_factory.mktemp("coco")
     (tree / "annotations").mkdir()
     for part, seed in (("train2017", 0), ("val2017", 1)):
@@ -62,8 +62,8 @@ def coco_tree(tmp_path_factory) -> Path:
         for i, ((height, width), mode) in enumerate(zip(SIZES, MODES, strict=True)):
             name = f"{1000 - i:012d}.jpg"
             pixels = rng.integers(0, 256, (height // 4, width // 4, 3), np.uint8)
-            picture = Image.fromarray(pixels).resize((width, height)).convert(mode)
-            picture.save(tree / part / name, quality=95)
+            image = Image.fromarray(pixels).resize((width, height)).convert(mode)
+            image.save(tree / part / name, quality=95)
             data["images"].append({"id": 1000 - i, "file_name": name, "height": height, "width": width})
             for _ in range(0 if i == EMPTY else i + 1):
                 x, y = rng.uniform(0, (width / 2, height / 2)).round(2)
@@ -84,7 +84,7 @@ def coco_tree(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared_coco(coco_tree, tmp_path_factory) -> Path:
-    """The same as a tfds directory, .../coco/2017/1.1.0."""
+    """The same data as a tfds directory, .../coco/2017/1.1.0."""
     builder = Coco2017(data_dir=tmp_path_factory.mktemp("tfds"), config="2017", file_format="array_record")
     options = tfds.download.DownloadConfig(manual_dir=coco_tree, try_download_gcs=False)
     builder.download_and_prepare(download_config=options)

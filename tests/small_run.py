@@ -13,7 +13,7 @@ from gfl_jax.training.state import create_state
 
 
 def small_experiment(small_detector: config.Detector) -> config.Config:
-    """A config of it, whose every box counts."""
+    """A config of the small detector that keeps every box, whatever its score."""
     return config.Config(
         name="small",
         detector=small_detector,
@@ -25,7 +25,7 @@ def small_experiment(small_detector: config.Detector) -> config.Config:
 
 @pytest.fixture(scope="session")
 def trained(small_detector, tmp_path_factory) -> Path:
-    """A work directory with a checkpoint of an untrained detector, whose every box counts."""
+    """A work directory with a checkpoint of an untrained detector. Its config keeps every box."""
     workdir = tmp_path_factory.mktemp("runs") / "small"
     experiment = small_experiment(small_detector)
     model = build_detector(small_detector)

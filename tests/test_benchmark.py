@@ -1,4 +1,4 @@
-"""The benchmark runs through and compares what it should, on shapes that take seconds."""
+"""The benchmark runs and makes the right comparisons, on shapes that take seconds."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def benchmark(monkeypatch):
 
 @pytest.fixture
 def config_file(tmp_path, small_detector):
-    """Of a small detector; the pictures of the input pipeline become 24 x 32 pixels."""
+    """A config file of a small detector. The input pipeline resizes its images to 24 x 32 pixels."""
     small = config.Config(
         name="small",
         detector=small_detector,
@@ -34,13 +34,13 @@ def config_file(tmp_path, small_detector):
 
 
 def rows_of(markdown):
-    """The lines of a Markdown table as dictionaries."""
+    """Parses the lines of a Markdown table as dictionaries."""
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     header, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(header, line, strict=True)) for line in body]
 
 
-def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeypatch):
+def test_the_table_has_every_comparison(benchmark, config_file, capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.report.available_cores", lambda: 0)  # no worker processes
     monkeypatch.setattr("benchmarks.deformable.LAYERS", ((8, 2),))
     arguments = [f"--config={config_file}", "--repeats=2", "--batch=2", "--size=64x96", "--markdown"]
@@ -54,7 +54,7 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
     for case in ("8 channels, 2 groups, forward", "8 channels, 2 groups, forward and backward"):
         forms = [f"deformable by {form}, {case} (columns: 0 MB)" for form in ("gathers", "products")]
         deform += [(f"convolution, {case}", ""), *((form, f"convolution, {case}") for form in forms)]
-    assert [(row["part"], row["batch"], row["case"], row["to"]) for row in rows] == [
+    assert [(row["part"], row["batch"], row["case"], row["relative to"]) for row in rows] == [
         ("input", "2 x 480x640", "from JPEG, no worker (a thread)", ""),
         ("atss", "1 x 64x96", "window", ""),
         ("atss", "1 x 64x96", "full matrix", "window"),
@@ -68,9 +68,9 @@ def test_one_table_with_every_comparison(benchmark, config_file, capsys, monkeyp
     ]
     for row in rows:
         assert float(row["images/s"]) > 0
-        assert bool(row["to"]) == bool(row["time ratio"])
+        assert bool(row["relative to"]) == bool(row["time ratio"])
         if row["part"] != "deform":  # a plain convolution may need no memory at all
-            assert bool(row["to"]) == bool(row["temp ratio"])
+            assert bool(row["relative to"]) == bool(row["temp ratio"])
         assert bool(row["GFLOP"]) == bool(row["temp MB"]) == (row["part"] != "input")
 
 
@@ -88,7 +88,7 @@ def test_models_of_table_2_are_compared_with_the_first(benchmark, config_file, c
     arguments = ["--table=2", "--models=gfl,r50;atss,r50", "--repeats=1", "--size=64x96", "--markdown"]
     assert benchmark.main(arguments) == 0
     rows = rows_of(capsys.readouterr().out)
-    assert [(row["case"], row["to"]) for row in rows] == [
+    assert [(row["case"], row["relative to"]) for row in rows] == [
         ("matrix product 4096, float32", ""),
         ("gfl r50, network, float32", ""),
         ("gfl r50, inference, float32", ""),
@@ -99,7 +99,7 @@ def test_models_of_table_2_are_compared_with_the_first(benchmark, config_file, c
     assert [row["of peak"].endswith("%") for row in rows] == [False, True, True, True, True]
 
 
-def test_cases_take_turns(benchmark):
+def test_cases_are_measured_in_turns(benchmark):
     from benchmarks.measure import Case, measure
 
     done = []
@@ -117,7 +117,7 @@ def test_cases_take_turns(benchmark):
     assert [(row.case.name, len(row.seconds)) for row in rows] == [("a", 2), ("b", 2)]
 
 
-def test_ratios_are_taken_round_by_round(benchmark):
+def test_ratios_are_computed_round_by_round(benchmark):
     from benchmarks.measure import Case, Row
     from benchmarks.report import make_table
 
@@ -132,14 +132,14 @@ def test_ratios_are_taken_round_by_round(benchmark):
         "ms": ["2000 (1000..4000)", "6000 (2000..16000)"],
         "images/s": ["2.00", "0.667"],
         "time ratio": ["", "3.00 (2.00..4.00)"],
-        "to": ["", "one"],
+        "relative to": ["", "one"],
     }
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--parts=atss,speed", "there is no part 'speed'; there are: input, atss, deform, inference, train"),
+        ("--parts=atss,speed", "there is no part 'speed'; parts are: input, atss, deform, inference, train"),
         ("--size=800x1333", "both multiples of 32"),
         ("--models=gfl", "backbone='': must be one of 'r50', "),
         ("--size=large", "both multiples of 32"),
@@ -147,7 +147,7 @@ def test_ratios_are_taken_round_by_round(benchmark):
         ("--batch=-1", "--batch=-1: must be at least 1"),
     ],
 )
-def test_bad_arguments_give_one_line(benchmark, capsys, argument, message):
+def test_bad_arguments_are_one_line_errors(benchmark, capsys, argument, message):
     table = ["--table=2"] if "--models" in argument else []
     assert benchmark.main([*table, argument]) == 2
     printed = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The commands as a user gives them, on a small `coco/2017` in the official layout."""
+"""The commands that a user runs, on a small `coco/2017` in the official layout."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, prepared_coco, coco_tree):
-    """A work directory after `train`, and the arguments that name its data."""
+    """The work directory of a finished `train`."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "config.py").write_text(CONFIG)
     data = [
@@ -49,7 +49,7 @@ def run(tmp_path_factory, prepared_coco, coco_tree):
     return folder / "run"
 
 
-def test_train_leaves_what_it_says(run):
+def test_train_writes_all_its_files(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 4
@@ -75,21 +75,20 @@ def test_evaluate_writes_results_and_metrics(run, capsys):
     assert main(["evaluate", f"--workdir={run}", f"--checkpoint={run}/checkpoints", "--pictures=2"]) == 0
     output = run / "evaluate" / "validation"
     metrics = json.loads((output / "metrics.json").read_text())
-    assert len(metrics) == 13  # and AP90
+    assert len(metrics) == 13  # COCO's 12 metrics and AP90
     results = json.loads((output / "results.json").read_text())
     assert {result["category_id"] for result in results} <= set(range(1, 91))
     assert len(list(output.glob("*.png"))) == 2
     assert str(output) in capsys.readouterr().out
 
 
-def test_evaluate_overwrites_nothing_that_is_not_its_own(run, tmp_path, capsys):
+def test_evaluate_overwrites_only_its_own_files(run, tmp_path, capsys):
     folder = json.loads((run / "config.json").read_text())["dataset"]["tfds_dir"]
     mine = tmp_path / Path(tfds_source(folder, "validation").file_names[1]).with_suffix(".png")
     mine.write_bytes(b"mine")
     assert main(["evaluate", f"--workdir={run}", f"--output={tmp_path}"]) == 2
-    assert capsys.readouterr().err.startswith(
-        f"error: {mine}: is there already, and not made by an earlier run"
-    )
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {mine}: exists already and is not from an earlier run")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
 
 
@@ -102,7 +101,7 @@ def test_the_reference_backend_gives_the_same_numbers(run):
 
 
 def test_evaluation_in_views(run):
-    """In half the size and mirrored, pictures give boxes in their own pixels all the same."""
+    """Views at half the size and mirrored ones give boxes in the pixels of the original image."""
     read = lambda: json.loads((run / "evaluate" / "validation" / "results.json").read_text())  # noqa: E731
     views = ["--config.inference.test_scales=(0.5, 1.0)", "--config.inference.test_flip=True"]
     assert main(["evaluate", f"--workdir={run}", *views, "--config.inference.score_threshold=0.001"]) == 0
@@ -117,18 +116,18 @@ def test_evaluation_in_views(run):
 
 
 def test_predict_draws_and_writes_results(run, coco_tree, tmp_path):
-    pictures = sorted((coco_tree / "val2017").iterdir())[:2]
+    images = sorted((coco_tree / "val2017").iterdir())[:2]
     command = [
         "predict",
         f"--workdir={run}",
         f"--output={tmp_path}",
         "--config.inference.score_threshold=0.001",
     ]
-    assert main([*command, *map(str, pictures)]) == 0
-    assert sorted(path.stem for path in tmp_path.glob("*.png")) == [path.stem for path in pictures]
+    assert main([*command, *map(str, images)]) == 0
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == [path.stem for path in images]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert {result["image_id"] for result in results} == {int(path.stem) for path in pictures}
-    assert {result["file_name"] for result in results} == {path.name for path in pictures}
+    assert {result["image_id"] for result in results} == {int(path.stem) for path in images}
+    assert {result["file_name"] for result in results} == {path.name for path in images}
 
 
 def test_ground_truth_as_detections_is_perfect(prepared_coco, coco_tree):
@@ -145,7 +144,7 @@ def test_ground_truth_as_detections_is_perfect(prepared_coco, coco_tree):
     assert metrics.AP == 1.0
 
 
-def test_evaluation_counts_each_picture_once_for_any_batch_size(run):
+def test_evaluation_counts_each_image_once_for_any_batch_size(run):
     found = []
     for batch_size in (16, 3):  # 3 is rounded up to the 8 devices
         assert main(["evaluate", f"--workdir={run}", f"--config.loader.eval_batch_size={batch_size}"]) == 0

@@ -1,4 +1,4 @@
-"""What is done is on disk before anything that can fail: metrics, images, tables, other runs."""
+"""Finished work is saved before anything that can fail: metrics, images, tables, other runs."""
 
 import json
 import types
@@ -49,17 +49,17 @@ def evaluation(tmp_path, trained, monkeypatch):
     return ["evaluate", f"--workdir={trained}", f"--output={tmp_path / 'out'}", *data]
 
 
-def test_detections_are_kept_when_the_metrics_fail(evaluation, tmp_path, monkeypatch):
+def test_detections_are_saved_when_the_metrics_fail(evaluation, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "metrics.json").write_text("older")
     (tmp_path / "out" / "results.json").write_text(json.dumps([RESULTS[0] | {"score": 0.1}]))
     monkeypatch.setattr(evaluate, "evaluate_coco", fail)
     assert main(evaluation) == 2
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == RESULTS
-    assert not (tmp_path / "out" / "metrics.json").exists()  # it would be of other detections
+    assert not (tmp_path / "out" / "metrics.json").exists()  # it would belong to other detections
 
 
-def test_metrics_are_kept_and_shown_when_an_image_fails(evaluation, tmp_path, monkeypatch, capsys):
+def test_metrics_are_saved_and_shown_when_an_image_fails(evaluation, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(snapshots, "save_snapshots", fail)
     assert main(evaluation) == 2
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["AP"] == pytest.approx(1)
@@ -73,7 +73,7 @@ ROWS = [Row(name, "column", {"a": name}) for name in ("good", "bad", "fine")]
 
 
 @pytest.mark.parametrize("error", [UserError("it failed"), MemoryError(), RuntimeError("RESOURCE_EXHAUSTED")])
-def test_a_run_that_fails_costs_no_other(tmp_path, monkeypatch, error):
+def test_a_failed_run_does_not_affect_the_others(tmp_path, monkeypatch, error):
     def train(config, folder, stop):
         if "bad" in folder.name:
             raise error
@@ -87,11 +87,11 @@ def test_a_run_that_fails_costs_no_other(tmp_path, monkeypatch, error):
     assert results == {"good": [METRICS], "bad": [], "fine": [METRICS]}
     assert [line.split(": ")[0] for line in failed] == [str(tmp_path / "bad_seed_0")]
     assert read_result(tmp_path / "fine_seed_0", config) == METRICS
-    with pytest.raises(type(error)):  # the others are there already, and nobody asked for the failures
+    with pytest.raises(type(error)):  # without `failed`; the other runs are done already
         compare_rows(ROWS, lambda row: config, 1, tmp_path, lambda _: None)
 
 
-def test_a_comparison_in_which_all_fails_and_one_with_a_fault(tmp_path, monkeypatch):
+def test_a_comparison_raises_if_all_runs_fail_and_for_a_bug(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", fail)
     with pytest.raises(UserError, match="it failed"):
         compare_rows(ROWS, lambda row: EXPERIMENT, 1, tmp_path, lambda _: None, failed=[])
@@ -116,7 +116,7 @@ def test_the_command_names_the_runs_that_failed(tmp_path, monkeypatch, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"table.txt", "table.md", "results.csv"}
 
 
-def test_an_analysis_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
+def test_a_failed_analysis_does_not_affect_the_others(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(analysis, "_collect", lambda run: None if run.name == "good" else fail())
     for name in ("correlation_table", "label_tables", "label_rows"):
         table = analysis.Table(name, ("a",), [(1,)])
@@ -131,7 +131,7 @@ def test_an_analysis_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
     assert f"{tmp_path}/labels.csv" in capsys.readouterr().out
 
 
-def test_each_program_of_a_report_is_kept_at_once(monkeypatch):
+def test_each_program_of_a_report_is_saved_at_once(monkeypatch):
     def compile_part(config, part, *_):
         if part == "inference":
             fail()

@@ -1,4 +1,4 @@
-"""Bar: kill -9 at any moment, all processes of a run or one, and it ends with the same bits."""
+"""Requirement: a run that is killed (kill -9) at any moment, wholly or one process, stays bit-identical."""
 
 import json
 import re
@@ -20,8 +20,8 @@ sys.path[1:1] = [str(ROOT / "scripts"), str(ROOT / "tests" / "training")]
 import kill_test  # noqa: E402
 from tiny_training import CONFIG, change, write_dataset  # noqa: E402
 
-# Batches come slowly, so that there is time to kill the processes between the steps that they log; so do
-# saves, so that they last longer than the 50 ms after which they are hit.
+# Batches are slow, to leave time to kill the processes between the steps that they log. Saves are slow, to
+# last longer than the 50 ms after which they are hit.
 CONFIG_FILE = """
 import time
 from pathlib import Path
@@ -48,7 +48,7 @@ def get_config():
 
 
 def test_a_run_of_two_processes_that_is_killed_twice(tmp_path, monkeypatch, capfd):
-    """All of it at any moment, and process 0 alone while it saves, whose loss the other one notices."""
+    """One kill hits both processes at any moment. The other hits process 0 in a save; process 1 notices."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     config = change(CONFIG, dataset=change(write_dataset(tmp_path / "data"), repeats=4))
@@ -67,7 +67,7 @@ def test_a_run_of_two_processes_that_is_killed_twice(tmp_path, monkeypatch, capf
     assert re.search(r"2 kills, [12] of them in the middle of a save", printed.out)
     output = (tmp_path / "runs" / "killed_1.txt").read_text()
     assert "error: process 0 of 2 was lost" in output
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         kill_test.run(kill_test._parser().parse_args([f"--workdir={tmp_path}/runs"]), [])
 
 

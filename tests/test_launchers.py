@@ -1,4 +1,4 @@
-"""scripts/launch: checked as shell and as Kubernetes objects, and run with stand-ins for the clusters."""
+"""Checks scripts/launch as shell scripts and Kubernetes objects, and runs them with stand-ins of clusters."""
 
 import json
 import os
@@ -43,7 +43,7 @@ with (pathlib.Path(__file__).parent / name).open("a") as file:
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """A function (name, shell code) that makes a command, which first notes its arguments in `records`."""
+    """A function (name, shell code) that makes a command, which records its call and then runs the code."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "record.py").write_text(RECORD)
 
@@ -58,7 +58,7 @@ def stand_in(tmp_path):
 
 @pytest.fixture
 def launch(tmp_path):
-    """A function (file, *arguments, **variables) that runs a launcher, the stand-ins first in PATH."""
+    """A function (file, *arguments, **variables) that runs a launcher with the stand-ins first in PATH."""
 
     def run(file, *arguments, **variables):
         path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
@@ -71,7 +71,7 @@ def launch(tmp_path):
 
 @pytest.fixture
 def records(tmp_path):
-    """A function: command -> [(its arguments, its environment)] of all calls so far."""
+    """A function: command -> [(arguments, environment)] of all its calls so far."""
 
     def read(name):
         path = tmp_path / name
@@ -81,7 +81,7 @@ def records(tmp_path):
 
 
 @pytest.mark.parametrize("file", SHELL_FILES, ids=lambda file: file.name)
-def test_shell(file):
+def test_shell_files_pass_the_checkers(file):
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for command in ([shutil.which("shellcheck", path=folders), "--shell=bash"], ["bash", "-n"]):
         result = subprocess.run([*command, str(file)], capture_output=True, text=True)
@@ -91,12 +91,12 @@ def test_shell(file):
 def test_the_table_lists_every_variable():
     files = [*SHELL_FILES, *LAUNCH.glob("*.yaml")]
     read = set(re.findall(r"\$\{?([A-Z][A-Z_]+)\b", "\n".join(file.read_text() for file in files)))
-    rows = re.findall(r"^\| (`[A-Z].*?) \|", (LAUNCH / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "docs" / "clusters.md").read_text(), re.MULTILINE)
     listed = re.findall(r"`(\w+)`", " ".join(rows))
     assert sorted(listed) == sorted(name for name in read if not name.startswith(("SLURM_", "BASH_")))
 
 
-def test_a_process(stand_in, launch, records):
+def test_train_starts_a_process(stand_in, launch, records):
     python = stand_in("python", "exit 7")
     done = launch("train.sh", "--distributed", **RUN)
     assert done.returncode == 7
@@ -108,7 +108,7 @@ def test_a_process(stand_in, launch, records):
     assert "WORKDIR: set it to a folder that all hosts share" in done.stderr
 
 
-def test_slurm_submits_itself(stand_in, launch, records):
+def test_the_slurm_script_submits_itself(stand_in, launch, records):
     stand_in("sbatch")
     assert launch("slurm.sbatch", "--partition=gpu", NODES="2", GPUS_PER_NODE="4", **RUN).returncode == 0
     ((arguments, _),) = records("sbatch")
@@ -118,7 +118,7 @@ def test_slurm_submits_itself(stand_in, launch, records):
     assert "CONFIG: set it to" in launch("slurm.sbatch", WORKDIR="w").stderr
 
 
-# Starts the command as two processes, as srun does, and gives the higher of their statuses.
+# Starts the command as two processes, like srun, and returns the higher of their statuses.
 SRUN = """
 while [[ $1 == --* ]]; do shift; done
 status=0
@@ -146,7 +146,7 @@ exit $status
 def test_slurm_runs_two_processes_and_requeues(stand_in, launch, records, status, restarts, requeued):
     stand_in("srun", SRUN)
     stand_in("scontrol")
-    stand_in("python", f"exit {status}")  # as all processes of a run end alike
+    stand_in("python", f"exit {status}")  # all processes of a run end alike
     slurm = {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "4", "SLURM_RESTART_COUNT": str(restarts)}
     done = launch("slurm.sbatch", MAX_RESTARTS="5", **RUN, **slurm)
     assert done.returncode == status
@@ -161,15 +161,15 @@ def test_slurm_runs_two_processes_and_requeues(stand_in, launch, records, status
 
 @pytest.fixture(params=["gpu", "tpu"])
 def manifest(request, launch):
-    """(devices, the JobSet with the variables filled in)."""
+    """The devices, and the JobSet with the variables filled in."""
     cluster = {"IMAGE": "registry/gfl_jax:1", "CLAIM": "filestore", "NODES": "4"}
     done = launch("gke.sh", request.param, **RUN, **cluster)
     assert done.returncode == 0, done.stderr
     return request.param, yaml.safe_load(done.stdout)
 
 
-def test_manifests_are_job_sets(manifest):
-    """As the JobSet API has it, and the Job in it as Kubernetes' schema has it."""
+def test_manifests_are_valid_job_sets(manifest):
+    """The JobSet is valid by the JobSet API, and the Job in it by Kubernetes' schema."""
     _, job_set = manifest
     assert (job_set["apiVersion"], job_set["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert JobsetV1alpha2JobSet.from_dict(job_set).to_dict() == job_set  # an unknown field would be missing
@@ -207,7 +207,7 @@ def test_manifests_start_the_run_on_each_host(manifest, stand_in, launch, record
         assert job_set["spec"]["network"]["subdomain"] == "gfl-jax"
 
 
-def test_manifests_end_after_bad_input_and_start_again_after_the_rest(manifest):
+def test_manifests_end_after_bad_input_and_restart_after_other_failures(manifest):
     _, job_set = manifest
     job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
     (rule,) = job["podFailurePolicy"]["rules"]
@@ -215,7 +215,7 @@ def test_manifests_end_after_bad_input_and_start_again_after_the_rest(manifest):
     assert (rule["onExitCodes"]["operator"], rule["onExitCodes"]["values"]) == ("In", [2])
     assert rule["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
     assert job["backoffLimit"] == 0
-    assert job["template"]["spec"]["restartPolicy"] == "Never"  # what a podFailurePolicy needs
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # a podFailurePolicy needs it
     policy = job_set["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 20
     assert policy["rules"] == [
@@ -224,7 +224,7 @@ def test_manifests_end_after_bad_input_and_start_again_after_the_rest(manifest):
 
 
 @pytest.mark.parametrize("variable", ["CONFIG", "WORKDIR", "IMAGE", "CLAIM", "NODES"])
-def test_a_manifest_that_lacks_a_variable(launch, variable):
+def test_a_missing_variable_is_an_error(launch, variable):
     variables = {**RUN, "IMAGE": "image", "CLAIM": "claim", "NODES": "4"}
     del variables[variable]
     done = launch("gke.sh", "gpu", **variables)
@@ -264,7 +264,7 @@ def test_tpu_vm_commands(stand_in, launch, records, command, words):
 
 
 def test_tpu_vm_starts_a_service_with_the_variables(stand_in, launch, records, tmp_path):
-    """What the hosts are told to do is done here, but for sudo."""
+    """The commands for the hosts run here, without sudo."""
     stand_in(
         "gcloud", 'for word; do if [[ $word == --command=* ]]; then bash -c "${word#--command=}"; fi; done'
     )

@@ -1,6 +1,6 @@
-"""Numbers of a config at the ends of their ranges, and at odd values in them: shapes, or a line with a field.
+"""Numbers of a config at the ends of their ranges and at unusual values: they work, or raise a `UserError`.
 
-Nothing is computed but plans and rates: of networks, losses and detections the shapes alone.
+Only plans and rates are computed. For networks, losses and detections only the shapes are computed.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from gfl_jax import config
 from gfl_jax.configuration.experiment_check import check_experiment
 from gfl_jax.configuration.fields import Range, field_types
 from gfl_jax.configuration.overrides import override
-from gfl_jax.data.plan import evaluation_plan, shapes_in_words, train_plan
+from gfl_jax.data.plan import describe_shapes, evaluation_plan, train_plan
 from gfl_jax.detection_loss import detection_losses
 from gfl_jax.errors import UserError
 from gfl_jax.inference.detect import detections_from_outputs
@@ -39,7 +39,7 @@ CROPPED = change(RESIZED, crops=config.Crops(size=64))
 DEFORMABLE = override(
     RESIZED, {"detector.backbone.block": "bottleneck", "detector.backbone.deform_stages": (3,)}
 )
-# These change shapes, and may not fit the others. The rest of a detector's numbers always do.
+# These numbers change shapes, and may not fit the others. The other numbers of a detector always fit.
 STRUCTURE = {
     *("detector.num_classes", "detector.assigner.topk", "detector.assigner.anchor_octave_parts"),
     *("detector.box.reg_max", "detector.backbone.frozen_stages", "detector.backbone.groups"),
@@ -51,7 +51,7 @@ STRUCTURE = {
 
 
 def numbers(instance, prefix=""):
-    """The dotted name, type and range of each field that holds one number."""
+    """Yields the dotted name, type and range of each field that holds one number."""
     for name, hint in field_types(type(instance)).items():
         value = getattr(instance, name)
         if dataclasses.is_dataclass(value):
@@ -62,7 +62,7 @@ def numbers(instance, prefix=""):
 
 
 def ends(kind, range_: Range):
-    """The least and the greatest number of a range."""
+    """Returns the smallest and the largest number of a range."""
     low = range_.least if range_.least is not None else math.nextafter(range_.above, math.inf)
     high = range_.most if range_.most is not None else math.nextafter(range_.below, -math.inf)
     return kind(low), kind(high)
@@ -73,7 +73,7 @@ OF_DETECTOR = {name for name in NUMBERS if name.startswith(("detector.", "infere
 
 
 def detector_shapes(experiment):
-    """The shapes of detections, after all checks and with the shapes of all losses."""
+    """Runs all checks, and computes the shapes of losses and detections. Returns those of detections."""
     check_experiment(experiment)
     detector = experiment.detector
     model = build_detector(detector)
@@ -90,9 +90,9 @@ def detector_shapes(experiment):
 
 
 def plan_and_rates(experiment):
-    """Plans of an epoch and of an evaluation, and rates at both ends of a run."""
+    """Computes the plans of an epoch and of an evaluation, and the rates at both ends of a run."""
     check_experiment(experiment)
-    shapes_in_words(SIZES, experiment, training=True)
+    describe_shapes(SIZES, experiment, training=True)
     assert train_plan(SIZES, experiment, epoch=0)
     assert evaluation_plan(SIZES, experiment)
     steps = experiment.schedule.steps or experiment.schedule.epochs
@@ -108,22 +108,22 @@ OTHERS = sorted(NUMBERS.keys() - OF_DETECTOR)
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_number_of_the_data_or_of_training(name):
+def test_numbers_of_data_and_training(name):
     kind, range_ = NUMBERS[name]
     base = RESIZED if name.startswith("resize.") else CROPPED
     odd = (2, 3, 7, 97) if kind is int else (1 / 3, 0.999, 1.0)
     for value in (*ends(kind, range_), *filter(range_.has, odd)):
-        told_or_done(plan_and_rates, base, name, value)
+        works_or_raises_one_line(plan_and_rates, base, name, value)
 
 
 @pytest.mark.parametrize("name", sorted(STRUCTURE))
 @pytest.mark.parametrize("end", [0, 1])
-def test_a_number_of_the_detectors_structure(name, end):
+def test_numbers_of_the_detector_structure(name, end):
     base = DEFORMABLE if "group" in name and "backbone" in name else RESIZED
-    told_or_done(detector_shapes, base, name, ends(*NUMBERS[name])[end])
+    works_or_raises_one_line(detector_shapes, base, name, ends(*NUMBERS[name])[end])
 
 
-def told_or_done(function, base, name, value):
+def works_or_raises_one_line(function, base, name, value):
     line = ""
     try:
         function(override(base, {name: value}))

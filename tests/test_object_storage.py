@@ -1,4 +1,4 @@
-"""Bar: a run in a bucket trains, is killed, goes on to the same bits and evaluates; data and weights too."""
+"""Requirement: a killed run in a bucket resumes bit-identically and evaluates; data and weights there too."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def bucket():
     """The address of an empty bucket on loopback."""
     port = free_port()
     command = [sys.executable, str(ROOT / "tests" / "bucket_server.py"), str(port), "bucket"]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # it tells of clients that hang up
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # it logs clients that hang up
     address = f"http://127.0.0.1:{port}"
     settings = {
         "STORAGE_EMULATOR_HOST": address,
@@ -70,7 +70,7 @@ def bucket():
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
-    """A config of twelve steps on data of this machine."""
+    """A config file of twelve steps on local data."""
     folder = tmp_path_factory.mktemp("config")
     (folder / "config.py").write_text(CONFIG_FILE)
     config = change(CONFIG, dataset=change(write_dataset(folder / "data"), repeats=4))
@@ -79,14 +79,14 @@ def config_file(tmp_path_factory):
 
 
 def run_main(*arguments, **environment):
-    """The exit status of main.py in a process of its own: programs of other tests may be optimized."""
+    """Runs main.py in another process, because other tests may optimize programs. Returns its exit status."""
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
     return subprocess.run(command, env=os.environ | environment, check=False).returncode
 
 
 @pytest.fixture(scope="module")
 def killed_and_resumed(bucket, config_file, compilation_cache):
-    """The arguments of a run in the bucket, on data of the bucket, that was killed and has gone on."""
+    """The work directory of a run in the bucket, on data of the bucket, that was killed and has resumed."""
     for file in (config_file.parent / "data").iterdir():
         (as_path(bucket) / "data" / file.name).write_bytes(file.read_bytes())
     arguments = ["train", f"--config={config_file}", f"--workdir={bucket}/run"]
@@ -101,12 +101,12 @@ def killed_and_resumed(bucket, config_file, compilation_cache):
     return workdir
 
 
-def test_a_run_in_a_bucket_ends_with_the_bits_of_one_on_a_disk(killed_and_resumed, config_file, tmp_path):
+def test_a_run_in_a_bucket_is_bit_identical_to_one_on_a_disk(killed_and_resumed, config_file, tmp_path):
     assert run_main("train", f"--config={config_file}", f"--workdir={tmp_path}/run") == 0
     assert_same_run(killed_and_resumed, tmp_path / "run", 12)
 
 
-def test_what_commands_make_of_it(killed_and_resumed, bucket, config_file, tmp_path, capsys):
+def test_commands_work_on_a_run_in_a_bucket(killed_and_resumed, bucket, config_file, tmp_path, capsys):
     run = str(killed_and_resumed)
     assert main(["evaluate", f"--workdir={run}", "--pictures=1"]) == 0
     metrics = json.loads((killed_and_resumed / "evaluate" / "metrics.json").read_text())
@@ -122,16 +122,16 @@ def test_what_commands_make_of_it(killed_and_resumed, bucket, config_file, tmp_p
         "blue",
     ]
     events = [path.name for path in (killed_and_resumed / "tensorboard").iterdir()]
-    assert len(events) == 2  # of the run before it was killed too
+    assert len(events) == 2  # one from before the kill, one from after
     assert not Path("gs:").exists()
 
 
-def test_a_run_starts_from_weights_of_a_bucket(killed_and_resumed, config_file, tmp_path):
+def test_a_run_starts_from_weights_in_a_bucket(killed_and_resumed, config_file, tmp_path):
     arguments = [f"--config={config_file}", f"--config.init_from={killed_and_resumed}"]
     assert main(["train", *arguments, f"--workdir={tmp_path}/run", "--config.schedule.steps=1"]) == 0
 
 
-def test_damaged_and_unfinished_checkpoints_of_a_bucket(bucket, caplog):
+def test_damaged_and_unfinished_checkpoints_in_a_bucket_are_skipped(bucket, caplog):
     workdir, here = as_path(f"{bucket}/damaged"), SingleDeviceSharding(jnp.zeros(()).device)
     states = [TrainState(jnp.int32(i), {"a": jnp.full(4, i)}, {}, {"b": jnp.zeros(2)}) for i in range(3)]
     with contextlib.closing(Checkpoints(workdir, keep=3)) as checkpoints:
@@ -147,8 +147,8 @@ def test_damaged_and_unfinished_checkpoints_of_a_bucket(bucket, caplog):
     assert int(restored.step) == 0
     assert steps_in(workdir / "checkpoints") == [0]
     assert "variables/manifest.ocdbt is damaged" in caplog.text
-    told = (workdir / "broken_checkpoints" / "checkpoints_1.txt").read_text()
-    assert "variables/manifest.ocdbt is damaged" in told
+    reason = (workdir / "broken_checkpoints" / "checkpoints_1.txt").read_text()
+    assert "variables/manifest.ocdbt is damaged" in reason
 
 
 def test_rows_are_in_a_bucket_after_flush(bucket):
@@ -165,42 +165,42 @@ def test_rows_are_in_a_bucket_after_flush(bucket):
     [
         ("gs://", "names no bucket"),
         ("gs:///run", "names no bucket"),
-        ("gs:/bucket/run", "gs:/ is not known here"),
-        ("s3://bucket/run", "s3:// is not known here"),
-        ("file:///tmp/run", "file:/// is not known here"),
-        ("", "is no path"),
-        ("a\0b", "is no path"),
+        ("gs:/bucket/run", "gs:/ is not supported"),
+        ("s3://bucket/run", "s3:// is not supported"),
+        ("file:///tmp/run", "file:/// is not supported"),
+        ("", "is not a valid path"),
+        ("a\0b", "is not a valid path"),
     ],
 )
-def test_places_that_are_none(text, message):
+def test_invalid_paths_are_errors(text, message):
     with pytest.raises(UserError, match=message):
         as_path(text)
 
 
-def test_what_cannot_be_in_a_bucket_is_told_at_once(bucket, trained, config_file, tmp_path, capsys):
-    def told(*arguments):
+def test_files_that_cannot_be_in_a_bucket_are_errors_at_once(bucket, trained, config_file, tmp_path, capsys):
+    def error(*arguments):
         assert main([str(argument) for argument in arguments]) == 2
         return capsys.readouterr().err
 
     train = ("train", f"--config={config_file}", f"--workdir={tmp_path}/run")
-    assert "must be on this machine" in told(*train, "--config.dataset.tfds_dir=gs://bucket/coco/1.0.0")
-    assert "Python files must be" in told("train", "--config=gs://bucket/a.py", f"--workdir={tmp_path}/run")
-    assert "inputs must be on this machine" in told("predict", f"--workdir={trained}", "gs://bucket/1.jpg")
+    assert "must be on this machine" in error(*train, "--config.dataset.tfds_dir=gs://bucket/coco/1.0.0")
+    assert "Python files must be" in error("train", "--config=gs://bucket/a.py", f"--workdir={tmp_path}/run")
+    assert "inputs must be on this machine" in error("predict", f"--workdir={trained}", "gs://bucket/1.jpg")
     video = tmp_path / "a.mp4"
     video.write_bytes(b"none")
     output = f"--output={bucket}/drawn"
-    assert "drawn videos must be" in told("predict", f"--workdir={trained}", output, video)
-    assert "gs://none/run: cannot be written" in told(*train[:2], "--workdir=gs://none/run")
+    assert "drawn videos must be" in error("predict", f"--workdir={trained}", output, video)
+    assert "gs://none/run: cannot be written" in error(*train[:2], "--workdir=gs://none/run")
     assert not (tmp_path / "run").exists()
 
 
-def test_without_the_libraries_it_says_which(monkeypatch):
+def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(paths, "NEEDED", {"no_such_library": "no-such-library==1"})
     with pytest.raises(UserError, match=r"needs no_such_library; pip install no-such-library==1"):
         as_path("gs://bucket/run")
 
 
-def test_the_libraries_are_those_of_the_extra():
+def test_the_extra_installs_the_needed_libraries():
     project, tests = (ROOT / "pyproject.toml").read_text(), (ROOT / "requirements-dev.txt").read_text()
     for package in paths.NEEDED.values():
         assert f'"{package}"' in project
@@ -211,17 +211,17 @@ def test_the_libraries_are_those_of_the_extra():
     "error",
     [aiohttp.ClientError("cannot connect"), ValueError("UNAVAILABLE: Error writing gs://bucket/a")],
 )
-def test_a_bucket_that_does_not_answer_is_told_in_a_line(error):
+def test_a_bucket_that_does_not_answer_is_a_one_line_error(error):
     def fail():
         raise error
 
-    with pytest.raises(UserError, match=r"^gs://bucket/a: cannot be written .*look after the storage"):
+    with pytest.raises(UserError, match=r"^gs://bucket/a: cannot be written .*check the storage"):
         writing(fail, "gs://bucket/a: cannot be written")
     with pytest.raises(type(error)):
         writing(fail, "/a: cannot be written")
 
 
-def test_errors_of_its_libraries_are_lines_wherever_they_come_from():
+def test_errors_of_storage_libraries_are_one_line():
     error = aiohttp.ClientError("Cannot connect to host storage.googleapis.com")
     assert "Cannot connect to host" in error_line(error)
     assert "check network and credentials" in error_line(error)

@@ -43,7 +43,7 @@ def test_one_line_for_what_is_missing(scaling, tmp_path, capsys, broken):
     (line,) = capsys.readouterr().err.splitlines()
     expected = {
         "none": "has no reports",
-        "another file": "x.json: is no report of main.py compile",
+        "another file": "x.json: is not a report of main.py compile",
         "document": "no place for the table `training`",
     }
     assert expected[broken] in line

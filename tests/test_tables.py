@@ -1,6 +1,6 @@
-"""Every row of the tables of the paper learns and detects, small, on a part of a real photograph of trees.
+"""Every row of the paper's tables learns and detects, with a tiny network on a real photograph of trees.
 
-Nearly all the time is compilation, so the network is tiny and the compiler is told to hurry.
+Nearly all the time is compilation. Therefore the network is tiny and compiler optimization is off.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ TABLES = {
 }
 ROWS = [(name, row) for name, file in TABLES.items() for row in load_module(file).ROWS]
 STEPS = 20
-FIRST_SCORE = 0.1  # box losses that are weighted by the score then count in full from the start
+FIRST_SCORE = 0.1  # high enough for box losses weighted by the score to count from the start
 
 
 def row_config(table, row, dataset):
@@ -42,7 +42,7 @@ def row_config(table, row, dataset):
 
 
 def small(detector):
-    """The same point of the grid with a tiny network."""
+    """The same kind of detector with a tiny network."""
     return dataclasses.replace(
         detector,
         strides=(4, 8),
@@ -56,7 +56,7 @@ def small(detector):
 
 
 def first_state(model, optimizer):
-    """The state before the first step, drawn by numpy: compiling `create_state` would take longer."""
+    """The state before the first step, drawn by numpy. Compiling `create_state` would take longer."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -76,7 +76,7 @@ def first_state(model, optimizer):
 
 @functools.cache
 def trained(detector):
-    """The numbers of each step, all on one batch, and the metrics of the detections afterwards."""
+    """Trains on one batch. Returns the numbers of each step, and the metrics of the detections afterwards."""
     experiment = config.Config(
         name="small",
         detector=detector,
@@ -98,7 +98,7 @@ def trained(detector):
     state = put_everywhere(first_state(model, optimizer), mesh)
     step = make_train_step(model, optimizer, learning_rate, experiment, mesh)
     history = []
-    for _ in range(STEPS + 1):  # the last one tells the loss after 20 steps
+    for _ in range(STEPS + 1):  # the last one gives the loss after 20 steps
         state, numbers = step(state, batch)
         history.append(jax.device_get(numbers))
 
@@ -111,7 +111,7 @@ def trained(detector):
     return history, evaluate_coco(experiment.dataset.train_json, results)
 
 
-# Of the rows that differ from the others of their table in one number, those with the least and the most.
+# Where the rows of a table differ only in one number, rows between the smallest and the largest are left out.
 NUMBERS_BETWEEN = ("1", "2", "2.5", "14_1", "16_1", "8_2")
 TRAINED = [
     (table, row) for table, row in ROWS if table not in ("beta", "dfl") or row.name not in NUMBERS_BETWEEN
@@ -120,7 +120,7 @@ TRAINED = [
 
 @pytest.mark.parametrize(("table", "row"), TRAINED, ids=[f"{table}-{row.name}" for table, row in TRAINED])
 def test_every_row_learns_and_detects(table, row):
-    """The sum of the losses falls, and that of the boxes by itself; the detections are evaluated."""
+    """The total loss and the box loss decrease. The detections are evaluated."""
     history, metrics = trained(small(row_config(table, row, "trees").detector))
     assert all(np.isfinite(value) for numbers in history for value in numbers.values())
     for name in ("loss", "loss_bbox"):
@@ -143,13 +143,13 @@ def test_the_rows_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("table_*.py")), ids=lambda file: file.stem)
-def test_the_rows_of_a_table_have_names_of_their_own(file):
+def test_the_rows_of_a_table_have_unique_names(file):
     names = [row.name for row in load_module(file).ROWS]
     assert len(set(names)) == len(names) > 0
 
 
 @pytest.mark.parametrize("dataset", ["coco", "trees", "digits"])
-def test_experiments_have_names_of_their_own(dataset):
+def test_configs_have_unique_names(dataset):
     names = [row_config(table, row, dataset).name for table, row in ROWS]
     assert len(set(names)) == len(names)
 
@@ -161,7 +161,7 @@ def test_experiments_have_names_of_their_own(dataset):
         ("assigner=fcos,quality=centerness", "fcos_r50_fpn_tricks_1x_coco"),
     ],
 )
-def test_on_coco_the_rows_with_centerness_are_the_references(row, reference):
+def test_on_coco_the_rows_with_centerness_equal_the_reference_configs(row, reference):
     found = load_config(f"{TABLES['1']}:{row}")
     assert dataclasses.replace(found, name=reference) == load_config(ROOT / "configs" / f"{reference}.py")
 
@@ -187,12 +187,12 @@ def test_wrong_arguments_are_named_with_the_known_ones(arguments, complaint):
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_without_arguments_takes_none():
+def test_a_config_without_arguments_refuses_arguments():
     with pytest.raises(UserError, match=r"there is no such argument; .* with these names: none$"):
         load_config(f"{ROOT}/configs/gfl_r50_fpn_1x_coco.py:dataset=trees")
 
 
-def test_a_table_is_found_by_its_name_and_its_rows_by_theirs(monkeypatch):
+def test_tables_and_rows_are_found_by_name(monkeypatch):
     monkeypatch.chdir(ROOT)
     file, module = load_table("1")
     assert file.resolve() == TABLES["1"]
@@ -206,7 +206,7 @@ def test_a_table_is_found_by_its_name_and_its_rows_by_theirs(monkeypatch):
         load_table("iii")
 
 
-def test_tables_are_found_from_any_folder_those_of_ones_own_first(monkeypatch, tmp_path):
+def test_tables_are_found_from_any_folder_the_users_own_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert load_table("1")[0].is_absolute()
     (tmp_path / "configs").mkdir()

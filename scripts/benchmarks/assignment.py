@@ -14,7 +14,7 @@ from gfl_jax.verification.atss_dense import assign_atss_dense
 
 
 def assignment_rows(detector: Detector, size: tuple[int, int], repeats: int, say: Say) -> list[list[Row]]:
-    """Times both ways: a group of rows for one picture, and one for two, of BOX_SLOTS boxes each."""
+    """Times both methods. Returns a group of rows for one image and one for two, of BOX_SLOTS boxes each."""
     groups = []
     for batch_size in (1, 2):
         say(f"atss: compiling for {batch_size} x {size[0]}x{size[1]}")
@@ -32,7 +32,7 @@ def _case(
     size: tuple[int, int],
     against: str | None = None,
 ) -> Case:
-    """Boxes that cover the picture, on a canvas that has no padding."""
+    """Makes a case with boxes anywhere in the image, on a canvas without padding."""
     grid_sizes = tuple((-(-size[0] // stride), -(-size[1] // stride)) for stride in detector.strides)
     boxes = random_boxes(np.random.default_rng(0), (batch_size, BOX_SLOTS), size)
     box_mask = np.ones(boxes.shape[:2], bool)

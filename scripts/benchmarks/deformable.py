@@ -1,4 +1,4 @@
-"""Deformable against plain convolutions at the size of C4 of a picture of 800x1344."""
+"""Deformable against plain convolutions at the size of C4 (800x1344 images by default)."""
 
 import functools
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.models.deform_conv import Form, deform_conv2d
 
 STRIDE = 16
-LAYERS = ((256, 1), (1024, 32))  # channels and groups: of ResNet-101, of ResNeXt-101-32x8d
+LAYERS = ((256, 1), (1024, 32))  # channels and groups of ResNet-101 and of ResNeXt-101-32x8d
 
 
 def deformable_rows(batch_size: int, size: tuple[int, int], repeats: int, say: Say) -> list[list[Row]]:
     """Times a 3x3 convolution of each layer, plain and in both deformable forms, without and with gradients.
 
-    Offsets are normal with a deviation of one pixel. The name of a deformable one tells how large
-    all sampled columns would be at once.
+    Offsets are normal with a standard deviation of one pixel. The name of a deformable case gives the
+    memory that all sampled columns would take at once.
     """
     return [
         measure(_cases(batch_size, size, channels, groups, say), repeats, say) for channels, groups in LAYERS
@@ -61,5 +61,5 @@ def _deformable(form: Form, groups: int) -> Callable[..., Array]:
 
 
 def _with_gradients(function: Callable[..., Array]) -> Any:
-    """The gradients of the sum of squares, whose cotangent is the result itself."""
+    """Returns the gradients of the sum of squares. The cotangent is twice the result."""
     return jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.square(function(*inputs))), argnums=(0, 1, 2)))

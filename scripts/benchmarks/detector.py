@@ -25,12 +25,12 @@ Precision = Literal["float32", "bfloat16"]
 def detector_rows(
     config: Config, parts: Collection[str], batch_size: int, size: tuple[int, int], repeats: int, say: Say
 ) -> list[Row]:
-    """Times, on one device, whichever of "inference" and "train" is in `parts`.
+    """Times the forward pass on one device, and those of "inference" and "train" that are in `parts`.
 
-    The forward pass goes from normalized pictures to head outputs, inference from uint8 pictures
-    to detections, a train step from uint8 pictures to new parameters. In float32 they are compared
-    with the forward pass, in bfloat16 (not on a CPU) each with itself in float32. On a CPU the
-    train step runs a second time without our own gradients of the convolutions' kernels.
+    The forward pass goes from normalized images to head outputs, inference from uint8 images to
+    detections, a train step from uint8 images to new parameters. In float32 they are compared with the
+    forward pass, in bfloat16 (not on a CPU) each with itself in float32. On a CPU the train step is also
+    timed without gfl_jax's own gradients of convolution kernels.
     """
     mesh = make_mesh(devices=jax.devices()[:1])
     batch = put_batch(random_batch(batch_size, size, config.detector.num_classes), mesh)
@@ -45,16 +45,16 @@ def detector_rows(
     on_cpu = jax.default_backend() == "cpu"
     cases: list[Case] = []
 
-    def add(part: str, precision: Precision, what: str, function: Any, inputs: Any) -> None:
-        name = f"{what}, {precision}"
-        other = "forward, float32" if precision == "float32" else f"{what}, float32"
+    def add(part: str, precision: Precision, label: str, function: Any, inputs: Any) -> None:
+        name = f"{label}, {precision}"
+        other = "forward, float32" if precision == "float32" else f"{label}, float32"
         say(f"{part}: compiling {name}")
         trains = part == "train"
         compiled = function.lower(training.state if trains else training.state.variables, inputs).compile()
         run = functools.partial(training.step if trains else training.evaluate, compiled, inputs)
         cases.append(Case(part, name, size, batch_size, run, other if other != name else None, compiled))
 
-    # The smaller one first: the device's peak tells something only as long as it rises.
+    # The smaller precision comes first, because the device's peak memory is informative only while it rises.
     precisions: tuple[Precision, ...] = ("float32",) if on_cpu else ("bfloat16", "float32")
     for precision in precisions:
         model = build_detector(config.detector, precision)
@@ -75,7 +75,7 @@ def detector_rows(
 
 
 class _Training:
-    """The one state that is trained; each step takes over the memory of the state before."""
+    """The state that all train steps share. Each step donates the memory of the state before."""
 
     def __init__(self, state: TrainState) -> None:
         self.state = state

@@ -1,4 +1,4 @@
-"""The input pipeline on pictures like COCO's, with more and more worker processes."""
+"""The input pipeline on images like COCO's, with different numbers of worker processes."""
 
 import contextlib
 import dataclasses
@@ -8,26 +8,26 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.inputs import PICTURE_SIZE, write_data_set
+from benchmarks.inputs import IMAGE_SIZE, write_data_set
 from benchmarks.measure import Case, Row, Say, measure
 from gfl_jax.config import Config
 from gfl_jax.data.loader import Batches, train_batches
 
-PICTURES = 64
+NUM_IMAGES = 64
 TIMED_BATCHES = 6  # in each round
 
 
 def input_rows(
     config: Config, batch_size: int, worker_counts: Sequence[int], repeats: int, say: Say
 ) -> list[Row]:
-    """Training batches from JPEG files, each number of workers compared with the first.
+    """Times training batches from JPEG files. Each number of workers is compared with the first.
 
-    All pipelines are open at once. One that is not read stops when its buffers are full, so it
-    takes no time from the others; what it has buffered is read before its next round starts.
+    All pipelines are open at once. A pipeline that is not read stops when its buffers are full, and thus
+    takes no time from the others. Its buffered batches are read before its next round starts.
     """
     with contextlib.ExitStack() as stack:
-        say("input: writing pictures")
-        source = write_data_set(Path(stack.enter_context(tempfile.TemporaryDirectory())), PICTURES)
+        say("input: writing images")
+        source = write_data_set(Path(stack.enter_context(tempfile.TemporaryDirectory())), NUM_IMAGES)
         cases: list[Case] = []
         for workers in worker_counts:
             loader = dataclasses.replace(config.loader, workers=workers, batch_size=batch_size)
@@ -37,7 +37,7 @@ def input_rows(
                 Case(
                     part="input",
                     name=f"from JPEG, {_described(workers)}",
-                    size=PICTURE_SIZE,
+                    size=IMAGE_SIZE,
                     images=batch_size,
                     run=functools.partial(next, batches),
                     against=cases[0].name if cases else None,

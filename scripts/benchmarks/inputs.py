@@ -1,4 +1,4 @@
-"""What is measured on: random boxes, batches of noise, and a data set like COCO."""
+"""Inputs of the benchmarks: random boxes, batches of noise, and a data set like COCO."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,16 @@ from gfl_jax.data.coco_json import coco_json_source
 from gfl_jax.data.source import Source
 from gfl_jax.structures import Batch
 
-PICTURE_SIZE = (480, 640)  # of COCO's most frequent pictures
-BOX_SLOTS = 100  # about the most boxes of a COCO picture
+IMAGE_SIZE = (480, 640)  # COCO's most frequent image size
+BOX_SLOTS = 100  # about the largest number of boxes in a COCO image
 MEAN_BOXES = 7  # as in COCO
-GRAIN = 8.0  # standard deviation of the noise on pictures; makes JPEG files of 160 kB, as COCO's are
+GRAIN = 8.0  # standard deviation of the noise on images; makes JPEG files of 160 kB, as in COCO
 
 
 def random_boxes(
     rng: np.random.Generator, shape: tuple[int, ...], size: tuple[int, int]
 ) -> Float[np.ndarray, "*shape 4"]:
-    """Boxes of all sizes, small ones more often, anywhere in a picture of `size` (height, width)."""
+    """Draws boxes of all sizes, small ones more often, anywhere in an image of `size` (height, width)."""
     limits = np.array([size[1], size[0]])
     sides = np.exp(rng.uniform(np.log(8), np.log(0.8 * limits), (*shape, 2)))
     corners = rng.uniform(0, 1, (*shape, 2)) * (limits - sides)
@@ -29,7 +29,7 @@ def random_boxes(
 
 
 def random_batch(batch_size: int, size: tuple[int, int], num_classes: int) -> Batch:
-    """Noise that fills the canvas of `size`; the shapes alone determine what a batch costs."""
+    """Makes a batch of noise that fills the canvas of `size`. Only the shapes determine its cost."""
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {
         "images": rng.integers(0, 256, (batch_size, *size, 3), np.uint8),
@@ -44,20 +44,20 @@ def random_batch(batch_size: int, size: tuple[int, int], num_classes: int) -> Ba
 
 
 def write_data_set(folder: Path, count: int) -> Source:
-    """Writes JPEG pictures and a COCO JSON into `folder`, and opens them.
+    """Writes JPEG images and a COCO JSON into `folder`, and opens them.
 
-    The pictures are blurred noise with a grain, in files of the size of COCO's.
+    The images are blurred noise with a grain. Their files are as large as COCO's.
     """
     rng = np.random.default_rng(0)
-    height, width = PICTURE_SIZE
+    height, width = IMAGE_SIZE
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i in range(1, count + 1):
         shapes = cv2.resize(rng.uniform(0, 255, (15, 20, 3)), (width, height), interpolation=cv2.INTER_CUBIC)
-        picture = np.clip(shapes + rng.normal(0, GRAIN, (height, width, 1)), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{i}.jpg"), picture)
+        image = np.clip(shapes + rng.normal(0, GRAIN, (height, width, 1)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{i}.jpg"), image)
         images.append({"id": i, "file_name": f"{i}.jpg", "height": height, "width": width})
-        for x1, y1, x2, y2 in random_boxes(rng, (MEAN_BOXES,), PICTURE_SIZE).tolist():
+        for x1, y1, x2, y2 in random_boxes(rng, (MEAN_BOXES,), IMAGE_SIZE).tolist():
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": 1, **box})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}

@@ -1,4 +1,4 @@
-"""Timing cases against each other: round after round, so that a busy moment hits all of them."""
+"""Times cases against each other, round after round: a busy moment then hits all of them."""
 
 import dataclasses
 import math
@@ -9,39 +9,39 @@ from typing import Any
 
 import jax
 
-Say = Callable[[str], None]  # shows what is going on
+Say = Callable[[str], None]  # shows the progress
 
-MIN_SECONDS = 0.1  # of a round
+MIN_SECONDS = 0.1  # the shortest round
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """Something to time."""
 
-    part: str  # of the benchmark
+    part: str  # the part of the benchmark
     name: str
-    size: tuple[int, int]  # (height, width) of the pictures
-    images: int  # that a call works on
-    run: Callable[[], Any]  # one call; the arrays that it returns are waited for
-    against: str | None = None  # the name of the case that this one is compared with
+    size: tuple[int, int]  # (height, width) of the images
+    images: int  # the number of images in a call
+    run: Callable[[], Any]  # one call; the time ends when the arrays that it returns are ready
+    against: str | None = None  # the name of the case to compare with
     compiled: jax.stages.Compiled | None = None  # what `run` calls, for its FLOPs and memory
-    prepare: Callable[[], Any] | None = None  # before each round, not timed
-    calls: int | None = None  # in a round; None: as many as take MIN_SECONDS
-    workers: int | None = None  # processes that share the work
+    prepare: Callable[[], Any] | None = None  # runs before each round, not timed
+    calls: int | None = None  # calls in a round; None: as many as take MIN_SECONDS
+    workers: int | None = None  # the number of processes that share the work
     peak: str | None = None  # the name of the case whose GFLOP/s stand for the machine's peak
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What came out for a case. FLOPs and bytes are the compiler's figures for one call."""
+    """The result of a case. FLOPs and bytes are the compiler's figures for one call."""
 
     case: Case
-    seconds: tuple[float, ...]  # of a call, in each round
-    peak_bytes: int | None  # the most in use on the device until the case was warm
+    seconds: tuple[float, ...]  # the time of a call in each round
+    peak_bytes: int | None  # the peak memory of the device until the case was warmed up
 
     @property
     def images_per_second(self) -> float:
-        """At the median time."""
+        """Images per second at the median time."""
         return self.case.images / statistics.median(self.seconds)
 
     @property
@@ -52,13 +52,13 @@ class Row:
 
     @property
     def temporary_bytes(self) -> int | None:
-        """What is needed besides arguments and results."""
+        """The memory that is needed besides arguments and results."""
         memory: Any = self.case.compiled.memory_analysis() if self.case.compiled else None
         return memory.temp_size_in_bytes if memory else None
 
     @property
     def total_bytes(self) -> int | None:
-        """All that is needed; an argument that is given over to a result counts once."""
+        """All memory that is needed. An argument that is donated to a result counts once."""
         memory: Any = self.case.compiled.memory_analysis() if self.case.compiled else None
         if not memory:
             return None
@@ -82,7 +82,7 @@ def measure(cases: Sequence[Case], repeats: int, say: Say) -> list[Row]:
 
 
 def _seconds(case: Case, calls: int) -> float:
-    """The mean time of a call."""
+    """Returns the mean time of a call."""
     if case.prepare:
         case.prepare()
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Every model of the paper's tables: how fast it detects, what it costs, how much memory it needs."""
+"""The models of the paper's tables: their speed, cost and memory."""
 
 import functools
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ def model_rows(
     repeats: int,
     say: Say,
 ) -> list[list[Row]]:
-    """Times each model's network alone, and whole inference from uint8 pictures to detections.
+    """Times each model's network alone, and its whole inference from uint8 images to detections.
 
-    All models of a batch size and precision take turns; they are compared with the first one, and
-    their GFLOP/s with those of a product of two large matrices, which stand for the machine's peak.
+    All models of a batch size and precision are measured in turns, and compared with the first one. Their
+    GFLOP/s are compared with those of a product of two large matrices, which stand for the machine's peak.
     """
     groups = []
     for batch_size in batch_sizes:
@@ -52,16 +52,16 @@ def _model_cases(
     images = normalize(batch.images, batch.image_sizes, config.normalization, model.dtype)
     detect: Any = make_detect(model, config.normalization, config.inference)
     cases = []
-    for what, function, inputs in (
+    for label, function, inputs in (
         ("network", jax.jit(model.apply), images),
         ("inference", detect, batch),
     ):
         compiled = function.lower(variables, inputs).compile()
         run = functools.partial(compiled, variables, inputs)
-        against = None if name == first else f"{first}, {what}, {precision}"
+        against = None if name == first else f"{first}, {label}, {precision}"
         cases.append(
             Case(
-                *("models", f"{name}, {what}, {precision}", size, batch_size, run, against, compiled),
+                *("models", f"{name}, {label}, {precision}", size, batch_size, run, against, compiled),
                 calls=1,
                 peak=_peak_name(precision),
             )

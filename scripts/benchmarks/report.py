@@ -15,19 +15,20 @@ from rich.table import Table
 from benchmarks.measure import Row
 
 LEGEND = """\
-ms: median (min..max) of all rounds, of one call. time ratio: to the case named under "to", taken
-round by round, likewise. GFLOP and memory are the compiler's figures for a call: temp is what it
-needs besides arguments and results, total is with them. device peak: the most in use so far."""
+ms: the time of a call, as median (min..max) over all rounds. time ratio: the ratio to the case under
+"relative to", computed round by round, as median (min..max). GFLOP and memory are the compiler's
+figures for a call: temp is without arguments and results, total is with them. device peak: the peak
+memory so far."""
 
-Column = Callable[[Row, Row | None], str]  # of a row, and of the one that it is compared with
+Column = Callable[[Row, Row | None], str]  # a row, the row that it is compared with -> the cell
 
 
 def make_table(groups: Sequence[Sequence[Row]], markdown: bool) -> Table:
-    """One line for each row, without the columns that none has anything in.
+    """Makes a table with a line for each row, without empty columns.
 
     Args:
-      groups: what was measured together, and can be compared.
-      markdown: whether the table shall be Markdown.
+      groups: rows that were measured together, and can be compared.
+      markdown: whether to make a Markdown table.
     """
     rows = [row for group in groups for row in group]
     columns: dict[str, Column] = {
@@ -49,7 +50,7 @@ def make_table(groups: Sequence[Sequence[Row]], markdown: bool) -> Table:
         "temp ratio": lambda row, other: (
             _quotient(row.temporary_bytes, other.temporary_bytes) if other else ""
         ),
-        "to": lambda _, other: other.case.name if other else "",
+        "relative to": lambda _, other: other.case.name if other else "",
     }
     by_group = [{row.case.name: row for row in group} for group in groups]
     pairs = [[(row, by_name.get(row.case.against or "")) for row in by_name.values()] for by_name in by_group]
@@ -59,18 +60,19 @@ def make_table(groups: Sequence[Sequence[Row]], markdown: bool) -> Table:
         if any(cell(*pair) for group in pairs for pair in group)
     }
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
+    texts = ("part", "batch", "case", "relative to")
     for header in used:
-        table.add_column(header, justify="left" if header in ("part", "batch", "case", "to") else "right")
+        table.add_column(header, justify="left" if header in texts else "right")
     for group in pairs:
         for pair in group:
             table.add_row(*(cell(*pair) for cell in used.values()))
-        if not markdown:  # which would take the rule for a row
+        if not markdown:  # Markdown would show the rule as a row
             table.add_section()
     return table
 
 
 def describe_machine() -> str:
-    """Processor, accelerator and versions, in one line each."""
+    """Describes processor, accelerator and versions, in one line each."""
     device = jax.devices()[0]
     lines = [f"- Machine: {_processor()}, {available_cores()} cores, {platform.system()}"]
     if device.platform != "cpu":
@@ -81,7 +83,7 @@ def describe_machine() -> str:
 
 
 def available_cores() -> int:
-    """The number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -95,7 +97,7 @@ def _processor() -> str:
 
 
 def _share_of_peak(row: Row, rows: Sequence[Row]) -> str:
-    """GFLOP/s in percent of those of the case that stands for the machine's peak."""
+    """Returns the GFLOP/s in percent of those of the case that stands for the machine's peak."""
     peak = next((other for other in rows if other.case.name == row.case.peak), None)
     if peak is None or not row.flops or not peak.flops:
         return ""
@@ -112,5 +114,5 @@ def _quotient(value: float | None, by: float | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits, or all those before the point."""
+    """Formats with three digits, or with all digits before the point."""
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prints the manifest of a training run on Google Kubernetes Engine, with the variables of README.md filled in:
+# Prints the manifest of a training run on Google Kubernetes Engine, with the variables filled in. They are
+# explained in docs/clusters.md.
 #
 #   CONFIG=configs/gfl_r50_fpn_1x_coco.py WORKDIR=/shared/runs/gfl_r50 IMAGE=... CLAIM=... NODES=4 \
 #       bash scripts/launch/gke.sh tpu | kubectl apply -f -

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training run on a Cloud TPU VM slice, one process for each of its hosts. From the repository's root:
+# A training run on a Cloud TPU VM slice, one process for each host. From the repository's root:
 #
 #   export ZONE=us-west4-a ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite
 #   export CONFIG=configs/gfl_r50_fpn_1x_coco.py WORKDIR=/shared/runs/gfl_r50
@@ -7,11 +7,11 @@
 #   for command in create setup run; do bash scripts/launch/tpu_vm.sh $command; done
 #   bash scripts/launch/tpu_vm.sh logs      # or: status, stop, delete
 #
-# README.md beside this file says what the variables are.
+# docs/clusters.md explains the variables.
 set -euo pipefail
 
 : "${NAME:=gfl-jax}" "${ZONE:?set it to the zone of the slice}"
-# shellcheck disable=SC2016  # the hosts' shells are to expand it
+# shellcheck disable=SC2016  # the shells of the hosts expand it
 service='gfl_jax@$(id -un)'
 
 tpu() {
@@ -23,7 +23,7 @@ on_all_hosts() {
 }
 
 create() {
-    : "${ACCELERATOR:?set it to a type such as v5litepod-16}" "${RUNTIME:?set it to the software of that type}"
+    : "${ACCELERATOR:?set it to a type such as v5litepod-16}" "${RUNTIME:?set it to its software version}"
     tpu create "$NAME" --accelerator-type="$ACCELERATOR" --version="$RUNTIME" ${SPOT:+--spot}
 }
 
@@ -33,7 +33,7 @@ setup() {
     git archive --format=tar.gz --output="$folder/gfl_jax.tar.gz" HEAD
     tpu scp "$folder/gfl_jax.tar.gz" "$NAME:" --worker=all
     rm -r "$folder"
-    # The hosts' own Python may be too old; uv fetches one.
+    # The Python of the hosts may be too old. uv downloads one.
     on_all_hosts "set -e
         ${SETUP:-true}
         mkdir -p gfl_jax && tar -xzf gfl_jax.tar.gz -C gfl_jax && cd gfl_jax

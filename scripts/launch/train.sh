@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One process of a training run: what all launchers start. Arguments go to `main.py train`.
+# Runs one process of a training run. All launchers start this script. Arguments go to `main.py train`.
 #
-# Reads CONFIG, WORKDIR, DATA_DIR, EXTRA_ARGS and PYTHON; README.md beside this file says what they are.
+# Reads CONFIG, WORKDIR, DATA_DIR, EXTRA_ARGS and PYTHON; docs/clusters.md explains them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -12,5 +12,5 @@ if [[ -n "${DATA_DIR:-}" ]]; then
 fi
 read -ra extra <<<"${EXTRA_ARGS:-}"
 
-# exec: the signals that ask the run to stop reach it, and its exit status is ours.
+# With exec, stop signals reach the run, and this script has its exit status.
 exec "${PYTHON:-python}" main.py train "${arguments[@]}" "${extra[@]}" "$@"

@@ -1,4 +1,4 @@
-"""Comparisons without training: what is run, in which order, what is kept, and the tables made of it."""
+"""Comparisons without training: which runs start, in which order, what is saved, and the tables."""
 
 import csv
 import dataclasses
@@ -15,7 +15,7 @@ from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.runs import compare_rows, read_result, write_result
 from gfl_jax.comparison.table import cells, comparison_table, csv_text, markdown, mean_and_spread
 from gfl_jax.config import Backbone, Config, Detector
-from gfl_jax.data.identity import known_of, write_known
+from gfl_jax.data.identity import record_of, write_records
 from gfl_jax.data.loader import make_source
 from gfl_jax.errors import UserError
 
@@ -39,11 +39,11 @@ RESULTS = {
 def test_mean_and_spread_in_percent():
     assert mean_and_spread([]) == "-"
     assert mean_and_spread([0.12345]) == "12.3"
-    assert mean_and_spread([0.10, 0.12, 0.14]) == "12.0 ± 2.0"  # the sample's standard deviation
+    assert mean_and_spread([0.10, 0.12, 0.14]) == "12.0 ± 2.0"  # the sample standard deviation
     assert mean_and_spread([0.5, 0.5]) == "50.0 ± 0.0"
 
 
-def test_cells_stand_beside_one_another_by_label():
+def test_rows_with_the_same_label_share_a_line():
     headers, lines = cells(ROWS, RESULTS)
     names = [
         "ATSS AP",
@@ -82,7 +82,7 @@ def test_the_terminal_shows_the_same_cells():
     assert all(header in text for header in headers)
 
 
-def test_csv_has_a_line_for_each_run_with_all_metrics_as_they_are():
+def test_csv_has_a_line_for_each_run_with_all_unscaled_metrics():
     lines = list(csv.DictReader(io.StringIO(csv_text(ROWS, RESULTS))))
     assert [(line["row"], line["seed"], float(line["AP"])) for line in lines] == [
         ("atss_iou", "0", 0.1), ("atss_iou", "1", 0.12), ("atss_iou", "2", 0.14), ("atss_none", "0", 0.2)
@@ -100,7 +100,7 @@ def make_config(row):
     return Config(name=row.name, seed=7, detector=detector)
 
 
-def test_a_result_is_read_back_with_its_configuration_only(tmp_path):
+def test_a_result_is_read_only_with_its_configuration(tmp_path):
     config = make_config(A_IOU)
     assert read_result(tmp_path, config) is None
     write_result(tmp_path, config, metrics(1 / 3))
@@ -124,7 +124,7 @@ def test_a_broken_result_is_named(tmp_path, content):
 
 @pytest.fixture
 def training(monkeypatch):
-    """What is trained, in order: (name, seed); `stop_at` is the number of the run that is stopped."""
+    """Replaces training. Records (name, seed) of the runs in order; run number `stop_at` is stopped."""
 
     class Training:
         done = ()
@@ -141,7 +141,7 @@ def training(monkeypatch):
 
     fake = Training()
     monkeypatch.setattr(runs, "train", fake)
-    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # those of other tests
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # keep the caches of other tests
     return fake
 
 
@@ -149,7 +149,7 @@ JOBS = tuple((row.name, seed) for seed in range(2) for row in ROWS)
 WHOLE = {row.name: [metrics(seed + len(row.name) / 100) for seed in range(2)] for row in ROWS}
 
 
-def test_all_rows_have_their_first_seed_before_any_has_its_second(training, tmp_path):
+def test_all_rows_run_with_their_first_seed_before_any_runs_with_its_second(training, tmp_path):
     said = []
     assert compare_rows(ROWS, make_config, 2, tmp_path, said.append) == WHOLE
     assert training.done == JOBS
@@ -157,7 +157,7 @@ def test_all_rows_have_their_first_seed_before_any_has_its_second(training, tmp_
     assert len(said) == 6
 
 
-def test_what_is_done_is_not_done_again(training, tmp_path):
+def test_finished_runs_are_not_repeated(training, tmp_path):
     compare_rows(ROWS[:2], make_config, 1, tmp_path, lambda _: None)
     training.done = ()
     assert compare_rows(ROWS, make_config, 2, tmp_path, lambda _: None) == WHOLE
@@ -168,11 +168,11 @@ def test_what_is_done_is_not_done_again(training, tmp_path):
     assert said == []
 
 
-def test_a_row_learns_from_the_run_of_another_one_with_the_same_seed(training, tmp_path):
-    pupil = Row("taught", "ATSS", {"assigner": "atss", "quality": "taught"}, teacher="atss_iou")
-    compare_rows((A_IOU, pupil), make_config, 2, tmp_path, lambda _: None)
+def test_the_teacher_of_a_row_is_the_run_with_the_same_seed(training, tmp_path):
+    student = Row("student", "ATSS", {"assigner": "atss", "quality": "student"}, teacher="atss_iou")
+    compare_rows((A_IOU, student), make_config, 2, tmp_path, lambda _: None)
     for seed in (0, 1):
-        config = json.loads((tmp_path / f"atss_taught_seed_{seed}" / "result.json").read_text())["config"]
+        config = json.loads((tmp_path / f"atss_student_seed_{seed}" / "result.json").read_text())["config"]
         assert config["distillation"]["teacher"] == str(tmp_path / f"atss_iou_seed_{seed}")
         assert config["seed"] == seed
     of_teacher = json.loads((tmp_path / "atss_iou_seed_0" / "result.json").read_text())["config"]
@@ -180,7 +180,7 @@ def test_a_row_learns_from_the_run_of_another_one_with_the_same_seed(training, t
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
-def test_a_stopped_comparison_has_what_was_done_and_goes_on(training, tmp_path, stop_at):
+def test_a_stopped_comparison_keeps_its_results_and_resumes(training, tmp_path, stop_at):
     training.stop_at = stop_at
     found = compare_rows(ROWS, make_config, 2, tmp_path, lambda _: None)
     assert training.done == JOBS[:stop_at]
@@ -192,7 +192,7 @@ def test_a_stopped_comparison_has_what_was_done_and_goes_on(training, tmp_path, 
     assert training.done == JOBS[stop_at - 1 :]
 
 
-def test_the_results_of_another_configuration_are_not_taken(training, tmp_path):
+def test_the_results_of_another_configuration_are_refused(training, tmp_path):
     compare_rows(ROWS, make_config, 1, tmp_path, lambda _: None)
 
     def other(row):
@@ -203,10 +203,10 @@ def test_the_results_of_another_configuration_are_not_taken(training, tmp_path):
     assert json.loads((tmp_path / "atss_iou_seed_0" / "result.json").read_text())["metrics"]["AP"] == 0.08
 
 
-def test_changed_data_are_told_before_the_next_run_is_trained(training, tmp_path):
-    """The rows of a table are comparable on the same data alone, wherever these lie."""
+def test_changed_data_are_an_error_before_the_next_run_is_trained(training, tmp_path):
+    """The rows of a table are only comparable on the same data. The path of the data may change."""
     data = write_dataset(tmp_path / "data")
-    places = (data.train_json, data.train_images)
+    paths = (data.train_json, data.train_images)
 
     def on(data):
         return lambda row: dataclasses.replace(make_config(row), dataset=data)
@@ -215,25 +215,25 @@ def test_changed_data_are_told_before_the_next_run_is_trained(training, tmp_path
     compare_rows(ROWS[:1], on(data), 1, tmp_path / "runs", lambda _: None)
     (first / "checkpoints" / "4").mkdir(parents=True)
     source = make_source(on(data)(A_IOU), "train")
-    write_known(first / "data.npz", {"train": known_of(source)})
+    write_records(first / "data.npz", {"train": record_of(source)})
     (tmp_path / "data").rename(tmp_path / "moved")
     moved = dataclasses.replace(
         data,
-        **{name: value.replace("/data", "/moved") for name, value in vars(data).items() if value in places},
+        **{name: value.replace("/data", "/moved") for name, value in vars(data).items() if value in paths},
     )
     compare_rows(ROWS[:2], on(moved), 1, tmp_path / "runs", lambda _: None)
     text = (tmp_path / "moved" / "annotations.json").read_text()
     (tmp_path / "moved" / "annotations.json").write_text(text.replace('"bbox": [', '"bbox": [1', 1))
     with pytest.raises(
-        UserError, match=r"is not what the run in .*atss_iou_seed_0 began with: the number of boxes of 1"
+        UserError, match=r"is not the data set that .*atss_iou_seed_0 started with: the number of boxes of 1"
     ):
         compare_rows(ROWS, on(moved), 1, tmp_path / "runs", lambda _: None)
     assert training.done == (("atss_iou", 0), ("atss_none", 0))
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_the_compilation_cache_is_what_it_was(training, tmp_path, seeds):
-    """After a comparison, and after one that fails."""
+def test_the_compilation_cache_setting_is_restored(training, tmp_path, seeds):
+    """It is restored after a comparison, and after one that fails."""
     before = jax.config.jax_compilation_cache_dir
     compare_rows(ROWS, make_config, seeds, tmp_path, lambda _: None)
     assert jax.config.jax_compilation_cache_dir == before

@@ -1,4 +1,4 @@
-"""Bar: `main.py compare` is killed in the middle, runs again, and ends with the same table."""
+"""Requirement: `main.py compare` is killed, resumes, and ends with the same table."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def get_config(beta: float, dataset: str) -> Config:
 
 
 def run(folder, workdir, kill_before_batch=0):
-    """A process of two runs; where it is started, the table is configs/table_small.py. Returns its status."""
+    """Runs a process that compares two runs of configs/table_small.py in `folder`. Returns its status."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
@@ -68,11 +68,11 @@ def numbers(workdir):
     return [{name: value for name, value in row.items() if name not in TIME_COLUMNS} for row in rows]
 
 
-def test_killed_in_its_second_run_it_ends_with_the_same_table(tmp_path):
+def test_a_comparison_killed_in_its_second_run_ends_with_the_same_table(tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "table_small.py").write_text(KILLS_ITSELF + TABLE)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    # 100 batches are of the first run, and some of its evaluation.
+    # The first run takes 100 batches, and some for its evaluation.
     assert run(tmp_path, killed, kill_before_batch=120) == -signal.SIGKILL, output(tmp_path)
     assert 10 < read_rows(killed / "2.0_seed_1" / "metrics.jsonl")[-1]["step"] < 20
     assert (killed / "2.0_seed_0" / "result.json").is_file()

@@ -1,4 +1,4 @@
-"""Options of the compilers: what is asked of each, and what a person reads who mistypes one."""
+"""XLA compiler options: the options for each platform, and the errors about invalid ones."""
 
 import types
 
@@ -17,7 +17,7 @@ def mesh_of(platform):
     return types.SimpleNamespace(devices=np.array([[device]]))
 
 
-def test_tpus_do_not_split_maps_by_themselves():
+def test_space_to_batch_is_off_on_tpus():
     options = compiler_options(mesh_of("tpu"), config.Compiler())
     assert options
     assert all("space_to_batch" in name and value is False for name, value in options.items())
@@ -41,13 +41,13 @@ def test_options_of_the_config_reach_the_compiler():
     ("option", "words"),
     [("xla_cpu", "must be NAME=VALUE"), ("=1", "must be NAME=VALUE"), ("xla_a=", "must be NAME=VALUE")],
 )
-def test_what_is_no_option(option, words):
+def test_a_malformed_option_is_an_error(option, words):
     with pytest.raises(UserError, match=rf"config\.compiler\.options: '{option}': {words}"):
         config.Compiler(options=(option,))
 
 
 @pytest.mark.parametrize("option", ["xla_such_is_not_there=1", "xla_backend_optimization_level=much"])
-def test_what_the_compiler_does_not_take_is_one_line(option):
+def test_an_option_that_the_compiler_refuses_is_a_one_line_error(option):
     with pytest.raises(
         UserError, match=r"config\.compiler\.options: .*; give options of XLA for cpu"
     ) as caught:

@@ -1,4 +1,4 @@
-"""Real processes over loopback: they start, save, stop and end together, and none outlives a lost one."""
+"""Real processes over loopback: they start, save, stop and end together, also if one of them is lost."""
 
 import ctypes
 import os
@@ -17,9 +17,9 @@ from jax._src.lib import _jax
 from gfl_jax.training.checkpoint import steps_in
 
 ROOT = Path(__file__).resolve().parents[2]
-HEARTBEAT = 6  # seconds; a busy machine may keep a process from its heartbeats for a while
+HEARTBEAT = 6  # seconds; on a busy machine a process may send its heartbeats late
 
-# Steps of a collective in every process, 0.05 s each, until a signal or for ever.
+# Every process runs a collective in steps of 0.05 s, until a signal arrives.
 SCRIPT = """
 import os, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # as in main.py
@@ -29,7 +29,7 @@ from gfl_jax.parallel import agreement
 from gfl_jax.parallel import distributed
 from gfl_jax.parallel import launch
 from gfl_jax.errors import UserError
-what, folder = sys.argv[1], Path(sys.argv[2])
+scenario, folder = sys.argv[1], Path(sys.argv[2])
 
 def main():
     import numpy as np
@@ -43,20 +43,20 @@ def main():
     assert float(total(ones)) == 5 * jax.device_count()
     assert agreement.from_first([me, "a", 0.1]) == [0, "a", 0.1]
     assert agreement.is_first() == (me == 0)
-    if what in ("save", "full"):
+    if scenario in ("save", "full"):
         save_and_restore(split, whole)
-    if what == "mistake" and me == 1:
-        raise UserError("picture.jpg: cannot be decoded")
-    if what == "memory" and me == 1:
+    if scenario == "bad image" and me == 1:
+        raise UserError("image.jpg: cannot be decoded")
+    if scenario == "memory" and me == 1:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
-    if what == "bad config":
+    if scenario == "bad config":
         raise UserError("config.seed: is bad")
     (folder / f"ready_{me}").touch()
-    if what in ("batches", "metrics"):
+    if scenario in ("batches", "metrics"):
         with StopRequest() as stop:
-            if what == "metrics":
-                assert stop.unless_asked(lambda: 7 + me) == 7
-                assert stop.unless_asked(lambda: time.sleep(600)) is None
+            if scenario == "metrics":
+                assert stop.run_unless_stopped(lambda: 7 + me) == 7
+                assert stop.run_unless_stopped(lambda: time.sleep(600)) is None
             while not stop.now():
                 total(ones).block_until_ready()
                 time.sleep(0.05)
@@ -81,9 +81,9 @@ def save_and_restore(split, whole):
     checkpoints = Checkpoints(folder / "run", 2)
     write = checkpoint.write_checksums
     checkpoint.write_checksums = lambda folder: (time.sleep(0.5), write(folder))
-    checkpoints.save(state, wait=what == "full")
-    checkpoints.save_best(state, 0.5)  # while the other is being saved, on slow storage
-    if what == "full":
+    checkpoints.save(state, wait=scenario == "full")
+    checkpoints.save_best(state, 0.5)  # during the other save, which is slow
+    if scenario == "full":
         checkpoint.write_checksums = lambda folder: os.write(os.open("/dev/full", os.O_WRONLY), b"a")
         checkpoints.save(state.replace(step=step + 1), wait=True)
     checkpoints.close()
@@ -105,9 +105,9 @@ print("ended")
 
 
 class Run:
-    """Processes that run the script; `outputs` are their lines, without those of gloo, at the end."""
+    """Processes that run the script. `outputs` returns their lines, without those of Gloo."""
 
-    def __init__(self, what, folder, count, present=None, start_seconds=120):
+    def __init__(self, scenario, folder, count, present=None, start_seconds=120):
         self.folder = folder
         address = f"127.0.0.1:{free_port()}"
         self.processes, self.address = {}, address
@@ -119,7 +119,8 @@ class Run:
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(number),
             }
-            command = [sys.executable, "-c", SCRIPT, what, str(folder), str(HEARTBEAT), str(start_seconds)]
+            command = [sys.executable, "-c", SCRIPT, scenario, str(folder)]
+            command += [str(HEARTBEAT), str(start_seconds)]
             with (folder / f"output_{number}").open("w") as output:
                 self.processes[number] = subprocess.Popen(
                     command, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -147,11 +148,11 @@ class Run:
                 process.wait()
 
 
-# Runs that are started side by side, since most of their time is waiting; not all at once, since each
-# process must send its heartbeats.
+# Runs that start side by side, because they mostly wait. Not all start at once, because each process must
+# send its heartbeats.
 WAVES = (
     {"frozen": ("loop", 3), "killed": ("loop", 2), "alone": ("loop", 2)},
-    {"mistake": ("mistake", 2), "memory": ("memory", 2), "bad config": ("bad config", 2)},
+    {"bad image": ("bad image", 2), "memory": ("memory", 2), "bad config": ("bad config", 2)},
     {"save": ("save", 2), "full": ("full", 2)},
     {"batches": ("batches", 2), "metrics": ("metrics", 2)},
 )
@@ -159,16 +160,16 @@ WAVES = (
 
 @pytest.fixture(scope="module")
 def find_run(tmp_path_factory):
-    """A function from the name of a run to the run, which starts its wave at the first call."""
+    """A function that returns the run of a name. Its first call starts the run's wave."""
     started = {}
 
     def find(name):
         (wave,) = [wave for wave in WAVES if name in wave]
-        for other, (what, count) in wave.items():
+        for other, (scenario, count) in wave.items():
             if other not in started:
                 folder = tmp_path_factory.mktemp(other.replace(" ", "_"))
                 missing = {"present": [1], "start_seconds": 1} if other == "alone" else {}
-                started[other] = Run(what, folder, count, **missing)
+                started[other] = Run(scenario, folder, count, **missing)
         return started[name]
 
     yield find
@@ -180,13 +181,13 @@ def find_run(tmp_path_factory):
 
 def lost(which, why):
     return [
-        f"error: {which} lost ({why}); start all processes again with the same command, and the run goes on "
-        "from its last checkpoint"
+        f"error: {which} lost ({why}); start all processes again with the same command to resume from the "
+        "last checkpoint"
     ]
 
 
 def test_a_lost_process_ends_the_others_with_a_line_that_names_it(find_run):
-    """Frozen, not killed: nothing is closed, so that the missing heartbeats alone tell."""
+    """The process is frozen, not killed: no connection is closed, and only heartbeats are missing."""
     run = find_run("frozen")
     run.wait_until_ready()
     run.processes[1].send_signal(signal.SIGSTOP)
@@ -197,7 +198,7 @@ def test_a_lost_process_ends_the_others_with_a_line_that_names_it(find_run):
     assert run.outputs() == {0: expected, 1: [], 2: expected}
 
 
-def test_the_loss_of_the_first_process_is_told_in_a_line_too(find_run):
+def test_the_loss_of_the_first_process_is_reported_in_a_line_too(find_run):
     run = find_run("killed")
     run.wait_until_ready()
     run.processes[0].kill()
@@ -205,16 +206,16 @@ def test_the_loss_of_the_first_process_is_told_in_a_line_too(find_run):
     assert run.outputs()[1] == lost("process 0 of 2 was", "it does not answer")
 
 
-def test_after_a_mistake_of_one_process_all_end_with_its_line_and_status(find_run):
-    """So that bad input, wherever it is met, is none of the losses after which a run is started again."""
-    run = find_run("mistake")
+def test_after_bad_input_of_one_process_all_end_with_its_line_and_status(find_run):
+    """Bad input in any process thus never counts as a lost process, after which a run is restarted."""
+    run = find_run("bad image")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
-    assert run.outputs()[1] == ["error: picture.jpg: cannot be decoded"]
-    assert run.outputs()[0] == ["error: picture.jpg: cannot be decoded (process 1 of 2)"]
+    assert run.outputs()[1] == ["error: image.jpg: cannot be decoded"]
+    assert run.outputs()[0] == ["error: image.jpg: cannot be decoded (process 1 of 2)"]
 
 
-def test_too_little_memory_on_one_process_is_told_at_once(find_run):
-    """It is a JaxRuntimeError, as the loss of a process is."""
+def test_too_little_memory_on_one_process_is_reported_at_once(find_run):
+    """The error is a JaxRuntimeError, like the loss of a process."""
     run = find_run("memory")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     (line,) = run.outputs()[1]
@@ -222,24 +223,24 @@ def test_too_little_memory_on_one_process_is_told_at_once(find_run):
     assert run.outputs()[0] == [f"{line} (process 1 of 2)"]
 
 
-def test_a_mistake_of_all_is_told_by_all(find_run):
+def test_bad_input_of_all_is_reported_by_all(find_run):
     run = find_run("bad config")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     assert run.outputs() == {number: ["error: config.seed: is bad"] for number in range(2)}
 
 
-def test_a_full_disk_ends_all_and_the_last_checkpoint_stays(find_run):
+def test_a_full_disk_ends_all_processes_and_the_last_checkpoint_stays(find_run):
     run = find_run("full")
     assert run.statuses() == {0: 2, 1: 2}, run.outputs()
     (line,) = run.outputs()[0]
-    assert "a checkpoint cannot be written: No space left on device; make room there" in line
+    assert "a checkpoint cannot be written: No space left on device; free some space there" in line
     assert line.endswith("(the last good one is 7)")
     assert run.outputs()[1] == [f"{line} (process 0 of 2)"]
     assert steps_in(run.folder / "run" / "checkpoints") == [7]
 
 
-def test_they_save_stop_at_the_same_step_and_end(find_run):
-    """Ctrl-C to one of them, after a checkpoint of which each has written a part."""
+def test_processes_save_stop_at_the_same_step_and_end(find_run):
+    """One of them receives Ctrl-C, after a checkpoint of which each has written a part."""
     run = find_run("save")
     run.wait_until_ready()
     run.processes[1].send_signal(signal.SIGINT)
@@ -258,9 +259,9 @@ def test_they_save_stop_at_the_same_step_and_end(find_run):
     assert all(str(path.relative_to(checkpoint)) in listed for path in parts)
 
 
-@pytest.mark.parametrize("what", ["batches", "metrics"])
-def test_they_leave_an_evaluation_together(find_run, what):
-    run = find_run(what)
+@pytest.mark.parametrize("scenario", ["batches", "metrics"])
+def test_processes_leave_an_evaluation_together(find_run, scenario):
+    run = find_run(scenario)
     run.wait_until_ready()
     time.sleep(1)
     run.processes[1].send_signal(signal.SIGTERM)
@@ -269,28 +270,28 @@ def test_they_leave_an_evaluation_together(find_run, what):
 
 
 @pytest.mark.parametrize("name", ["client", "service", "coordinator_address", "num_processes", "process_id"])
-def test_parts_of_jaxs_state_that_are_not_public_are_there(name):
+def test_private_parts_of_jaxs_state_exist(name):
     assert hasattr(jax_distributed.global_state, name)
 
 
 @pytest.mark.parametrize("name", ["get_live_nodes", "key_value_dir_get", "key_value_set", "wait_at_barrier"])
-def test_parts_of_jaxs_client_that_are_not_public_are_there(name):
+def test_private_parts_of_jaxs_client_exist(name):
     assert hasattr(_jax.DistributedRuntimeClient, name)
 
 
-def test_jaxlib_takes_a_callback_for_missed_heartbeats():
+def test_jaxlib_accepts_a_callback_for_missed_heartbeats():
     assert "missed_heartbeat_callback" in _jax.get_distributed_runtime_client.__doc__
 
 
 @pytest.mark.parametrize(
     "name", ["_ZTISt8bad_cast", "__cxa_current_exception_type", "_ZSt13set_terminatePFvvE"]
 )
-def test_parts_of_the_cpp_library_are_there(name):
+def test_parts_of_the_cpp_library_exist(name):
     ctypes.c_char.in_dll(ctypes.CDLL("libstdc++.so.6"), name)
 
 
-def test_a_jaxlib_that_can_call_the_callback_ends_the_process_too():
-    """From a thread of its own, while the main thread waits for the lost process."""
+def test_the_callback_ends_the_process_if_jaxlib_can_call_it():
+    """The call comes from another thread, while the main thread waits for the lost process."""
     code = "import threading, time; "
     code += "from gfl_jax.parallel.distributed import _end_at_missed_heartbeat as callback; "
     code += "threading.Thread(target=callback, args=('UNAVAILABLE',)).start(); time.sleep(100)"
@@ -299,9 +300,9 @@ def test_a_jaxlib_that_can_call_the_callback_ends_the_process_too():
     assert done.stderr.startswith("error: another process was lost (UNAVAILABLE); start all processes again")
 
 
-def test_a_process_that_finds_no_others_says_so_in_a_line(find_run):
+def test_a_process_without_the_others_prints_one_line(find_run):
     run = find_run("alone")
     assert run.statuses() == {1: 3}
     (line,) = run.outputs()[1]
-    assert line.startswith("error: not all of the 2 processes were there within 1 s")
+    assert line.startswith("error: not all of the 2 processes started within 1 s")
     assert run.address in line

@@ -1,4 +1,4 @@
-"""Who the processes of a run are, from flags and from what started them."""
+"""Detection of the processes of a run, from flags and from the cluster's variables."""
 
 import pytest
 from jax._src import clusters
@@ -24,12 +24,12 @@ SLURM = {
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
 
-def test_a_single_process_needs_nothing():
+def test_a_single_process_needs_no_arguments():
     for environment in ({}, {"JAX_NUM_PROCESSES": "1"}, VARIABLES | {"JAX_NUM_PROCESSES": "1"}):
         assert find_launch(environment) is None
 
 
-def test_variables_and_flags_which_go_before_them():
+def test_flags_override_variables():
     assert find_launch(VARIABLES) == BY_HAND
     flags = {"coordinator": "[::1]:99", "num_processes": None, "process_id": "0"}
     assert find_launch(VARIABLES, flags) == BY_HAND | {"coordinator_address": "[::1]:99", "process_id": 0}
@@ -51,7 +51,7 @@ def test_variables_and_flags_which_go_before_them():
         ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, "gketpu"),
     ],
 )
-def test_what_has_started_the_processes(environment, method, caplog):
+def test_the_cluster_is_detected(environment, method, caplog):
     assert find_launch(environment) == (method and {"cluster_detection_method": method})
     alone_in_a_job = method is None and "JOB_COMPLETION_INDEX" in environment
     assert ("this process runs alone" in caplog.text) == alone_in_a_job
@@ -65,8 +65,8 @@ def test_what_has_started_the_processes(environment, method, caplog):
         POD | {"TPU_WORKER_HOSTNAMES": "a,b", "JOB_COMPLETION_INDEX": "0"},
     ],
 )
-def test_what_starts_processes_has_a_name_that_jax_knows(environment):
-    """Of those that jax finds by itself, but for being here."""
+def test_jax_knows_the_names_of_detected_clusters(environment):
+    """Only the names are checked, since this machine is in no cluster."""
     method = find_launch(environment)["cluster_detection_method"]
     assert method in {cluster.name for cluster in clusters.ClusterEnv._cluster_types}
 
@@ -87,14 +87,14 @@ def test_what_starts_processes_has_a_name_that_jax_knows(environment):
         ({"JAX_COORDINATOR_ADDRESS": "host:99999"}, "--coordinator=host:99999: must be HOST:PORT"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(changes, words):
+def test_invalid_values_are_one_line_errors(changes, words):
     with pytest.raises(UserError, match=words) as caught:
         find_launch(VARIABLES | changes)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_the_commands_take_the_flags(command, capsys, tmp_path):
+def test_the_commands_accept_the_flags(command, capsys, tmp_path):
     arguments = [command, "--config=nowhere.py", f"--workdir={tmp_path}"]
     assert main([*arguments, "--coordinator=host"]) == 2
     assert capsys.readouterr().err.startswith(
