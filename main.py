@@ -1,4 +1,4 @@
-"""gfl_jax on the command line: `python main.py --help`."""
+"""Runs the command line of gfl_jax: `python main.py --help`."""
 
 import sys
 

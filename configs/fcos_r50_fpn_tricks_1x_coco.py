@@ -1,8 +1,8 @@
 """FCOS with its later tricks, ResNet-50 (caffe) FPN, 12 epochs on COCO: 38.7 AP (mmdetection, val2017).
 
-Center sampling, distances in strides, centerness on the box tower, GIoU loss.
+The tricks are center sampling, distances in strides, centerness on the box tower, and GIoU loss.
 
-python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=runs/fcos_r50_tricks
+    python main.py train --config=configs/fcos_r50_fpn_tricks_1x_coco.py --workdir=runs/fcos_r50_tricks
 """
 
 from gfl_jax.config import Config

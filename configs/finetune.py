@@ -1,15 +1,15 @@
-r"""A trained detector on images of one's own: classes, schedule and sizes come from the data.
+r"""Finetunes a trained detector on your own images. Classes, schedule and sizes come from the data.
 
     python main.py train --config=configs/finetune.py:data=DIR,model=gfl_r50_fpn_1x_coco --workdir=runs/mine
 
-DIR is what a labelling tool exports as COCO: Roboflow (train/_annotations.coco.json, valid/...), CVAT,
-Label Studio, FiftyOne, or folders train and val. Where nothing is for evaluation, a tenth of the images is
-held out.
-The model is a name of `main.py models`, or a work directory of `train`.
+DIR is a COCO export of a labelling tool: Roboflow (train/_annotations.coco.json, valid/...), CVAT, Label
+Studio, FiftyOne, or folders train and val. If there are no images for evaluation, a tenth of the images is
+held out. The model is a name of `main.py models`, or a work directory of `train`.
 
-What is chosen is printed: 12 epochs, but at least 8000 images shown, each many times if there are few; half
-of the model's learning rate; as many detections as an image may have boxes. Cost: for GFL-R50, 1000 steps of
-8 images at 800x1333. All of it can be changed, as in --config.schedule.steps=3000.
+The choices are printed. Training lasts 12 epochs, or longer if these have fewer than 8000 images. The learning
+rate is half of the model's. The limit of detections is at least the largest number of boxes in an image. Cost:
+for GFL-R50, at least 1000 steps of 8 images at 800x1333. Any field can be changed, as in
+--config.schedule.steps=3000.
 """
 
 import logging
@@ -50,7 +50,7 @@ def get_config(data: str, model: str = "gfl_r50_fpn_1x_coco") -> Config:
                 eval_json=str(evaluation.json) if evaluation else "",
                 eval_images=str(evaluation.images) if evaluation else "",
                 holdout=0.0 if evaluation else HELD_OUT,
-                repeats=math.ceil(min(steps, 100) * batch / count),  # an epoch is no less than 100 steps
+                repeats=math.ceil(min(steps, 100) * batch / count),  # so that an epoch has at least 100 steps
             ),
             "loader.batch_size": batch,
             "loader.buckets": None,
@@ -73,17 +73,17 @@ def get_config(data: str, model: str = "gfl_r50_fpn_1x_coco") -> Config:
     if evaluation:
         LOGGER.info("%s: %d images for evaluation", evaluation.json, len(evaluation.content.image_ids))
     else:
-        LOGGER.info("nothing there is for evaluation: a tenth of these images is held out")
+        LOGGER.info("found no images for evaluation; a tenth of these images is held out")
     shown = "crops" if config.crops else "images"
     LOGGER.info(
-        "%s goes on for %d steps of %d %s, with a learning rate of %g, and finds up to %d boxes in an image",
+        "%s: trained for %d steps of %d %s, with learning rate %g, and at most %d detections per image",
         *(model, steps, batch, shown, config.optimizer.learning_rate, config.inference.max_detections),
     )
     return config
 
 
 def small_enough(base: Config, truth: CocoFile) -> dict[str, object]:
-    """Sizes of the network's inputs: those of the model, but small images are at most doubled."""
+    """The sizes of the network's inputs: those of the model, but small images are at most doubled."""
     side = base.resize.short_side
     doubled = 2 * int(np.median(truth.sizes.min(axis=1)))
     if base.crops or side is None or doubled >= side:

@@ -1,10 +1,10 @@
-"""GFL on a data set of choice: what the rows of all tables start from.
+"""GFL on a data set of choice. The rows of all tables start from it.
 
     python main.py train --config=configs/gfl.py:dataset=trees --workdir=runs/gfl_trees_short
 
-On COCO it is gfl_r50_fpn_1x_coco. On the aerial trees and on the composed digits it is a small
-network that trains from scratch within a minute or two on 2 cores, so that a table of ten rows
-with three seeds each takes about an hour; longer training scores more.
+On COCO it is gfl_r50_fpn_1x_coco. On the aerial trees and on the composed digits it is a small network
+that trains from scratch within a minute or two on 2 cores. A table of ten rows with three seeds each
+takes about an hour. Longer training gives higher AP.
 """
 
 from typing import Literal

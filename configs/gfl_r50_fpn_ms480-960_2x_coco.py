@@ -3,8 +3,8 @@ r"""GFL, ResNet-50 FPN, 24 epochs on COCO with multi-scale training from 480 to 
     python main.py train --config=configs/gfl_r50_fpn_ms480-960_2x_coco.py \
         --workdir=runs/gfl_r50_ms480-960
 
-A wider range of short sides than the 480 to 800 of gfl_r50_fpn_ms2x_coco, in 16 shapes of batches
-instead of 12. Evaluation stays at 800. Cost: a quarter more pixels than there.
+The range of short sides is wider than in gfl_r50_fpn_ms2x_coco (480 to 800), and batches have 16 shapes
+instead of 12. Evaluation stays at 800. Cost: a quarter more pixels than gfl_r50_fpn_ms2x_coco.
 """
 
 from gfl_jax.config import Config

@@ -1,27 +1,28 @@
-r"""A small GFL on aerial photographs of trees, from scratch on a CPU: what `make demo` trains.
+r"""A small GFL on aerial images of trees, trained from scratch on a CPU. `make demo` trains it.
 
     python scripts/prepare_dataset.py trees
     python main.py train --config=configs/gfl_trees.py --workdir=runs/gfl_trees
 
-Cost: 8 minutes on 2 cores, as two devices (scripts/demo.py). Three seeds have an AP50 of 46.5, 37.0 and 43.3
-on the held-out photograph (279 boxes, up to 500 detections), in the mean 42.3, and of 36.9, 39.5 and 36.4 on
-one of another forest. With 2000 steps, on one device, it was 44.1, 43.1 and 44.7: chance and rounding are
-worth that much. It is one class, one training photograph and two others, not COCO.
+Cost: 8 minutes on 2 cores, as two devices (scripts/demo.py). Three seeds have an AP50 of 46.5, 37.0 and
+43.3 on the held-out image (279 boxes, up to 500 detections), with a mean of 42.3, and of 36.9, 39.5 and
+36.4 on an image of another forest. With 2000 steps on one device, AP50 was 44.1, 43.1 and 44.7. Chance
+and rounding cause such differences. The data have one class, one training image and two other images;
+they are not COCO.
 
-The weights of `--model=gfl_trees` have the same recipe and more steps, seed 0: 14.0 AP and 45.4 AP50 on the
-held-out photograph, 9.8 and 35.2 on the other one. They were made by
+The weights of `--model=gfl_trees` were trained with the same recipe and more steps, with seed 0. They
+have 14.0 AP and 45.4 AP50 on the held-out image, and 9.8 and 35.2 on the other one. They were made by
 
     python main.py train --config=configs/gfl_trees.py --workdir=runs/long --config.schedule.steps=4500 \
         --config.run.evaluate_every=4500 --config.optimizer.ema_decay=0.999
     python scripts/convert_checkpoint.py to-torch --workdir=runs/long \
         --output=gfl_jax/pretrained/gfl_trees.safetensors
 
-How it was chosen: on a strip of the training photograph (train on `tune_train`, evaluate on
-`tune_validation`). There the views of testing were worth 4 AP50, other scales of crops and crops around
-trees nothing. Three things are not clean: the stripes, which imitate roads, were added by an earlier
-prototype after a look at the held-out photograph; colors were jittered more and training prolonged after
-first recipes had an AP50 of 0.336 and 0.379 there; and that 300 detections are too few was seen there (it
-holds on the strip, too).
+The recipe was chosen on a strip of the training image (train on `tune_train`, evaluate on
+`tune_validation`). There, the test views gained 4 AP50; other scales of crops and crops around trees
+gained nothing. Three choices were made with knowledge of the held-out image. An earlier prototype added
+the stripes, which imitate roads, after a look at that image. Color jitter was increased and training
+prolonged after the first recipes had an AP50 of 0.336 and 0.379 on it. And it showed that 300 detections
+are too few (the strip shows this too).
 """
 
 from gfl_jax.config import (
@@ -49,7 +50,7 @@ def get_config() -> Config:
         detector=Detector(
             num_classes=1,
             strides=(8, 16, 32),
-            assigner=Assigner(anchor_scale=5.0),  # 40 pixels on the finest level, as the median tree
+            assigner=Assigner(anchor_scale=5.0),  # 40 pixels on the finest level, the median size of a tree
             box=BoxRepresentation(reg_max=8),
             backbone=Backbone(
                 block="basic",
@@ -83,6 +84,6 @@ def get_config() -> Config:
         inference=Inference(
             iou_threshold=0.4, max_detections=500, test_scales=(0.7, 0.85, 1.0, 1.2), test_flip=True
         ),
-        # Evaluated once, at the end: nothing is chosen on the held-out photograph.
+        # The held-out image is evaluated once, at the end: nothing is chosen on it.
         run=Run(log_every=20, checkpoint_every=500, evaluate_every=1900),
     )

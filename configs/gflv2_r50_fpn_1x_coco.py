@@ -1,8 +1,8 @@
-"""GFLv2, ResNet-50 FPN, 12 epochs on COCO: its paper's 41.0 AP (val2017).
+"""GFLv2, ResNet-50 FPN, 12 epochs on COCO: 41.0 AP in its paper (val2017).
 
     python main.py train --config=configs/gflv2_r50_fpn_1x_coco.py --workdir=runs/gflv2_r50
 
-GFL whose class scores are multiplied with a quality that is read off the distributions of the box's sides.
+It is GFL with class scores multiplied by a quality that is predicted from the distributions of the box sides.
 Cost: that of GFL.
 """
 

@@ -1,11 +1,11 @@
-"""Table I of the rebuttal: localization quality as a branch, as nothing, or merged into the class score.
+"""Table I of the rebuttal: localization quality as a branch, not predicted, or merged into the class score.
 
     python main.py train --config=configs/table_1.py:assigner=atss,quality=iou --workdir=runs/atss_iou
     python main.py compare --table=1 --dataset=trees --seeds=3
 
-ATSS is mmdetection's atss_r50_fpn_1x (boxes as deltas of an anchor), FCOS its fcos_r50 with the later
-tricks. Boxes count in the box loss by their centerness where a branch learns it, by their class
-score where that is the quality (as in GFL), and all alike otherwise.
+ATSS is mmdetection's atss_r50_fpn_1x (boxes are deltas from an anchor). FCOS is mmdetection's fcos_r50
+with its later tricks. The box loss weights boxes by centerness if a branch learns it, by class score if
+the score is the quality (as in GFL), and equally otherwise.
 """
 
 from typing import Any, Literal
@@ -29,12 +29,12 @@ ROWS = tuple(
     for label, (arguments, *paper) in METHODS.items()
 )
 
-# What makes a small GFL the detector of each column, apart from quality and class loss.
+# Changes that turn the small GFL into the detector of each column, except quality and class loss.
 SMALL: dict[str, dict[str, Any]] = {
     "atss": {"detector.box.kind": "dirac", "detector.box.coding": "deltas"},
     "fcos": {
         "detector.box.kind": "dirac",
-        # Trained from scratch, a ReLU (as in the tricks) can start at zero everywhere and stay there.
+        # When training from scratch, the ReLU of the tricks can be zero everywhere and stay zero.
         "detector.box.activation": "exp",
         "detector.assigner.kind": "fcos",
         "detector.assigner.center_radius": 1.5,

@@ -3,8 +3,9 @@
     python main.py train --config=configs/table_2.py:detector=gfl,backbone=x101_32x4d --workdir=runs/gfl_x101
     python scripts/benchmark.py --table=2
 
-COCO only: 24 epochs with multi-scale training. The rebuttal's speeds are of one GPU of 2020: 6.9 images/s
-for ATSS on 32x8d, 10.0 for both on 32x4d. With multi-scale testing it reports 50.7, 50.3 and 51.1 AP.
+It is for COCO only: 24 epochs with multi-scale training. The rebuttal gives speeds on one GPU of 2020:
+6.9 images/s for ATSS on 32x8d, and 10.0 for both detectors on 32x4d. With multi-scale testing it reports
+50.7, 50.3 and 51.1 AP.
 """
 
 from typing import Any, Literal

@@ -1,9 +1,9 @@
-"""The paper's choice of beta, the exponent of the quality focal loss; beta 0 is plain cross-entropy.
+"""The paper's choice of beta, the exponent of the quality focal loss. Beta 0 is plain cross-entropy.
 
     python main.py train --config=configs/table_beta.py:beta=2.5 --workdir=runs/beta_2.5
     python main.py compare --table=beta --dataset=trees --seeds=3
 
-Everything else is the last row of Table I: ATSS, one number for a box side.
+Everything else is as in the last row of Table I: ATSS, with one number for each box side.
 """
 
 from typing import Literal

@@ -1,9 +1,9 @@
-"""The paper's box representations: one number, a Gaussian, a general distribution, the same with DFL.
+"""The paper's box representations: one number, a Gaussian, a general distribution, without and with DFL.
 
     python main.py train --config=configs/table_boxes.py:box=gaussian --workdir=runs/gaussian
     python main.py compare --table=boxes --dataset=trees --seeds=3
 
-Everything else is GFL: ATSS, quality in the class score, QFL.
+Everything else is as in GFL: ATSS, quality in the class score, QFL.
 """
 
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from gfl_jax.config import Config
 from gfl_jax.configs import gfl
 from gfl_jax.configuration.overrides import override
 
-TITLE = "What a box side is (GFL otherwise)"
+TITLE = "Representation of a box side (GFL otherwise)"
 BOXES: dict[str, tuple[str, dict[str, Any]]] = {
     "dirac": ("one number (Dirac)", {"detector.box.kind": "dirac"}),
     "gaussian": ("mean and variance (Gaussian)", {"detector.box.kind": "gaussian"}),

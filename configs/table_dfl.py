@@ -1,10 +1,11 @@
-"""The paper's choice of n and delta: how many bins a box side's distribution has, and how far apart.
+"""The paper's choice of n and delta: the number of bins of a box side, and their distance.
 
     python main.py train --config=configs/table_dfl.py:n=14,delta=1 --workdir=runs/n_14
     python main.py compare --table=dfl --dataset=trees --seeds=3
 
-The bins are 0, delta, 2 delta, ..., n delta strides. On COCO, n delta should be 16 or more, or the
-largest boxes of the last level are out of reach; the rows with another delta keep n delta at 16.
+The bins are at 0, delta, 2 delta, ..., n delta strides. On COCO, n delta should be at least 16, because
+otherwise the last level cannot reach the sides of the largest boxes. The rows with another delta keep n
+delta at 16.
 """
 
 from typing import Literal

@@ -1,12 +1,12 @@
-"""QFL on dense detectors of other kinds: focal loss on hard labels against QFL on the IoU.
+"""QFL on other dense detectors: focal loss on hard labels against QFL on the IoU.
 
     python main.py train --config=configs/table_qfl.py:detector=retinanet,loss=quality_focal --workdir=runs/x
     python main.py compare --table=qfl --dataset=trees --seeds=3
 
-RetinaNet is its assigner and its nine anchors in the head that all detectors share here (group norm,
-GIoU loss, deltas with the deviations of ATSS), so that rows differ in the loss alone; it is not
-checked against a reference. Nor is FoveaBox, whose boxes have FCOS's GIoU loss here, not a smooth L1 loss on
-the logarithms of the distances.
+RetinaNet here has its own assigner and its nine anchors, but the head that all detectors share (group
+norm, GIoU loss, deltas with the standard deviations of ATSS), so its rows differ only in the loss.
+FoveaBox here has the GIoU loss of FCOS instead of a smooth L1 loss on the logarithms of the distances.
+Neither of the two is checked against a reference.
 """
 
 from typing import Any, Literal
@@ -40,7 +40,7 @@ FOVEA: dict[str, Any] = {
     "detector.box.kind": "dirac",
     "detector.box.activation": "exp",
 }
-SIZE_RANGES: dict[str, dict[str, Any]] = {  # pixels; for small data around the anchors of ATSS
+SIZE_RANGES: dict[str, dict[str, Any]] = {  # in pixels; for small data around the anchors of ATSS
     "coco": {},
     "trees": {"detector.assigner.size_ranges": ((1, 48), (24, 96), (48, 1000))},
     "digits": {"detector.assigner.size_ranges": ((1, 32), (16, 64), (32, 1000))},

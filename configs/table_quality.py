@@ -1,4 +1,4 @@
-"""What came after GFL: its second version, the varifocal loss, localization distillation.
+"""Successors of GFL: GFLv2, the varifocal loss, localization distillation.
 
     python main.py train --config=configs/table_quality.py:method=gflv2 --workdir=runs/gflv2
     python main.py compare --table=quality --dataset=digits --seeds=3
@@ -14,7 +14,7 @@ from gfl_jax.config import Config
 from gfl_jax.configs import gfl, gfl_r101_fpn_ms2x_coco
 from gfl_jax.configuration.overrides import override
 
-TITLE = "What came after GFL"
+TITLE = "Successors of GFL"
 METHODS: dict[str, tuple[str, dict[str, Any], float | None]] = {
     "gfl": ("GFL", {}, 40.2),
     "gflv2": ("GFLv2", {"detector.quality": "distribution"}, 41.0),

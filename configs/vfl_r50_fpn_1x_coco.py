@@ -1,9 +1,9 @@
-"""GFL with the varifocal loss in place of the quality focal loss, ResNet-50 FPN, 12 epochs on COCO.
+"""GFL with the varifocal loss instead of the quality focal loss, ResNet-50 FPN, 12 epochs on COCO.
 
     python main.py train --config=configs/vfl_r50_fpn_1x_coco.py --workdir=runs/vfl_r50
 
-The loss of VarifocalNet (Zhang et al. 2021) with its alpha and gamma; its star-shaped boxes and its box
-refinement are not here. Cost: that of GFL.
+The loss is that of VarifocalNet (Zhang et al. 2021), with its alpha and gamma. The star-shaped boxes and
+the box refinement of VarifocalNet are not included. Cost: that of GFL.
 """
 
 from gfl_jax.axes.classification import ClassificationLoss

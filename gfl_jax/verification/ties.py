@@ -84,7 +84,7 @@ def _candidates(
     levels: Int[np.ndarray, "locations"],
     topk: int,
 ) -> tuple[Int[np.ndarray, "certain"], list[tuple[Int[np.ndarray, "tied"], int]]]:
-    """The candidates in every choice; for each level with a tie, the tied locations and how many to choose."""
+    """The candidates in every choice; for each level with a tie, the tied ones and how many to choose."""
     certain, choices = [], []
     for level in range(int(levels.max()) + 1):
         here = np.flatnonzero((levels == level) & valid)
