@@ -6,9 +6,9 @@ DIR is a COCO export of a labelling tool: Roboflow (train/_annotations.coco.json
 Studio, FiftyOne, or folders train and val. If there are no images for evaluation, a tenth of the images is
 held out. The model is a name of `main.py models`, or a work directory of `train`.
 
-The choices are printed. Training lasts 12 epochs, or longer if these have fewer than 8000 images. The learning
-rate is half of the model's. The limit of detections is at least the largest number of boxes in an image. Cost:
-for GFL-R50, at least 1000 steps of 8 images at 800x1333. Any field can be changed, as in
+The choices are printed. Training lasts 12 epochs, or longer if these have fewer than 8000 images. The
+learning rate is half of the model's. The limit of detections is at least the largest number of boxes in an
+image. Cost: for GFL-R50, at least 1000 steps of 8 images at 800x1333. Any field can be changed, as in
 --config.schedule.steps=3000.
 """
 

@@ -1,4 +1,4 @@
-"""docs/scaling.md holds what its reports say, and its script works."""
+"""docs/scaling.md has the tables of its reports, and its script works."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def scaling(monkeypatch):
     return scaling
 
 
-def test_the_tables_are_those_of_the_reports(scaling):
+def test_the_document_has_the_tables_of_the_reports(scaling):
     document = (ROOT / "docs" / "scaling.md").read_text()
     reports = scaling.read_reports(ROOT / "docs" / "scaling")
     assert scaling.with_tables(document, scaling.tables(reports)) == document
@@ -33,7 +33,7 @@ def test_the_script_fills_the_tables(scaling, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("broken", ["none", "another file", "document"])
-def test_one_line_for_what_is_missing(scaling, tmp_path, capsys, broken):
+def test_missing_input_gives_a_one_line_error(scaling, tmp_path, capsys, broken):
     document = tmp_path / "scaling.md"
     document.write_text("nothing\n")
     folder = ROOT / "docs" / "scaling" if broken == "document" else tmp_path
