@@ -1,4 +1,4 @@
-"""Pictures for people: boxes, comparisons with the ground truth, and curves of a run."""
+"""Draws boxes, comparisons with the ground truth, and the curves of a run."""
 
 from gfl_jax.drawing.curves import plot_losses
 from gfl_jax.drawing.detections import draw_boxes

@@ -1,7 +1,6 @@
-"""Painting on pictures: outlines, text, and their sizes in proportion to the picture.
+"""Paints boxes and text on images, with sizes in proportion to the image.
 
-Small pictures are enlarged first by a whole factor, since lines and letters cannot be
-thinner than a pixel.
+Small images are first enlarged by a whole factor, because lines and letters cannot be thinner than a pixel.
 """
 
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ WHITE: Color = (255, 255, 255)
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CAPITAL = 21  # height of a capital letter at font scale 1, in pixels
-_MIN_LONG_SIDE = 640  # pixels; smaller pictures are enlarged
+_MIN_LONG_SIDE = 640  # pixels; smaller images are enlarged
 
 
 class Style(NamedTuple):
-    """Sizes on a canvas, in pixels except for the scale of the font."""
+    """Sizes on a canvas, in pixels except for the font scale."""
 
     line: int
     font_scale: float
@@ -33,19 +32,19 @@ class Style(NamedTuple):
 
 
 def enlargement(image: Image) -> int:
-    """The whole factor by which a picture is enlarged before painting."""
+    """The whole factor by which an image is enlarged before painting."""
     return -(-_MIN_LONG_SIDE // max(image.shape[:2]))
 
 
 def enlarged(image: Image, factor: int) -> Image:
-    """A copy, `factor` times as large."""
+    """A copy of an image, `factor` times as large."""
     if factor == 1:
         return np.array(image, order="C")
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
 
 
 def style_of(canvas: Image, boxes: Boxes) -> Style:
-    """Lines and letters in proportion to the canvas; finer lines around small boxes."""
+    """Chooses lines and letters in proportion to the canvas; small boxes get thinner lines."""
     diagonal = float(np.hypot(*canvas.shape[:2]))
     line = max(1, round(diagonal / 500))
     if len(boxes):
@@ -54,12 +53,12 @@ def style_of(canvas: Image, boxes: Boxes) -> Style:
 
 
 def header(canvas: Image, title: str, legend: Sequence[tuple[Color, str]]) -> Image:
-    """A white strip to go above a canvas: a title, and what the colours mean.
+    """Makes a white strip to put above a canvas, with a title and a legend of the colors.
 
-    Its letters are large, since a picture of two panels will be seen much reduced.
+    Its letters are large, because a drawing of two panels is usually shown much smaller.
     """
     height, width = canvas.shape[:2]
-    for share in (1000, 1300, 1700, 2300):  # smaller letters until all of it fits
+    for share in (1000, 1300, 1700, 2300):  # smaller letters until the text fits
         style = Style(0, *_font(max(0.3, min(width, 1.6 * height) / share)))
         widths = [text_width(text, style) for text in (title, *(text for _, text in legend))]
         if sum(widths) + (4 * len(legend) + 1) * style.text_height <= width:
@@ -77,13 +76,13 @@ def header(canvas: Image, title: str, legend: Sequence[tuple[Color, str]]) -> Im
 
 
 def is_crowded(boxes: Boxes, style: Style) -> bool:
-    """Whether text beside the boxes would hide more than it tells."""
+    """Whether there are too many or too small boxes for text beside them."""
     return len(boxes) > 0 and (len(boxes) > 100 or _median_side(boxes) < 3 * style.text_height)
 
 
 def paint_boxes(canvas: Image, boxes: Boxes, colors: Sequence[Color], style: Style) -> None:
-    """Paints outlines, the first box on top."""
-    limit = 2 * max(canvas.shape)  # beyond it nothing shows, and numbers stay small integers
+    """Paints the outlines of boxes, the first box on top."""
+    limit = 2 * max(canvas.shape)  # nothing is visible beyond it, and coordinates stay small integers
     corners = np.clip(boxes, -limit, limit).round().astype(int).tolist()
     for (x1, y1, x2, y2), color in reversed(list(zip(corners, colors, strict=True))):
         cv2.rectangle(canvas, (x1, y1), (x2, y2), color, style.line)
@@ -92,7 +91,7 @@ def paint_boxes(canvas: Image, boxes: Boxes, colors: Sequence[Color], style: Sty
 def paint_tags(
     canvas: Image, boxes: Boxes, texts: Sequence[str], colors: Sequence[Color], style: Style
 ) -> None:
-    """Paints a text at each box, the first ones first, where it hides no other text."""
+    """Paints a text at each box, in order, if there is space for it that no other text covers."""
     height, width = canvas.shape[:2]
     taken: list[tuple[int, int, int, int]] = []
     for (x1, y1, _, y2), text, color in zip(boxes.tolist(), texts, colors, strict=True):
@@ -110,19 +109,19 @@ def paint_tags(
 def paint_text(
     canvas: Image, text: str, corner: tuple[int, int], height: int, style: Style, color: Color
 ) -> None:
-    """Paints a line of text, centred between the top `corner` and `height` below it."""
+    """Paints a line of text from the upper left `corner`, centered in a row of the given height."""
     baseline = corner[1] + round((height + _CAPITAL * style.font_scale) / 2)
     thickness = max(1, round(style.font_scale * 1.2))
     cv2.putText(canvas, text, (corner[0], baseline), _FONT, style.font_scale, color, thickness, cv2.LINE_AA)
 
 
 def text_width(text: str, style: Style) -> int:
-    """In pixels."""
+    """The width of a text in pixels."""
     return int(cv2.getTextSize(text, _FONT, style.font_scale, 1)[0][0])
 
 
 def readable_on(color: Color) -> Color:
-    """Black or white, whichever stands out from a colour."""
+    """Black or white, whichever has more contrast to a color."""
     return BLACK if np.dot(color, (0.299, 0.587, 0.114)) > 140 else WHITE
 
 
@@ -132,7 +131,7 @@ def _median_side(boxes: Boxes) -> float:
 
 
 def _font(scale: float) -> tuple[float, int, int]:
-    """The scale, the height of a line of text, and the space around it."""
+    """The font scale, the height of a line of text, and the padding around it."""
     return scale, round(24 * scale), round(10 * scale)
 
 

@@ -1,4 +1,4 @@
-"""The course of a training run as a figure."""
+"""Plots the curves of a training run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,17 +13,17 @@ from gfl_jax.console.plain import shortened
 from gfl_jax.drawing.figure import COLORS, new_figure, save_figure, tidy
 from gfl_jax.errors import UserError
 
-Series = dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]  # steps and values by key
+Series = dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]  # (steps, values) by key
 
 
 def plot_losses(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> None:
-    """Draws the losses, the AP where it was measured, and the learning rate over the steps.
+    """Plots the losses, the AP (if it was measured) and the learning rate against the steps.
 
     Args:
-      rows: lines of the run's metrics, each with a "step". Drawn are the keys that begin with
-        "loss", those that are or end in "/AP", "/AP50" and "/AP75", and "learning_rate".
-      path: of the figure; its ending (.png, .svg, .pdf) says the format.
-      title: above the figure.
+      rows: rows of the run's metrics, each with a "step". These keys are plotted: those that start with
+        "loss", those whose last part (after "/") is "AP", "AP50" or "AP75", and "learning_rate".
+      path: path of the figure; its ending (.png, .svg, .pdf) sets the format.
+      title: title above the figure.
 
     Raises:
       UserError: no row has a loss.
@@ -61,20 +61,20 @@ def _series(rows: Sequence[Mapping[str, Any]], wanted: Callable[[str], bool]) ->
 
 
 def _plot(axis: Axes, series: Series, smooth: bool, markers: bool) -> None:
-    """Lines with a legend; noisy ones pale, with their running mean over them."""
+    """Plots lines with a legend; `smooth` makes long lines pale and adds their running means."""
     for (key, (steps, values)), color in zip(series.items(), COLORS * len(series), strict=False):
         window = len(values) // 50 if smooth else 1
         if window > 2:
             axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
             values = _running_mean(values, window)
         axis.plot(steps, values, color=color, label=key.removeprefix("loss/"), marker="o" if markers else "")
-    if len(series) > 1:  # above the axes, where it hides no line
+    if len(series) > 1:  # above the axes, so it hides no line
         axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, borderaxespad=0)
     tidy(axis)
     axis.margins(x=0.01)
 
 
 def _running_mean(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
-    """The mean of the `window` values around each one; of fewer at both ends."""
+    """The mean of the `window` values around each value, or of fewer values at both ends."""
     kernel = np.ones(window)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")

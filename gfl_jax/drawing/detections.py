@@ -1,4 +1,4 @@
-"""Boxes on a picture: coloured by class with names beside them, or by score where there are many."""
+"""Draws boxes on an image, colored by class with names, or colored by score if there are many."""
 
 import colorsys
 from collections.abc import Sequence
@@ -34,22 +34,22 @@ def draw_boxes(
     names: Sequence[str] | None = None,
     min_score: float = 0.0,
 ) -> Image:
-    """Draws boxes with what is known of them.
+    """Draws boxes with their classes and scores.
 
-    A few large boxes get the colour of their class, and its name and their score as text.
-    Many or small ones get no text; if they have scores, these are their colours, which a
-    bar in the corner explains.
+    A few large boxes get the color of their class, and the name of the class and the score as text. Many or
+    small boxes get no text. If they have scores, their colors show the scores, and a bar in the corner
+    explains the colors.
 
     Args:
-      image: RGB; it is left as it is.
-      boxes: (x1, y1, x2, y2) in its pixels.
+      image: RGB; it is not changed.
+      boxes: (x1, y1, x2, y2) in pixels of the image.
       labels: classes, counted from 0.
       scores: between 0 and 1; the best boxes are drawn on top.
-      names: of the classes.
-      min_score: boxes with less are left out.
+      names: names of the classes.
+      min_score: boxes with a lower score are left out.
 
     Returns:
-      The picture; one with sides below 640 pixels is enlarged by a whole factor.
+      The drawing; if both sides of the image are below 640 pixels, it is enlarged by a whole factor.
     """
     shown = visible(boxes, scores, min_score)
     factor = enlargement(image)
@@ -84,7 +84,7 @@ def tag_texts(
     scores: Float[np.ndarray, " n"] | None,
     names: Sequence[str] | None,
 ) -> list[str]:
-    """A text for each box: its class, its score, or both."""
+    """Makes a text for each box: its class, its score, or both."""
     columns: list[list[str]] = []
     if labels is not None:
         shown = {
@@ -97,21 +97,21 @@ def tag_texts(
 
 
 def class_color(label: int) -> Color:
-    """The same bright colour for a class in every picture; neighbours differ clearly."""
-    hue = (0.08 + label * 0.618034) % 1  # golden-ratio steps never come close to one another soon
+    """A bright color for a class, the same in every image; consecutive classes differ clearly."""
+    hue = (0.08 + label * 0.618034) % 1  # with golden-ratio steps, nearby labels get distant hues
     saturation, value = ((0.95, 1.0), (0.55, 1.0), (0.9, 0.7))[label % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def score_color(score: float) -> Color:
-    """From cyan at 0 to magenta at 1: colours that photographs rarely have."""
+    """A color between cyan (score 0) and magenta (score 1), which are rare in natural images."""
     share = min(max(score, 0.0), 1.0)
     return round(255 * share), round(255 * (1 - share)), 255
 
 
 def _paint_score_bar(canvas: Image, style: Style) -> None:
-    """Explains the colours of scores in the lower left corner."""
+    """Paints a legend of the score colors in the lower left corner."""
     space, height = 2 * style.pad, style.text_height + 2 * style.pad
     left_text, right_text, length = "score 0", "1", 8 * style.text_height
     left_width, right_width = text_width(left_text, style), text_width(right_text, style)

@@ -1,4 +1,4 @@
-"""Videos on disk, whole or not at all."""
+"""Writes MP4 videos, completely or not at all."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from gfl_jax.files import retrying
 
 
 class VideoFile:
-    """An MP4 that is written frame by frame, and has its name once the `with` block ends well.
+    """An MP4 file that is written frame by frame; it gets its name if the `with` block ends without an error.
 
-    All frames get the size of the first one, its sides made even by repeating the last row or column.
+    All frames get the size of the first frame. Odd sides are made even by a copy of the last row or column.
     """
 
     def __init__(self, path: Path, frame_rate: float) -> None:
@@ -35,7 +35,7 @@ class VideoFile:
                     self._check()
                     os.replace(self._temporary, self.path)
         finally:
-            with contextlib.suppress(OSError):  # nothing there, for one reason or another
+            with contextlib.suppress(OSError):  # the file may not exist
                 self._temporary.unlink()
 
     def write(self, image: Image) -> None:
@@ -67,6 +67,6 @@ class VideoFile:
         return writer
 
     def _check(self) -> None:
-        """Finds a file whose end is missing, as a full disk leaves it: OpenCV does not tell."""
+        """Checks that the file is complete; OpenCV reports no error if the disk is full."""
         if not cv2.VideoCapture(os.path.abspath(self._temporary), cv2.CAP_FFMPEG).isOpened():
-            raise UserError(f"{self.path}: cannot be written whole; make room, or name another --output")
+            raise UserError(f"{self.path}: is incomplete; free disk space, or name another --output")

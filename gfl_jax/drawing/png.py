@@ -1,4 +1,4 @@
-"""Pictures on disk, whole or not at all."""
+"""Writes PNG files, completely or not at all."""
 
 import cv2
 from etils.epath import Path
@@ -8,6 +8,6 @@ from gfl_jax.files import write_file
 
 
 def save_png(path: str | Path, image: Image) -> None:
-    """Writes an RGB picture; the file is either the old one or the whole new one."""
+    """Writes an RGB image; the file is always either the old one or the complete new one."""
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     write_file(path, data.tobytes())

@@ -1,4 +1,4 @@
-"""Ground truth beside detections: what was found and missed, and what is right and wrong."""
+"""Draws the ground truth (found or missed) beside the detections (right or wrong)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,14 +21,14 @@ from gfl_jax.drawing.canvas import (
 )
 from gfl_jax.drawing.detections import tag_texts, visible
 
-# Colours that differ for colour-blind readers too, and from leaves, earth and roads.
+# Color-blind readers can distinguish these colors, also from leaves, earth and roads.
 RIGHT: Color = (60, 220, 255)
 MISSED: Color = (255, 205, 0)
 WRONG: Color = (255, 50, 140)
 
 
 class Matches(NamedTuple):
-    """Which boxes have a partner."""
+    """Which boxes are matched."""
 
     found: Bool[np.ndarray, " truth"]
     right: Bool[np.ndarray, " detections"]
@@ -41,14 +41,14 @@ def match(
     labels: Int[np.ndarray, " detections"] | None = None,
     iou_threshold: float = 0.5,
 ) -> Matches:
-    """Gives each detection, best first, the free true box of its class that it overlaps most.
+    """Matches each detection, best first, with the free ground-truth box of its class that it overlaps most.
 
     Args:
-      truth_boxes: (x1, y1, x2, y2).
-      boxes: detections, best first.
-      truth_labels: classes of the true boxes; without both labels any box matches any.
+      truth_boxes: ground-truth boxes (x1, y1, x2, y2).
+      boxes: boxes of the detections, best first.
+      truth_labels: classes of the ground truth; unless both labels are given, classes are ignored.
       labels: classes of the detections.
-      iou_threshold: the least overlap of partners.
+      iou_threshold: the smallest IoU of a match.
     """
     found, right = np.zeros(len(truth_boxes), bool), np.zeros(len(boxes), bool)
     if not len(truth_boxes) or not len(boxes):
@@ -74,22 +74,22 @@ def draw_comparison(
     iou_threshold: float = 0.5,
     min_score: float = 0.3,
 ) -> Image:
-    """Draws the true boxes, found or missed, beside the detections, right or wrong.
+    """Draws the ground truth, found or missed, beside the detections, right or wrong.
 
     Args:
-      image: RGB; it is left as it is.
-      truth_boxes: (x1, y1, x2, y2) in its pixels.
-      boxes: detections, likewise.
-      scores: of the detections, between 0 and 1.
-      truth_labels: classes of the true boxes, counted from 0.
+      image: RGB; it is not changed.
+      truth_boxes: ground-truth boxes (x1, y1, x2, y2) in pixels of the image.
+      boxes: boxes of the detections, in the same form.
+      scores: scores of the detections, between 0 and 1.
+      truth_labels: classes of the ground truth, counted from 0.
       labels: classes of the detections.
-      names: of the classes.
-      iou_threshold: the least overlap of a detection with a true box that it finds.
-      min_score: detections with less are left out, as if they were not there.
+      names: names of the classes.
+      iou_threshold: the smallest IoU of a right detection with a ground-truth box.
+      min_score: detections with a lower score are ignored.
 
     Returns:
-      Two pictures side by side (a wide one: one above the other), each with its legend on
-      top. One with sides below 640 pixels is enlarged by a whole factor.
+      Two panels side by side (one above the other for a wide image), each with a legend on top. If both sides
+      of the image are below 640 pixels, it is enlarged by a whole factor.
     """
     factor = enlargement(image)
     shown, all_true = visible(boxes, scores, min_score), visible(truth_boxes, None, 0)
@@ -132,9 +132,9 @@ def _panel(
     title: str,
     legend: Sequence[tuple[Color, str]],
 ) -> Image:
-    """A picture with boxes in two colours under a line that explains them."""
+    """Draws boxes in two colors on an image, below a line with the title and the legend."""
     canvas, style = image.copy(), style_of(image, boxes)
-    order = np.argsort(good, kind="stable")  # the bad ones on top
+    order = np.argsort(good, kind="stable")  # bad boxes on top
     boxes = boxes[order]
     colors = [legend[0][0] if is_good else legend[1][0] for is_good in good[order].tolist()]
     paint_boxes(canvas, boxes, colors, style)
