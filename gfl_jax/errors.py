@@ -1,4 +1,4 @@
-"""The exception that stands for a mistake of the user, not of the program; errors as lines and statuses."""
+"""The exception for mistakes of the user, and the conversion of errors to messages and exit statuses."""
 
 import io
 import os
@@ -6,46 +6,47 @@ import select
 import sys
 from collections.abc import Callable
 
-# Whose errors tell of the network and of credentials: the libraries of object storage.
+# The libraries of object storage; their errors are about the network or credentials.
 NETWORK_LIBRARIES = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
 
 
 class UserError(Exception):
-    """Bad input: one line that names the file, field or value and says what to do.
+    """Bad input; the one-line message names the file, field or value and says what to do.
 
-    The command line prints it on stderr and exits with status 2, without a traceback.
+    The command line prints it on stderr, without a traceback, and exits with status 2.
     """
 
 
 def one_line(text: object) -> str:
-    """A text on one line that every terminal takes: what cannot be printed, as in odd file names, escaped."""
+    """The text on one line; unprintable characters, which file names may contain, are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def in_words(error: BaseException) -> str | None:
-    """The line for a person about an error that is no fault of the program; None for all others."""
+def error_line(error: BaseException) -> str | None:
+    """A one-line message for an error that is not a bug of the program; None for other errors."""
     if isinstance(error, UserError):
         return one_line(error)
     if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)  # jax's, of a device
+        isinstance(error, RuntimeError)
+        and "RESOURCE_EXHAUSTED" in str(error)  # from jax: a device is out of memory
     ):
         return (
             "not enough memory; lower config.loader.batch_size (train), config.loader.eval_batch_size "
-            "(evaluate, predict, analyze) or config.loader.workers, or take smaller images"
+            "(evaluate, predict, analyze) or config.loader.workers, or use smaller images"
         )
     if type(error).__module__.split(".")[0] in NETWORK_LIBRARIES:
         reason = one_line(str(error) or type(error).__name__)
-        return f"the bucket cannot be used ({reason}); check network and credentials, then run it again"
+        return f"the bucket cannot be used ({reason}); check network and credentials, then rerun the command"
     return None
 
 
 def exit_status(command: Callable[[], int]) -> int:
-    """Runs a command; bad input and too little memory are one line on stderr and the status 2.
+    """Runs a command; bad input and too little memory give one line on stderr and status 2.
 
-    A reader of the output that went away, as in `... | head`, ends it quietly with the status 1.
+    If the reader of the output exits, as in `... | head`, the command ends silently with status 1.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of users, in letters that it may not take
+        if isinstance(stream, io.TextIOWrapper):  # its encoding may lack letters of user-given names
             stream.reconfigure(errors="backslashreplace")
     try:
         status = command()
@@ -56,18 +57,18 @@ def exit_status(command: Callable[[], int]) -> int:
             raise
         return 1
     except Exception as error:
-        words = in_words(error)
-        if words is None:
+        line = error_line(error)
+        if line is None:
             raise
-        print(f"error: {words}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         return 2
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads; nothing is written to it from then on."""
+    """Whether stdout is a pipe without a reader; if so, stdout is redirected to the null device."""
     try:
         stdout = sys.stdout.fileno()
-    except (OSError, ValueError):  # no file, as under a test
+    except (OSError, ValueError):  # stdout is not a file, as in tests
         return False
     poll = select.poll()
     poll.register(stdout, 0)

@@ -1,8 +1,8 @@
-"""A trained detector as one file that runs with jax alone: `jax.export`, weights inside.
+"""Exports a trained detector with its weights to one file that needs only jax (`jax.export`).
 
-The file is what `jax.export.Exported.serialize` gives and nothing more, so that one line of jax
-reads it. What jax does not need stands in a small JSON beside it: the names of the classes, the
-canvas, and the resize that the detector was trained for.
+The file contains only the output of `jax.export.Exported.serialize`, so one line of jax loads it. A small
+JSON file beside it has the data that jax does not need: the names of the classes, the canvas, and the resize
+that the detector was trained for.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def detect(image):  # uint8 RGB (height, width, 3), at most as large as the canv
 
 
 def loader_code(file: str) -> str:
-    """Python code that runs an exported file (of batch 1 or any) with nothing of this package."""
+    """Python code that runs an exported file (with batch 1 or any batch) without this package."""
     return LOADER.format(file=json.dumps(file))
 
 
@@ -56,22 +56,22 @@ def export_detector(
     platforms: Sequence[str] = PLATFORMS,
     batch: int | None = None,
 ) -> None:
-    """Writes `output`, and `output`.json beside it.
+    """Writes `output` and `output`.json.
 
-    The exported function takes uint8 RGB pictures (batch, height, width, 3) in the upper left
-    corner of the canvas, whatever lies beyond them, and their int32 (height, width); it gives a
-    dict of "boxes" (batch, n, 4) in pixels of these pictures, "scores", "labels" and "mask".
-    Pictures are resized before. Test scales and flips are not in it.
+    The exported function takes uint8 RGB images (batch, height, width, 3) in the upper left corner of the
+    canvas, and their int32 sizes (height, width). The pixels beyond an image do not matter. It returns a dict
+    of "boxes" (batch, n, 4) in pixels of these images, "scores", "labels" and "mask". The caller resizes the
+    images. Test scales and flips are not included.
 
     Args:
-      detector: with names of its classes.
-      output: the file.
-      canvas: (height, width) that pictures are put on; None: that of the largest bucket.
-      platforms: where it shall run, of PLATFORMS.
-      batch: the number of pictures of a call; None: any number, which is compiled when it comes.
+      detector: the detector, with the names of its classes.
+      output: path of the file.
+      canvas: (height, width) of the canvas; None: that of the largest bucket.
+      platforms: platforms to run on, from PLATFORMS.
+      batch: number of images in a call; None: any number, and each number is compiled on first use.
 
     Raises:
-      UserError: there is no such platform, the canvas or the batch is impossible, or the file cannot be.
+      UserError: a platform is unknown, the canvas or the batch is invalid, or a file cannot be written.
     """
     config, categories = detector.config, detector.named_classes()
     height, width = canvas
@@ -102,7 +102,7 @@ def export_detector(
 
 
 def exportable(config: Config, variables: Any) -> Any:
-    """The function (images, image_sizes) -> dict of arrays that is exported, weights inside."""
+    """The exported function (images, image_sizes) -> dict of arrays, which includes the weights."""
     model = build_detector(config.detector, config.precision)
     detect = make_detect(model, config.normalization, config.inference)
 
@@ -126,7 +126,7 @@ def _check(height: int, width: int, platforms: Sequence[str], batch: int | None)
     for platform in platforms:
         if platform not in PLATFORMS:
             raise UserError(
-                f"--platforms {platform}: there is no such platform; name some of {', '.join(PLATFORMS)}"
+                f"--platforms {platform}: there is no such platform; choose from {', '.join(PLATFORMS)}"
             )
     if batch is not None and batch < 1:
-        raise UserError(f"--batch={batch}: must be at least 1; leave it out for any number")
+        raise UserError(f"--batch={batch}: must be at least 1; omit it for any number")

@@ -1,7 +1,7 @@
-"""Files on storage that may fail: written whole or not at all, tried again, and a full disk told apart.
+"""Reads and writes files on storage that may fail: complete writes only, retries, and clear errors.
 
-A disk writes under another name and renames. Object storage shows an object once it is whole, and has no
-names to change; its library tries again by itself.
+On a disk, a file is written under another name and then renamed. Object storage cannot rename, but it shows
+an object only once it is complete, and its library retries by itself.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from gfl_jax.paths import is_remote
 
 T = TypeVar("T")
 
-# What networks of disks answer for a moment. Others (no such file, no permission) do not go away by waiting.
-PASSING = (
+# Temporary errors of network storage. Other errors (no such file, no permission) do not go away with time.
+TRANSIENT = (
     errno.EIO,
     errno.EAGAIN,
     errno.EBUSY,
@@ -38,23 +38,23 @@ PASSING = (
     errno.ENETUNREACH,
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
-_TOLD_IN_WORDS = (errno.EIO, errno.ESTALE, *FULL)  # of storage alone, where the others may be of any network
-_TOLD_BY_TENSORSTORE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
-PAUSES = (1, 2, 4, 8, 16)  # seconds before each further attempt
+_FOUND_IN_TEXT = (errno.EIO, errno.ESTALE, *FULL)  # only storage errors; the others may concern any network
+_TENSORSTORE_ERRORS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED")
+PAUSES = (1, 2, 4, 8, 16)  # seconds before each retry
 
 
 def retrying(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSES) -> T:
-    """Runs an action that reads or writes, and again, with a warning, if storage fails for a moment.
+    """Runs an action that reads or writes; after a temporary storage error it warns and retries.
 
     Args:
-      action: leaves nothing behind when it fails that would be in its own way.
-      what: for the messages: a path, and what is done with it.
-      pauses: seconds to wait before each further attempt.
+      action: the action; it must be safe to run again after a failure.
+      what: start of the messages: a path and the problem, such as "PATH: cannot be read".
+      pauses: seconds before each retry.
 
     Raises:
-      UserError: the disk is full, or storage still fails after all attempts; it is object storage, which
-        has been asked again by its library.
-      Exception: any other error of the action, at once.
+      UserError: the disk is full, the storage still fails after all retries, or object storage fails (its
+        library has retried already).
+      Exception: any other error of the action, without a retry.
     """
     for pause in (*pauses, None):
         try:
@@ -64,20 +64,19 @@ def retrying(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSE
         except Exception as error:
             if is_remote(what) and is_of_network(error):
                 raise UserError(
-                    f"{what} ({_reason(error)}); look after the storage, and the same command goes on"
+                    f"{what} ({_reason(error)}); check the storage, then rerun the same command"
                 ) from error
             number = storage_error(error)
             if number in FULL:
                 raise UserError(
-                    f"{what}: {os.strerror(number)}; make room there, and the same command goes on"
+                    f"{what}: {os.strerror(number)}; free some space there, then rerun the same command"
                 ) from error
-            if number not in PASSING:
+            if number not in TRANSIENT:
                 raise
             if pause is None:
                 times = f", {len(pauses) + 1} times" if pauses else ""
                 raise UserError(
-                    f"{what}: {os.strerror(number)}{times}; look after the storage, "
-                    "and the same command goes on"
+                    f"{what}: {os.strerror(number)}{times}; check the storage, then rerun the same command"
                 ) from error
             logging.warning("%s: %s; trying again in %g s", what, os.strerror(number), pause)
             time.sleep(pause)
@@ -85,42 +84,42 @@ def retrying(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSE
 
 
 def storage_error(error: BaseException) -> int | None:
-    """The number in `PASSING` or `FULL` that an error, or one that led to it, is about; None if none is.
+    """The errno in `TRANSIENT` or `FULL` of an error or of one of its causes; None if there is none.
 
-    C++ libraries such as tensorstore put the system's words into errors of other types.
+    C++ libraries such as tensorstore put the text of a system error into errors of other types.
     """
     for cause in causes(error):
-        if isinstance(cause, OSError) and cause.errno in (*PASSING, *FULL):
+        if isinstance(cause, OSError) and cause.errno in (*TRANSIENT, *FULL):
             return cause.errno
-        for number in _TOLD_IN_WORDS:
+        for number in _FOUND_IN_TEXT:
             if not isinstance(cause, OSError) and os.strerror(number) in str(cause):
                 return number
     return None
 
 
 def is_of_network(error: BaseException) -> bool:
-    """Whether an error, or one that led to it, is what the libraries of object storage raise when it fails.
+    """Whether an error or one of its causes is a failure of object storage.
 
-    That something is not there is none.
+    A missing object does not count as a failure.
     """
     found = list(causes(error))
     return not any(isinstance(cause, FileNotFoundError) for cause in found) and any(
         type(cause).__module__.split(".")[0] in NETWORK_LIBRARIES
         or isinstance(cause, OSError)
-        or any(word in str(cause) for word in _TOLD_BY_TENSORSTORE)
+        or any(word in str(cause) for word in _TENSORSTORE_ERRORS)
         for cause in found
     )
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that led to it."""
+    """Yields an error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def identity(path: str | Path) -> tuple[int, int] | str | None:
-    """What a path leads to, links followed: the same for all paths to one file; None: to nothing."""
+    """Identifies the file at a path; equal for all paths and links to one file; None if there is no file."""
     if is_remote(path):
         return str(path) if Path(path).exists() else None
     try:
@@ -131,7 +130,7 @@ def identity(path: str | Path) -> tuple[int, int] | str | None:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files of a folder and its folders, sorted."""
+    """Yields all files in a folder and its subfolders, sorted."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             yield from files_below(path)
@@ -140,13 +139,13 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def copy_files(folder: Path, target: Path) -> None:
-    """Writes all files of a folder and its folders at their places below another one."""
+    """Copies all files in a folder and its subfolders to the same relative paths in another folder."""
     for file in files_below(folder):
         write_file(target / file.relative_to(folder), file.read_bytes())
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Opens a regular file to read bytes; a pipe or a device, which may never end, is not opened.
+    """Opens a regular file to read bytes; refuses pipes and devices, which may never end.
 
     Raises:
       UserError: names the file and the cause.
@@ -156,7 +155,7 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def read_file(path: str | Path) -> bytes:
-    """The content of a regular file; errors are those of `open_file`."""
+    """Reads the content of a regular file; raises the same errors as `open_file`."""
 
     def read() -> bytes:
         with _open_regular(path) as file:
@@ -167,27 +166,27 @@ def read_file(path: str | Path) -> bytes:
 
 
 def writing(action: Callable[[], T], what: str, pauses: Sequence[float] = PAUSES) -> T:
-    """`retrying` for an action that writes: whatever else the system refuses is a UserError too."""
+    """Like `retrying`, but for an action that writes: every other system error becomes a UserError too."""
     try:
         return retrying(action, what, pauses)
     except OSError as error:
-        raise UserError(f"{what} ({_reason(error)}); name another place, or look after this one") from error
+        raise UserError(f"{what} ({_reason(error)}); name another path, or fix the problem there") from error
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
-    """Writes a file and the folders above it; whenever one looks, it is the old one or the whole new one.
+    """Writes a file and its parent folders; at any moment the file is the old one or the complete new one.
 
     Raises:
-      UserError: names the file and why it cannot be written.
+      UserError: names the file and says why it cannot be written.
     """
     write_files({Path(path): content})
 
 
 def write_files(contents: Mapping[Path, str | bytes]) -> None:
-    """Writes files that belong together: wherever it fails or is killed, old and new ones are not mixed.
+    """Writes files that belong together; old and new files are never mixed, even if the process is killed.
 
     Raises:
-      UserError: names the file that cannot be written; on a disk, the old ones are all there then.
+      UserError: names the file that cannot be written. On a disk the old files stay, unless a rename fails.
     """
     encoded = {path: c.encode() if isinstance(c, str) else c for path, c in contents.items()}
     temporary = {path: _temporary(path) for path in contents if not is_remote(path)}
@@ -208,43 +207,43 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
 
 
 def require_writable(folder: str | Path) -> None:
-    """Tries whether files can be written in a folder that may not be there yet, before work is done for them.
+    """Checks before any work that files can be written in a folder, which may not exist yet.
 
-    Nothing is left behind. Processes that share the folder must not do it at the same time.
+    It leaves no files or folders behind. Processes that share the folder must not call it at the same time.
 
     Raises:
-      UserError: names the folder and why it cannot be written.
+      UserError: names the folder and says why it cannot be written.
     """
     folder = Path(folder)
     what = f"{folder}: cannot be written"
     if is_remote(folder):
-        return writing(lambda: _try_object(folder / f".try_{uuid.uuid4().hex}"), what)
+        return writing(lambda: _write_test_object(folder / f".try_{uuid.uuid4().hex}"), what)
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder}: is a file; name a folder")
     if os.path.islink(folder) and not os.path.exists(folder):
-        raise UserError(f"{folder}: is a link to what is not there; name a folder")
-    new = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+        raise UserError(f"{folder}: is a broken link; name a folder")
+    new = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
-        writing(lambda: _try(folder), what)
+        writing(lambda: _write_test_file(folder), what)
     except ValueError as error:  # a zero byte in the name
-        raise UserError(f"{str(folder)!r}: cannot be written ({error}); name another place") from error
+        raise UserError(f"{str(folder)!r}: cannot be written ({error}); name another path") from error
     finally:
-        for place in new:
+        for path in new:
             with contextlib.suppress(OSError, ValueError):
-                os.rmdir(place)
+                os.rmdir(path)
 
 
 def require_writable_file(path: str | Path) -> None:
-    """Tries whether a file can be written, or written anew, and leaves everything as it is.
+    """Checks that a file can be written or overwritten; changes nothing.
 
     Raises:
-      UserError: names the file and why it cannot be written.
+      UserError: names the file and says why it cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{path}: is no regular file; name one")
+        raise UserError(f"{path}: is not a regular file; name another path")
     require_writable(path.parent)
     if is_remote(path):
         return
@@ -252,24 +251,24 @@ def require_writable_file(path: str | Path) -> None:
         os.lstat(path)
     except FileNotFoundError:
         pass
-    except OSError as error:  # such as a name that is too long
-        raise UserError(f"{path}: cannot be written ({_reason(error)}); give it another name") from error
+    except OSError as error:  # for example, the name is too long
+        raise UserError(f"{path}: cannot be written ({_reason(error)}); name another path") from error
 
 
-def _try(folder: Path) -> None:
+def _write_test_file(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".try_") as file:
         file.write(b"written")
         file.flush()
 
 
-def _try_object(path: Path) -> None:
+def _write_test_object(path: Path) -> None:
     path.write_bytes(b"written")
     path.unlink()
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside a path that is no longer than names may be, and of this process alone."""
+    """A temporary path in the same folder, unique to this process and not too long for a file system."""
     digest = zlib.crc32(os.fsencode(path.name))
     return path.with_name(f".{path.name[:40]}.{digest:08x}.{os.getpid()}.tmp")
 
@@ -278,35 +277,35 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(content)
-        to_disk(file)
+        sync_file(file)
 
 
 def _rename(temporary: Path, path: Path) -> None:
-    if temporary.exists():  # not yet renamed by an attempt that was told to have failed
+    if temporary.exists():  # false if an earlier attempt renamed it and then reported a failure
         os.replace(temporary, path)
-        folder_to_disk(path.parent)
+        sync_folder(path.parent)
 
 
-def to_disk(file: IO[bytes]) -> None:
-    """Comes back when what was written is on disk, so that a power failure leaves no empty file."""
+def sync_file(file: IO[bytes]) -> None:
+    """Waits until the content of a file is on disk, so a power failure leaves no empty file."""
     file.flush()
-    with _unless_it_cannot():
+    with _ignore_unsupported():
         os.fsync(file.fileno())
 
 
-def folder_to_disk(folder: Path) -> None:
-    """The same for the names in a folder: of new, renamed and deleted files."""
-    with _unless_it_cannot():
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on disk, after files were created, renamed or deleted."""
+    with _ignore_unsupported():
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(number)
+            os.fsync(descriptor)
         finally:
-            os.close(number)
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _unless_it_cannot() -> Iterator[None]:
-    """Some storage, as of pipes and clusters, has no such thing: then it is done without."""
+def _ignore_unsupported() -> Iterator[None]:
+    """Ignores errors of storage that does not support fsync, such as pipes and some cluster file systems."""
     try:
         yield
     except OSError as error:
@@ -315,10 +314,10 @@ def _unless_it_cannot() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):  # whose text is the object's address, of a bucket's
+    if isinstance(error, FileNotFoundError):  # in object storage, its text is only the address of the object
         return os.strerror(errno.ENOENT)
-    told = error.strerror if isinstance(error, OSError) else None
-    return told or (str(error).splitlines() or [""])[0] or type(error).__name__
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def _open_regular(path: str | Path) -> BinaryIO:

@@ -1,6 +1,6 @@
-"""Paths on a disk, or in object storage as `gs://BUCKET/...`: etils.epath has one kind for both.
+"""Paths on a disk, or in object storage as `gs://BUCKET/...`; etils.epath has one type for both.
 
-Objects of a bucket are reached with gcsfs. What cannot be in a bucket says so with `require_local`.
+gcsfs accesses the objects of a bucket. Code that needs a local path checks it with `require_local`.
 """
 
 import importlib.util
@@ -13,23 +13,23 @@ from etils.epath import Path
 
 from gfl_jax.errors import UserError
 
-# The libraries that etils.epath and Orbax reach a bucket with, and their packages.
+# The libraries with which etils.epath and Orbax access a bucket, and their packages.
 NEEDED = {"gcsfs": "gcsfs==2026.10.1", "google.cloud.storage": "google-cloud-storage==3.17.1"}
 
-# Another process may have changed what a listing told, and each `lease.json` is read to see just that.
+# No cached listings: another process may have changed a folder, and `lease.json` is read to detect that.
 fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
 
 
 def as_path(text: str | os.PathLike[str]) -> Path:
-    """A path that a user gave, `~` expanded, which shells leave as it is after an `=`.
+    """Converts a path that a user gave; expands `~`, because shells do not expand it after an `=`.
 
     Raises:
-      UserError: it is empty, no file system takes it, it is of a storage that is not known here, or a
-        library that is needed for it is not installed.
+      UserError: the path is empty or invalid, its kind of storage is not supported, or a library that it
+        needs is not installed.
     """
     text = os.fspath(text)
     if not text or "\0" in text:
-        raise UserError(f"{text!r}: is no path of a file or folder; name one")
+        raise UserError(f"{text!r}: is not a valid path; name a file or folder")
     if is_remote(text):
         if not re.match("gs://[^/]+", text):
             raise UserError(f"{text}: names no bucket; write gs://BUCKET/FOLDER")
@@ -39,7 +39,7 @@ def as_path(text: str | os.PathLike[str]) -> Path:
             raise UserError(f"{text}: needs {missing[0]}; pip install {packages} (the extra `gs`)")
     elif scheme := re.match("[A-Za-z][A-Za-z0-9+.-]*:/+", text):
         raise UserError(
-            f"{text}: {scheme[0]} is not known here; name a path on this machine, or gs://BUCKET/..."
+            f"{text}: {scheme[0]} is not supported; name a path on this machine, or gs://BUCKET/..."
         )
     return Path(os.path.expanduser(text))
 
@@ -50,7 +50,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The same path from the root on; links in it are not followed."""
+    """The absolute path; links in it are not followed."""
     return Path(path if is_remote(path) else os.path.abspath(path))
 
 
@@ -58,11 +58,11 @@ def require_local(path: str | os.PathLike[str], what: str) -> None:
     """Checks that a path is on a disk.
 
     Args:
-      path: that a user gave.
-      what: is at the path, for the message, in the plural: such as "videos".
+      path: a path that a user gave.
+      what: plural noun for the data at the path, for the message, such as "videos".
 
     Raises:
-      UserError: it is in object storage.
+      UserError: the path is in object storage or invalid.
     """
     as_path(path)
     if is_remote(path):
@@ -70,10 +70,10 @@ def require_local(path: str | os.PathLike[str], what: str) -> None:
 
 
 def local_path(text: str) -> pathlib.Path:
-    """A path of the command line that must be on a disk.
+    """Converts a path of the command line that must be on a disk.
 
     Raises:
-      UserError: it is not, or no path at all.
+      UserError: the path is in object storage or invalid.
     """
     require_local(text, "these files")
     return pathlib.Path(os.path.expanduser(text))
@@ -82,5 +82,5 @@ def local_path(text: str) -> pathlib.Path:
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ImportError:  # not even the package that it would be in
+    except ImportError:  # its parent package is missing too
         return False

@@ -1,32 +1,32 @@
-"""Maps in strips: the form in which a TPU computes few images fastest.
+"""Feature maps in strips, the layout that a TPU computes fastest for few images.
 
-A TPU's registers have eight rows, which XLA fills with the images of a batch: a single one fills an eighth.
-So maps are split into strips along their width, which take the place of images; a convolution gives each
-strip the next columns of its neighbors. XLA can do so by itself ("space to batch"), but then pads and
-copies maps before and after each convolution.
+The registers of a TPU have eight rows, which XLA fills with the images of a batch; a single image fills an
+eighth. So maps are split into strips along their width, and the strips act as images. Before a convolution,
+each strip gets the adjacent columns of its neighbors. XLA can do this itself ("space to batch"), but then it
+pads and copies maps before and after each convolution.
 
-The strips of an image stand side by side on the axis of the batch: (images * strips, height, width of a
-strip, channels). Who has to know them is told the number of `images`; None: maps are whole.
+The strips of an image are consecutive on the batch axis: (images * strips, height, width of a strip,
+channels). Functions that must know the strips get the number of `images`; None means whole maps.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-ROWS = 8  # of a TPU's registers
+ROWS = 8  # of the registers of a TPU
 
 WholeMaps = Float[Array, "images height width c"]
 Maps = Float[Array, "batch height w c"]  # whole or in strips
 
 
 def split(x: WholeMaps, strips: int) -> Maps:
-    """Whole maps in strips."""
+    """Splits whole maps into strips."""
     images, height, width, channels = x.shape
     columns = x.reshape(images, height, strips, width // strips, channels)
     return columns.swapaxes(1, 2).reshape(images * strips, height, -1, channels)
 
 
 def whole(x: Maps, images: int | None) -> WholeMaps:
-    """Maps without strips."""
+    """Joins strips to whole maps; whole maps are returned unchanged."""
     if images is None or len(x) == images:
         return x
     _, height, _, channels = x.shape
@@ -40,12 +40,12 @@ def count_strips(x: Maps, images: int | None) -> int:
 
 
 def split_again(x: Maps, images: int | None, strips: int) -> Maps:
-    """Maps in another number of strips."""
+    """Changes the number of strips; whole maps (`images` is None) are returned unchanged."""
     return x if images is None or len(x) == images * strips else split(whole(x, images), strips)
 
 
 def with_even_width(x: Maps, images: int) -> Maps:
-    """Maps in fewer strips if their width is odd, so that a stride of 2 begins anew in each."""
+    """Joins pairs of strips while their width is odd, so a stride of 2 can start anew in each strip."""
     strips = len(x) // images
     while x.shape[2] % 2 and strips % 2 == 0:
         strips //= 2
@@ -54,10 +54,10 @@ def with_even_width(x: Maps, images: int) -> Maps:
 
 
 def with_neighbors(x: Maps, images: int, left: int, right: int) -> Maps:
-    """Strips with so many columns of those next to them; with zeros at the borders of an image."""
+    """Adds `left` and `right` columns of the neighbors to each strip, or zeros at an image border."""
     if len(x) == images:
         return jnp.pad(x, ((0, 0), (0, 0), (left, right), (0, 0)))
-    # Of the columns alone an array with an axis for the strips, so that no chip asks for another's.
+    # Only the columns get an axis for the strips, so no chip needs data of another chip.
     strips = x.reshape(images, -1, *x.shape[1:])
     parts = [x]
     if left:

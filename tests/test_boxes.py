@@ -7,14 +7,14 @@ from hypothesis.extra import numpy as hnp
 
 from gfl_jax import boxes as geometry
 
-COUNT = 8  # boxes in each example: one shape, one compilation
+COUNT = 8  # boxes in each example; one shape needs only one compilation
 
 iou = jax.jit(geometry.iou)
 giou = jax.jit(geometry.giou)
 
 
 def boxes_of(elements, least_side, unit):
-    """COUNT boxes whose numbers are whole multiples of `unit`, so that float32 arithmetic is exact."""
+    """COUNT boxes with coordinates that are multiples of `unit`, so float32 arithmetic is exact."""
 
     def build(numbers):
         sides = np.abs(numbers[:, 2:]) + least_side
@@ -24,7 +24,7 @@ def boxes_of(elements, least_side, unit):
 
 
 quarter_boxes = boxes_of(st.integers(-400, 400), 1, 0.25)  # pixels: -100 to 200
-small_integer_boxes = boxes_of(st.integers(-6, 6), 0, 1.0)  # of no area, too
+small_integer_boxes = boxes_of(st.integers(-6, 6), 0, 1.0)  # some have no area
 
 
 @given(quarter_boxes, quarter_boxes)
@@ -36,7 +36,7 @@ def test_iou_is_symmetric_and_in_0_to_1(a, b):
 
 
 @given(quarter_boxes)
-def test_a_box_overlaps_itself_wholly(a):
+def test_a_box_overlaps_itself_fully(a):
     np.testing.assert_array_equal(iou(a, a), 1)
     np.testing.assert_array_equal(giou(a, a), 1)
 
@@ -56,13 +56,13 @@ def test_giou_is_at_most_iou_and_above_minus_1(a, b):
 
 
 def pixels_of(box):
-    """The pixels of a grid from (-8, -8) that lie in a box of whole numbers."""
+    """A mask of the grid pixels, from (-8, -8), that lie in a box with integer coordinates."""
     y, x = np.mgrid[-8:24, -8:24]
     return (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])
 
 
 @given(small_integer_boxes, small_integer_boxes)
-def test_overlaps_are_those_of_counted_pixels(a, b):
+def test_overlaps_equal_counted_pixels(a, b):
     found_iou, found_giou = iou(a, b), giou(a, b)
     for i in range(COUNT):
         common = np.sum(pixels_of(a[i]) & pixels_of(b[i]))
@@ -88,7 +88,7 @@ def test_all_pairs_by_broadcasting():
 
 
 @given(quarter_boxes, hnp.arrays(np.int64, (COUNT, 2), elements=st.integers(-400, 400)))
-def test_distances_there_and_back(boxes, numbers):
+def test_distances_round_trip(boxes, numbers):
     points = (numbers / 4).astype(np.float32)
     distances = geometry.boxes_to_distances(points, boxes)
     np.testing.assert_array_equal(geometry.distances_to_boxes(points, distances), boxes)
@@ -102,8 +102,8 @@ def test_distances_are_left_top_right_bottom():
 
 
 @given(boxes_of(st.integers(-400, 400), 8, 0.25), boxes_of(st.integers(-400, 400), 8, 0.25))
-def test_deltas_there_and_back(boxes, anchors):
-    """Sides are 2 to 102 pixels, so that no ratio is beyond 62.5."""
+def test_deltas_round_trip(boxes, anchors):
+    """Sides are 2 to 102 pixels, so no ratio exceeds 62.5."""
     deltas = geometry.boxes_to_deltas(anchors, boxes)
     np.testing.assert_allclose(geometry.deltas_to_boxes(anchors, deltas), boxes, atol=1e-3)
 
@@ -123,13 +123,13 @@ def test_deltas_enlarge_at_most_62_5_times():
 
 
 @given(quarter_boxes, st.integers(1, 200), st.integers(1, 200))
-def test_clipped_boxes_lie_in_the_picture_and_stay_if_they_did(boxes, height, width):
+def test_boxes_are_clipped_to_the_image(boxes, height, width):
     clipped = np.asarray(geometry.clip_boxes(boxes, jnp.array([height, width])))
     np.testing.assert_array_equal(clipped[:, ::2], np.clip(boxes[:, ::2], 0, width))
     np.testing.assert_array_equal(clipped[:, 1::2], np.clip(boxes[:, 1::2], 0, height))
 
 
-def test_clip_takes_a_size_for_each_picture():
+def test_clip_accepts_a_size_for_each_image():
     boxes = jnp.array([[[-5.0, -5.0, 50.0, 50.0]], [[1.0, 2.0, 3.0, 4.0]]])
     found = geometry.clip_boxes(boxes, jnp.array([[10, 20], [3, 2]])[:, None])
     np.testing.assert_array_equal(found, [[[0, 0, 20, 10]], [[1, 2, 2, 3]]])

@@ -1,4 +1,4 @@
-"""A detector that leaves the house: one file, run by jax alone."""
+"""An exported detector is one file that runs with jax alone."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 60, 90
 ALONE = """
 import sys
-sys.modules["gfl_jax"] = None  # whatever is installed: it cannot be imported
+sys.modules["gfl_jax"] = None  # gfl_jax cannot be imported, even if it is installed
 {loader}
 image = np.load("image.npy")
 both = np.full((2, *exported.in_avals[0].shape[1:]), 255, np.uint8)
@@ -43,7 +43,7 @@ np.savez("batch.npz", **batch)
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
-    """The folder of an exported detector, and what its own loader finds in a picture, from there."""
+    """The folder of an exported detector, with an image and the detections that its own loader gives."""
     folder = tmp_path_factory.mktemp("elsewhere")
     assert main(["export", f"--workdir={trained}", f"--output={folder / 'small.jaxexport'}"]) == 0
     image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -66,7 +66,7 @@ def predicted(exported, trained):
     return next(make_predict(load_run(trained, experiment))(source, {}))
 
 
-def test_it_finds_what_predict_finds(exported, predicted):
+def test_an_exported_detector_gives_the_detections_of_predict(exported, predicted):
     alone = np.load(exported / "found.npz")
     assert len(predicted.boxes) == len(alone["boxes"]) == 100
     np.testing.assert_allclose(alone["boxes"], predicted.boxes, rtol=1e-5, atol=1e-5 * WIDTH)
@@ -74,7 +74,7 @@ def test_it_finds_what_predict_finds(exported, predicted):
     np.testing.assert_array_equal(alone["labels"], predicted.labels)
 
 
-def test_the_batch_has_any_size_and_what_lies_beyond_a_picture_does_not_count(exported, predicted):
+def test_any_batch_size_and_pixels_beyond_an_image_do_not_matter(exported, predicted):
     batch = np.load(exported / "batch.npz")
     assert {name: batch[name].shape for name in batch} == {
         "boxes": (2, 100, 4),
@@ -96,7 +96,7 @@ def test_one_file_for_several_platforms_with_a_description_beside_it(exported):
     assert about["resize"] == {"short_side": None, "long_side": 1333}
 
 
-def test_canvas_batch_and_platforms_may_be_chosen(trained, tmp_path, capsys):
+def test_canvas_batch_and_platforms_can_be_chosen(trained, tmp_path, capsys):
     output = tmp_path / "new" / "fixed.jaxexport"
     options = ["--height=32", "--width=64", "--batch=3", "--platforms", "cpu"]
     assert main(["export", f"--workdir={trained}", f"--output={output}", *options]) == 0
@@ -123,7 +123,7 @@ def test_deformable_convolutions_are_exported_for_any_batch(small_detector):
 
 @pytest.fixture(scope="module")
 def renamed(trained, tmp_path_factory):
-    """A checkpoint of another run, whose classes have other names and ids."""
+    """A checkpoint of another run whose classes have other names and ids."""
     other = tmp_path_factory.mktemp("other") / "run"
     shutil.copytree(trained, other)
     write_categories(other, Categories(("cyan", "pink", "gray"), ("c", "p", "g")))
@@ -156,12 +156,12 @@ def test_the_loader_of_the_readme_is_the_one_that_is_printed():
         (["--height=100"], "--height=100: must be a positive multiple of 32, such as 800 or 1344"),
         (["--width=0"], "--width=0: must be a positive multiple of 32"),
         (["--height=-32"], "--height=-32: must be a positive multiple of 32"),
-        (["--batch=0"], "--batch=0: must be at least 1; leave it out for any number"),
-        (["--platforms", "cpu", "gpu"], "--platforms gpu: there is no such platform; name some of cpu, cuda"),
+        (["--batch=0"], "--batch=0: must be at least 1; omit it for any number"),
+        (["--platforms", "cpu", "gpu"], "--platforms gpu: there is no such platform; choose from cpu, cuda"),
         (["--checkpoint=nowhere"], "nowhere: has no checkpoint; name a work directory"),
     ],
 )
-def test_bad_input_is_told_in_one_line_and_nothing_is_written(trained, tmp_path, capsys, options, words):
+def test_bad_input_is_a_one_line_error_and_nothing_is_written(trained, tmp_path, capsys, options, words):
     output = tmp_path / "out.jaxexport"
     assert main(["export", f"--workdir={trained}", f"--output={output}", *options]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -170,6 +170,6 @@ def test_bad_input_is_told_in_one_line_and_nothing_is_written(trained, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_is_no_file(trained, tmp_path, capsys):
+def test_a_folder_in_place_of_the_output_is_an_error(trained, tmp_path, capsys):
     assert main(["export", f"--workdir={trained}", f"--output={tmp_path}"]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}: is a folder; name a file\n"

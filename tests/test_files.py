@@ -1,4 +1,4 @@
-"""Storage that fails for a moment, for long, or because it is full."""
+"""Storage that fails temporarily, fails permanently, or is full."""
 
 import errno
 import os
@@ -14,14 +14,14 @@ from gfl_jax.training.metrics_file import MetricsFile
 
 @pytest.fixture
 def pauses(monkeypatch):
-    """The pauses that were made, none of them real."""
+    """The requested pauses; none of them is real."""
     made = []
     monkeypatch.setattr(files.time, "sleep", made.append)
     return made
 
 
 def failing(*numbers):
-    """An action that fails with these errors before it gives 7."""
+    """An action that fails with each of these errors once and then returns 7."""
     left = list(numbers)
 
     def action():
@@ -32,27 +32,27 @@ def failing(*numbers):
     return action
 
 
-def test_what_passes_is_tried_again_with_longer_and_longer_pauses(pauses, caplog):
+def test_temporary_errors_are_retried_with_growing_pauses(pauses, caplog):
     assert retrying(failing(errno.EIO, errno.ESTALE, errno.ETIMEDOUT), "reading a") == 7
     assert pauses == [1, 2, 4]
     assert caplog.messages[0] == "reading a: Input/output error; trying again in 1 s"
 
 
-def test_what_does_not_pass_is_told_in_a_line(pauses):
-    with pytest.raises(UserError, match="reading a: Input/output error, 6 times; look after the storage"):
+def test_permanent_errors_become_a_user_error(pauses):
+    with pytest.raises(UserError, match="reading a: Input/output error, 6 times; check the storage"):
         retrying(failing(*[errno.EIO] * 6), "reading a")
     assert pauses == [1, 2, 4, 8, 16]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_at_once(pauses, number):
-    with pytest.raises(UserError, match=f"writing a: {os.strerror(number)}; make room"):
+def test_a_full_disk_is_reported_at_once(pauses, number):
+    with pytest.raises(UserError, match=f"writing a: {os.strerror(number)}; free some space"):
         retrying(failing(number), "writing a")
     assert pauses == []
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "no"), KeyError("a"), UserError("b")])
-def test_other_errors_stay_as_they_are(pauses, error):
+def test_other_errors_are_not_changed(pauses, error):
     def action():
         raise error
 
@@ -62,7 +62,7 @@ def test_other_errors_stay_as_they_are(pauses, error):
     assert pauses == []
 
 
-def test_errors_of_other_types_are_known_by_the_systems_words():
+def test_errors_of_other_types_are_recognized_by_their_text():
     assert storage_error(ValueError("RESOURCE_EXHAUSTED: No space left on device [28]")) == errno.ENOSPC
     error = ValueError("a save has failed")
     error.__cause__ = OSError(errno.ESTALE, "stale")
@@ -70,7 +70,7 @@ def test_errors_of_other_types_are_known_by_the_systems_words():
     assert storage_error(ValueError("a shape does not fit")) is None
 
 
-def test_a_file_is_the_old_one_until_it_is_the_whole_new_one(pauses, monkeypatch, tmp_path):
+def test_a_file_is_the_old_one_until_the_new_one_is_complete(pauses, monkeypatch, tmp_path):
     path = tmp_path / "folder" / "a.txt"
     write_file(path, "old")
     full, replace = failing(errno.ENOSPC), failing(errno.EIO)
@@ -86,7 +86,7 @@ def test_a_file_is_the_old_one_until_it_is_the_whole_new_one(pauses, monkeypatch
     assert pauses == [1]
 
 
-def test_pictures_are_read_again(pauses, monkeypatch, coco_tree):
+def test_images_are_read_again(pauses, monkeypatch, coco_tree):
     source = coco_json_source(coco_tree / "annotations" / "instances_val2017.json", coco_tree / "val2017")
     expected = source.read_image(0)
     action, original = failing(errno.ESTALE), files._open_regular
@@ -96,12 +96,12 @@ def test_pictures_are_read_again(pauses, monkeypatch, coco_tree):
 
 
 def test_content_and_name_are_on_disk_before_a_file_counts_as_written(tmp_path, monkeypatch):
-    """Else a power failure leaves the new name with nothing in it."""
+    """Otherwise a power failure could leave an empty file under the new name."""
     calls = []
     for module, name in ((os, "fsync"), (os, "replace")):
         original = getattr(module, name)
-        note = lambda *given, name=name, original=original: (calls.append(name), original(*given))[1]  # noqa: E731
-        monkeypatch.setattr(module, name, note)
+        spy = lambda *given, name=name, original=original: (calls.append(name), original(*given))[1]  # noqa: E731
+        monkeypatch.setattr(module, name, spy)
     write_file(tmp_path / "config.json", "{}")
     assert calls == ["fsync", "replace", "fsync"]
     calls.clear()

@@ -1,4 +1,4 @@
-"""Images in blocks of pixels say the same as images in pixels."""
+"""Images in blocks give the same results as images in pixels."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from gfl_jax.pixel_blocks import (
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
-def test_there_and_back(batch, rows, columns):
+def test_blocks_round_trip(batch, rows, columns):
     images = np.random.default_rng(0).integers(0, 256, (batch, 4 * rows, 4 * columns, 3), np.uint8)
     blocks = to_blocks(images)
     assert in_blocks(blocks)
@@ -40,7 +40,7 @@ def test_there_and_back(batch, rows, columns):
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_normalized_blocks_are_blocks_of_what_is_normalized(order):
+def test_normalized_blocks_equal_blocks_of_normalized_images(order):
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), np.uint8)
     sizes = np.array([[8, 12], [3, 5], [1, 1]], np.int32)
     settings = config.Normalization(channel_order=order)
@@ -48,7 +48,7 @@ def test_normalized_blocks_are_blocks_of_what_is_normalized(order):
     np.testing.assert_array_equal(normalize_images(to_blocks(images), sizes, settings), expected)
 
 
-def test_convolution_and_pooling_of_blocks_are_those_of_pixels():
+def test_convolution_and_pooling_of_blocks_equal_those_of_pixels():
     rng = np.random.default_rng(1)
     kernel = jnp.asarray(rng.normal(size=(7, 7, 3, 4)), jnp.float32)
     images = jnp.asarray(rng.normal(size=(2, 16, 24, 3)), jnp.float32)
@@ -82,8 +82,8 @@ def test_features_and_gradients_are_the_same(small_detector, stem, norm):
     both = [features(variables["params"], x) for x in (images, blocks)]
     for expected, found in zip(*map(jax.tree.leaves, both), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    # The emitters that the tests switch off for their speed: without them and without optimizations XLA's CPU
-    # compiler gets the gradient of the stem's bias wrong, by a tenth.
+    # The tests switch fusion emitters off for speed. Without emitters and without optimizations, XLA's CPU
+    # compiler gets the gradient of the stem's bias wrong by a tenth.
     emitters = {"xla_cpu_use_fusion_emitters": True} if jaxlib.__version__.startswith("0.10.") else None
     gradient = jax.jit(jax.grad(total), compiler_options=emitters)
     gradients = [gradient(variables["params"], x) for x in (images, blocks)]
@@ -91,9 +91,9 @@ def test_features_and_gradients_are_the_same(small_detector, stem, norm):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * float(np.max(np.abs(expected))))
 
 
-def test_they_are_read_where_they_pay():
+def test_blocks_are_used_on_tpus_or_on_request():
     experiment = config.Config(name="x")
     assert reads_blocks(experiment, "tpu")
     assert not reads_blocks(experiment, "cpu")
-    asked = dataclasses.replace(experiment, loader=config.Loader(blocks=True))
-    assert reads_blocks(asked, "cpu")
+    with_blocks = dataclasses.replace(experiment, loader=config.Loader(blocks=True))
+    assert reads_blocks(with_blocks, "cpu")

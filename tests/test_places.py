@@ -1,4 +1,4 @@
-"""Places that cannot be written, or read, are told in a line before any work is done."""
+"""Paths that cannot be written or read give a one-line error before any work is done."""
 
 import shutil
 import subprocess
@@ -24,11 +24,11 @@ TREES = f"--config={ROOT / 'configs' / 'gfl_trees.py'}"
 
 @pytest.fixture
 def bad_folder(request, tmp_path):
-    """A place where no folder can be, by what is wrong with it."""
+    """A path that cannot become a folder, for the reason in the parameter."""
     file = tmp_path / "file"
     file.write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    places = {
+    paths = {
         "file": file,
         "below a file": file / "run",
         "proc": Path("/proc/x"),
@@ -36,7 +36,7 @@ def bad_folder(request, tmp_path):
         "link": tmp_path / "link",
         "zero byte": tmp_path / "a\0b",
     }
-    yield places[request.param]
+    yield paths[request.param]
     assert file.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
@@ -44,8 +44,8 @@ def bad_folder(request, tmp_path):
 KINDS = ["file", "below a file", "proc", "long", "link"]
 
 
-def complaint(capsys, main, arguments):
-    """The one line that a program prints on stderr before it ends with status 2."""
+def error_of(capsys, main, arguments):
+    """The one line that a program prints on stderr before it exits with status 2."""
     assert main([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_written(bad_folder):
 
 
 @pytest.mark.parametrize("bad_folder", KINDS, indirect=True)
-def test_each_command_tries_its_output_first(capsys, bad_folder, trained):
+def test_each_command_checks_its_output_first(capsys, bad_folder, trained):
     below = bad_folder / "out"
     for main, arguments in (
         (cli.main, ["train", TREES, f"--workdir={bad_folder}"]),
@@ -81,28 +81,28 @@ def test_each_command_tries_its_output_first(capsys, bad_folder, trained):
         (prepare_dataset.main, ["coco2017", f"--data-dir={bad_folder}", "--coco-dir=nowhere"]),
         (scaling.main, [f"--document={below}"]),
     ):
-        assert str(bad_folder) in complaint(capsys, main, arguments)
+        assert str(bad_folder) in error_of(capsys, main, arguments)
 
 
 @pytest.mark.parametrize("bad_folder", ["file", "proc", "long"], indirect=True)
-def test_compare_tries_its_folder_first(capsys, monkeypatch, bad_folder):
+def test_compare_checks_its_folder_first(capsys, monkeypatch, bad_folder):
     monkeypatch.chdir(ROOT)
-    line = complaint(capsys, cli.main, ["compare", "--table=1", f"--workdir={bad_folder}"])
+    line = error_of(capsys, cli.main, ["compare", "--table=1", f"--workdir={bad_folder}"])
     assert str(bad_folder) in line
 
 
-def test_a_file_where_a_folder_is_and_what_is_no_file(capsys, tmp_path, trained):
+def test_an_output_file_must_not_be_a_folder_or_a_device(capsys, tmp_path, trained):
     for option in ("export", "compile"):
         start = [option, *([f"--workdir={trained}"] if option == "export" else [TREES])]
         flag = "--output" if option == "export" else "--json"
-        assert "is a folder; name a file" in complaint(capsys, cli.main, [*start, f"{flag}={tmp_path}"])
-        assert "no regular file" in complaint(capsys, cli.main, [*start, f"{flag}=/dev/null"])
+        assert "is a folder; name a file" in error_of(capsys, cli.main, [*start, f"{flag}={tmp_path}"])
+        assert "not a regular file" in error_of(capsys, cli.main, [*start, f"{flag}=/dev/null"])
     (tmp_path / "x.bin.json").mkdir()
-    line = complaint(capsys, cli.main, ["export", f"--workdir={trained}", f"--output={tmp_path}/x.bin"])
+    line = error_of(capsys, cli.main, ["export", f"--workdir={trained}", f"--output={tmp_path}/x.bin"])
     assert line == f"error: {tmp_path}/x.bin.json: is a folder; name a file"
 
 
-def test_trying_leaves_nothing_behind(tmp_path):
+def test_checks_leave_nothing_behind(tmp_path):
     require_writable(tmp_path / "a" / "b")
     require_writable_file(tmp_path / "a" / "b" / "file")
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +112,7 @@ def test_trying_leaves_nothing_behind(tmp_path):
     assert old.read_text() == "old"
 
 
-def test_names_as_long_as_they_may_be(tmp_path):
+def test_names_of_the_maximum_length(tmp_path):
     path = tmp_path / ("n" * 255)
     write_file(path, "whole")
     assert path.read_text() == "whole"
@@ -187,24 +187,24 @@ def break_checkpoints(workdir):
         break_checkpoints,
     ],
 )
-def test_a_damaged_work_directory(capsys, tmp_path, trained, spoil):
+def test_a_damaged_work_directory_is_named(capsys, tmp_path, trained, spoil):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     spoil(workdir)
-    line = complaint(capsys, cli.main, ["export", f"--workdir={workdir}", f"--output={tmp_path / 'x'}"])
+    line = error_of(capsys, cli.main, ["export", f"--workdir={workdir}", f"--output={tmp_path / 'x'}"])
     assert str(workdir) in line
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00", "folder", "none"]
 )
-def test_a_damaged_file_of_reference_figures(capsys, tmp_path, content):
+def test_a_damaged_reference_file_is_named(capsys, tmp_path, content):
     path = tmp_path / "reference.npz"
     if content == "folder":
         path.mkdir()
     elif content != "none":
         path.write_bytes(content)
-    line = complaint(capsys, cli.main, ["verify", f"--reference={path}"])
+    line = error_of(capsys, cli.main, ["verify", f"--reference={path}"])
     assert line.startswith(f"error: --reference={path}: ")
 
 
@@ -223,7 +223,7 @@ def test_a_damaged_file_of_reference_figures(capsys, tmp_path, content):
         ("*.array_record*", "half"),
     ],
 )
-def test_a_damaged_data_set(capsys, tmp_path, prepared_coco, trained, monkeypatch, damage):
+def test_a_damaged_data_set_is_named(capsys, tmp_path, prepared_coco, trained, monkeypatch, damage):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     pattern, content = damage
     data = tmp_path / "coco" / "2017" / "1.1.0"
@@ -235,7 +235,7 @@ def test_a_damaged_data_set(capsys, tmp_path, prepared_coco, trained, monkeypatc
             file.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     arguments = ["evaluate", f"--workdir={trained}", f"--output={tmp_path / 'out'}"]
     arguments += [f"--config.dataset.tfds_dir={data}", "--config.dataset.eval_split=validation"]
-    assert str(data) in complaint(capsys, cli.main, arguments)
+    assert str(data) in error_of(capsys, cli.main, arguments)
 
 
 @pytest.mark.parametrize(
@@ -253,15 +253,15 @@ def test_a_damaged_data_set(capsys, tmp_path, prepared_coco, trained, monkeypatc
         (["export", "--workdir=w", "--output=x", "--width=1e3"], "--width=1e3: must be a whole number"),
         (["compile", TREES, "--batch=0"], "--batch=0: must be at least 1"),
         (["compare", "--table=1", "--seeds=0"], "--seeds=0: must be at least 1"),
-        (["train", TREES, "--workdir="], "'': is no path of a file or folder"),
-        (["train", TREES, "--workdir=a\0b"], "is no path of a file or folder"),
+        (["train", TREES, "--workdir="], "'': is not a valid path"),
+        (["train", TREES, "--workdir=a\0b"], "is not a valid path"),
     ],
 )
 def test_flags_out_of_range(capsys, arguments, words):
-    assert words in complaint(capsys, cli.main, arguments)
+    assert words in error_of(capsys, cli.main, arguments)
 
 
-def test_a_tilde_is_the_home_folder(capsys, tmp_path, monkeypatch, trained):
+def test_a_tilde_expands_to_the_home_folder(capsys, tmp_path, monkeypatch, trained):
     monkeypatch.setenv("HOME", str(tmp_path))
     for arguments in (
         ["evaluate", "--workdir=~/run"],
@@ -274,14 +274,14 @@ def test_a_tilde_is_the_home_folder(capsys, tmp_path, monkeypatch, trained):
             "--config.dataset.tfds_dir=~/run/coco",
         ],
     ):
-        line = complaint(capsys, cli.main, arguments)
+        line = error_of(capsys, cli.main, arguments)
         assert f"{tmp_path}/run" in line
         assert "~" not in line
     assert not list(tmp_path.glob("~*"))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")])
-def test_too_little_memory_is_a_line(capsys, error):
+def test_too_little_memory_is_a_one_line_error(capsys, error):
     def command():
         raise error
 
@@ -291,7 +291,7 @@ def test_too_little_memory_is_a_line(capsys, error):
     assert line.count("\n") == 1
 
 
-def test_a_reader_that_went_away_ends_it_quietly(tmp_path):
+def test_a_closed_pipe_ends_a_command_silently(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from gfl_jax.errors import exit_status\n"
         "def run():\n    for _ in range(10**6): print('line')\n    return 0\n"
@@ -305,7 +305,7 @@ def test_a_reader_that_went_away_ends_it_quietly(tmp_path):
     assert (tmp_path / "err").read_text() == ""
 
 
-def test_real_faults_keep_their_traceback():
+def test_bugs_keep_their_traceback():
     for error in (BrokenPipeError("of a worker"), RuntimeError("a bug"), ValueError("a bug")):
 
         def command(error=error):

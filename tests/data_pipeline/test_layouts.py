@@ -142,10 +142,10 @@ def test_the_config_for_custom_data(tmp_path, caplog):
         (192, 192),
     )  # twice the images'
     assert config.dataset.eval_json == str(tmp_path / "val" / "a.json")
-    told = "\n".join(caplog.messages)
-    assert "10 images with 1300 boxes; classes: 'cat', 'dog'" in told
-    assert "3 images for evaluation" in told
-    assert "1000 steps of 8 images, with a learning rate of 0.005" in told
+    log = "\n".join(caplog.messages)
+    assert "10 images with 1300 boxes; classes: 'cat', 'dog'" in log
+    assert "3 images for evaluation" in log
+    assert "1000 steps of 8 images, with a learning rate of 0.005" in log
     assert finetune(tmp_path).crops == load_config("gfl_trees").crops
 
 

@@ -71,7 +71,7 @@ def test_trees_become_five_splits(script, wheel, tmp_path, capsys):
     np.testing.assert_array_equal(right.boxes, [(0, 5, 5, 15), (0, 20, 3, 30)])
     capsys.readouterr()
     assert prepare(script, tmp_path) == 0  # needs no wheel any more
-    assert "is there already; nothing to do" in capsys.readouterr().out
+    assert "already exists; nothing to do" in capsys.readouterr().out
 
 
 def test_the_wheel_is_fetched_once_and_checked(script, wheel, tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_coco_is_prepared_once(script, coco_tree, tmp_path, capsys):
     arguments = ["coco2017", f"--coco-dir={coco_tree}", f"--data-dir={tmp_path}"]
     assert script.main(arguments) == 0
     assert len(tfds_source(tmp_path / "coco/2017/1.1.0", "validation")) == 7
-    assert "pictures: train 7, validation 7" in capsys.readouterr().out
+    assert "images: train 7, validation 7" in capsys.readouterr().out
     assert script.main(arguments) == 0
     assert "nothing to do" in capsys.readouterr().out
 
