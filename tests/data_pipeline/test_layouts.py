@@ -145,7 +145,7 @@ def test_the_config_for_custom_data(tmp_path, caplog):
     log = "\n".join(caplog.messages)
     assert "10 images with 1300 boxes; classes: 'cat', 'dog'" in log
     assert "3 images for evaluation" in log
-    assert "1000 steps of 8 images, with a learning rate of 0.005" in log
+    assert "1000 steps of 8 images, with learning rate 0.005" in log
     assert finetune(tmp_path).crops == load_config("gfl_trees").crops
 
 

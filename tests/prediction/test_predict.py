@@ -145,9 +145,9 @@ def test_a_bad_input_is_named_at_the_end_and_all_others_are_processed(predict):
     assert errors == [
         "error: nowhere.jpg: cannot be read (No such file or directory); check the path",
         "error: no/*.jpg: the pattern matches no image and no video; check the path",
-        "error: in/2.png: cannot be decoded as an image; replace the file, or take it out of the data set",
+        "error: in/2.png: cannot be decoded as an image; replace the file, or remove it from the data set",
         "error: in/pipe.png: cannot be read (Not a regular file); name a file",
-        "error: in/3.jpg: is cut off; replace the file, or take it out of the data set",
+        "error: in/3.jpg: is cut off; replace the file, or remove it from the data set",
         "5 of the inputs could not be used; all others were processed",
     ]
 
@@ -163,7 +163,7 @@ def test_nothing_is_written_if_no_input_can_be_used(predict):
     before = Path("out/results.json").read_bytes()
     status, _, errors = predict("cut.jpg")
     assert status == 2
-    assert errors == ["error: cut.jpg: is cut off; replace the file, or take it out of the data set"]
+    assert errors == ["error: cut.jpg: is cut off; replace the file, or remove it from the data set"]
     assert Path("out/results.json").read_bytes() == before
 
 
@@ -175,9 +175,9 @@ def test_nothing_is_written_if_no_input_can_be_used(predict):
             "photos",
             "photos/1.png: is an input and would be overwritten; name another",
         ),
-        (["other/1.jpg"], "photos", "photos/1.png: is there already, and not made by an earlier run"),
+        (["other/1.jpg"], "photos", "photos/1.png: exists already and is not from an earlier run"),
         (["photos"], "photos", "photos/1.png: is an input"),
-        (["other/1.jpg"], "notes", "notes/results.json: is there already, and not made by an earlier run"),
+        (["other/1.jpg"], "notes", "notes/results.json: exists already and is not from an earlier run"),
         (["other/1.jpg"], "link", "link/1.png: is there already"),
     ],
 )
@@ -360,7 +360,7 @@ def test_frames_are_counted(tmp_path, caplog):
     content = (tmp_path / "clip.avi").read_bytes()
     (tmp_path / "clip.avi").write_bytes(content[: len(content) // 2])
     assert 0 < video.probe_video(tmp_path / "clip.avi").frames <= 10
-    assert "frames, where it says 20; is it cut off?" in caplog.text
+    assert "frames, but the file states 20; it may be cut off" in caplog.text
 
 
 @pytest.mark.parametrize("rate", [0.0, float("nan"), float("inf"), -5.0, 1e6])

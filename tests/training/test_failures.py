@@ -50,7 +50,7 @@ def test_a_run_with_every_failure_loses_little_and_is_bit_identical(
 ):
     for place, name, call, error, done in POINTS:
         monkeypatch.setattr(place, name, failing(getattr(place, name), call, error))
-        with pytest.raises(UserError, match=r"0001\.jpg|No space left on device; make room there"):
+        with pytest.raises(UserError, match=r"0001\.jpg|No space left on device; free some space there"):
             train(tiny_config, tmp_path)
         monkeypatch.undo()
         newest = max(steps_in(tmp_path / "checkpoints"), default=0)

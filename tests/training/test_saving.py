@@ -70,8 +70,8 @@ def test_a_full_disk_is_a_one_line_error_and_the_last_checkpoint_stays(storage, 
     with pytest.raises(UserError) as caught:
         checkpoints.save(make_state(20), wait=True)
     assert str(caught.value) == (
-        f"{tmp_path}/checkpoints: a checkpoint cannot be written: No space left on device; make room there, "
-        "and the same command goes on (the last good one is 10)"
+        f"{tmp_path}/checkpoints: a checkpoint cannot be written: No space left on device; free some space "
+        "there, then rerun the same command (the last good one is 10)"
     )
     checkpoints.close()
     assert storage.pauses == ()
