@@ -310,8 +310,11 @@ def _table(done: list[Killed]) -> Table:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
-    parser.add_argument("--config", default=str(ROOT / "configs" / "gfl_trees.py"), metavar="FILE")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="a new folder")
+    file = str(ROOT / "configs" / "gfl_trees.py")
+    text = "config file (default configs/gfl_trees.py)"
+    parser.add_argument("--config", default=file, metavar="FILE", help=text)
+    text = "new folder for the work directories of both runs"
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help=text)
     for name, default, text in (
         ("kills", 20, "number of SIGKILLs"),
         ("terms", 0, "number of SIGTERMs"),

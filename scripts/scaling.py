@@ -38,8 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--reports", type=local_path, default=DOCS / "scaling", metavar="DIR")
-    parser.add_argument("--document", type=local_path, default=DOCS / "scaling.md", metavar="FILE")
+    text = "folder of the reports (default docs/scaling)"
+    parser.add_argument("--reports", type=local_path, default=DOCS / "scaling", metavar="DIR", help=text)
+    text = "document to update (default docs/scaling.md)"
+    parser.add_argument("--document", type=local_path, default=DOCS / "scaling.md", metavar="FILE", help=text)
 
     def run() -> int:
         args = parser.parse_args(arguments)

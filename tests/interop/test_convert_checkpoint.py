@@ -1,4 +1,4 @@
-"""The script on small detectors, without PyTorch."""
+"""The script convert_checkpoint.py on small detectors, without PyTorch."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def detector(small_detector):
-    """With a 7x7 stem and bottlenecks, as the large ones have them."""
+    """A detector with a 7x7 stem and bottlenecks, like the large ones."""
     backbone = config.Backbone(stage_sizes=(1, 1, 1), widths=(4, 8, 8), deform_stages=(2,))
     return dataclasses.replace(small_detector, backbone=backbone)
 
@@ -44,7 +44,7 @@ def variables(detector):
 
 @pytest.fixture
 def files(tmp_path, detector, variables):
-    """A folder with a config and a state dict of it."""
+    """A folder with a config and a state dict that fits it."""
     text = repr(detector)
     for name in (
         "Detector",
@@ -62,7 +62,7 @@ def files(tmp_path, detector, variables):
 
 
 def convert(script, files, *more, file="theirs.safetensors"):
-    """The exit status of to-jax into the folder `run`."""
+    """Runs to-jax with the folder `run` as output, and returns the exit status."""
     command = ["to-jax", str(files / file), f"--config={files / 'small.py'}", f"--output={files / 'run'}"]
     return script.main([*command, *more])
 
@@ -73,15 +73,15 @@ def rows(printed):
     return [tuple(cell.strip() for cell in line.strip("│").split("│")) for line in lines]
 
 
-def test_there_and_back_changes_no_bit(script, files, variables, detector, capsys):
+def test_converting_there_and_back_is_bit_identical(script, files, variables, detector, capsys):
     assert convert(script, files) == 0
     table = rows(capsys.readouterr().out)
     assert table[0] == ("used", str(len(jax.tree.leaves(variables))), "")
     assert [(name, count) for name, count, _ in table[1:]] == [
-        ("nothing learned in them", "14"),
-        ("left over", "0"),
-        ("missing", "0"),
-        ("of another shape", "0"),
+        ("not learned", "14"),
+        ("not in the detector", "0"),
+        ("not in the file", "0"),
+        ("wrong shape", "0"),
     ]
     jax.tree.map(np.testing.assert_array_equal, load_variables(files / "run"), variables)
     assert config_from_json(files / "run" / "config.json").detector == detector
@@ -90,9 +90,9 @@ def test_there_and_back_changes_no_bit(script, files, variables, detector, capsy
     assert (files / "x.safetensors").read_bytes() == (files / "theirs.safetensors").read_bytes()
 
 
-def test_classes_have_the_names_that_are_given(script, files, capsys):
+def test_classes_have_the_given_names(script, files, capsys):
     assert convert(script, files, "--classes=cat,dog") == 2
-    assert "--classes=cat,dog: must be 3 different names with commas between" in capsys.readouterr().err
+    assert "--classes=cat,dog: must be 3 different names, separated by commas" in capsys.readouterr().err
     assert not (files / "run").exists()
     assert convert(script, files, "--classes=cat,dog,traffic light") == 0
     assert read_categories(files / "run").names == ("cat", "dog", "traffic light")
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_a_table(script, fi
     assert not (files / "run").exists()
 
 
-def test_entries_without_a_place_are_refused(script, files, capsys):
+def test_entries_that_are_not_in_the_detector_are_refused(script, files, capsys):
     state_dict = read_state_dict(files / "theirs.safetensors")
     write_state_dict(files / "v2.safetensors", state_dict | {"bbox_head.reg_conf.0.bias": np.zeros(64)})
     assert convert(script, files, file="v2.safetensors") == 2
@@ -120,13 +120,13 @@ def test_entries_without_a_place_are_refused(script, files, capsys):
     assert not (files / "run").exists()
 
 
-def test_a_bare_backbone(script, files, variables, detector, capsys):
+def test_a_file_that_contains_only_a_backbone(script, files, variables, detector, capsys):
     state_dict = read_state_dict(files / "theirs.safetensors")
     bare = {n.removeprefix("backbone."): x for n, x in state_dict.items() if n.startswith("backbone.")}
     write_state_dict(files / "bare.safetensors", bare | {"fc.weight": np.zeros((10, 32))})
     assert convert(script, files, file="bare.safetensors") == 2
     assert convert(script, files, "--backbone", file="bare.safetensors") == 0
-    assert ("left over", "1", "fc.weight") in rows(capsys.readouterr().out)
+    assert ("not in the detector", "1", "fc.weight") in rows(capsys.readouterr().out)
     taken = load_variables(files / "run")
     assert list(taken["params"]) == list(taken["batch_stats"]) == ["backbone"]
     zeros = jax.tree.map(jnp.zeros_like, variables)
@@ -141,7 +141,7 @@ def test_a_bare_backbone(script, files, variables, detector, capsys):
     assert not (files / "other").exists()
 
 
-def test_predict_takes_what_was_written(script, files, capsys):
+def test_predict_reads_the_written_work_directory(script, files, capsys):
     assert convert(script, files) == 0
     cv2.imwrite(str(files / "x.png"), np.full((64, 64, 3), 99, np.uint8))
     fields = ["--config.resize.short_side=None", "--config.loader.buckets=((64, 64),)"]
@@ -152,14 +152,14 @@ def test_predict_takes_what_was_written(script, files, capsys):
     assert {result["category_id"] for result in results} <= {1, 2, 3}
 
 
-def test_two_entries_that_mean_the_same_are_refused(script, files, capsys):
+def test_two_entries_with_the_same_meaning_are_refused(script, files, capsys):
     state_dict = read_state_dict(files / "theirs.safetensors")
     write_state_dict(files / "x.safetensors", state_dict | {"conv1.weight": np.zeros((4, 3, 7, 7))})
     assert convert(script, files, file="x.safetensors") == 2
-    assert "two of its entries are backbone.conv1.weight" in capsys.readouterr().err
+    assert "two of its entries mean backbone.conv1.weight" in capsys.readouterr().err
 
 
-def test_checkpoints_are_not_written_over(script, files, capsys):
+def test_existing_checkpoints_are_not_overwritten(script, files, capsys):
     assert convert(script, files) == 0
     before = sorted(path for path in (files / "run").rglob("*"))
     assert convert(script, files) == 2
@@ -174,7 +174,7 @@ def test_to_torch_refuses_another_config(script, files, capsys):
     command = ["to-torch", f"--workdir={files / 'run'}", f"--config={files / 'other.py'}"]
     assert script.main([*command, f"--output={files / 'x.safetensors'}"]) == 2
     assert (
-        "2 arrays differ, the first is params/head/class_logits/bias, (3,) for (4,)"
+        "2 arrays differ, the first is params/head/class_logits/bias (found (3,), expected (4,))"
         in capsys.readouterr().err
     )
     assert not (files / "x.safetensors").exists()

@@ -121,7 +121,7 @@ def test_a_non_finite_loss_stops_the_run_and_names_its_images(tiny_config, tmp_p
     names = []
 
     def spoil(batch):
-        names.extend(f"picture_{i + 1}.png" for i in batch.indices)
+        names.extend(f"image_{i + 1}.png" for i in batch.indices)
         boxes = np.full_like(batch.boxes, 1e20) * [-1, -1, 1, 1]  # their areas overflow
         return change(batch, boxes=boxes.astype(np.float32))
 

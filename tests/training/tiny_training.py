@@ -83,7 +83,7 @@ def write_dataset(folder, seed=0, count=12):
             box = [int(x), int(y), int(w), int(h)]
             annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": label + 1})
             annotations[-1] |= {"bbox": box, "area": int(w * h), "iscrowd": 0}
-        name = f"picture_{i}.png"
+        name = f"image_{i}.png"
         cv2.imwrite(str(folder / name), image)
         images.append({"id": i, "file_name": name, "height": height, "width": width})
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(["red", "green", "blue"])]
