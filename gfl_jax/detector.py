@@ -128,7 +128,7 @@ def load(name: str | os.PathLike[str], config: Config | None = None) -> Detector
       config: the config to use; None: the config of the run or of the published weights.
 
     Raises:
-      UserError: there is no such detector, or its weights cannot be fetched or read.
+      UserError: there is no such detector, or its weights cannot be downloaded or read.
     """
     name = os.fspath(name)
     if as_path(name).is_file():

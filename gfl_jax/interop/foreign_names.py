@@ -1,17 +1,17 @@
-"""Names of other state dicts, as mmdetection's names.
+"""Converts names of entries in other state dicts to mmdetection's names.
 
-Covered are mmdetection 1.x to 3.x and the official GFL repository (which is mmdetection 1.x), and
-backbones of torchvision, mmpretrain and detectron2, whose caffe models among them.
+This covers mmdetection 1.x to 3.x and the official GFL repository (which is mmdetection 1.x), and backbones
+of torchvision, mmpretrain and detectron2, including its caffe models.
 """
 
 import re
 
-# Applied in this order; each leaves the names of mmdetection 3.x as they are.
+# Applied in this order. None of them changes names of mmdetection 3.x.
 RULES = (
     (r"^module\.", ""),  # saved from a parallel wrapper
-    # torchvision, and files of a bare backbone
+    # torchvision, and files that contain only a backbone
     (r"^(conv1|bn1|layer\d+)\.", r"backbone.\1."),
-    # detectron2: stem, res2 to res5, shortcut, norms inside the convolutions
+    # detectron2: stem, res2 to res5, shortcut, norms inside of convolutions
     (r"^backbone\.bottom_up\.", "backbone."),
     (r"^(stem|res[2-5])\.", r"backbone.\1."),
     (r"^backbone\.stem\.", "backbone."),
@@ -31,7 +31,7 @@ RULES = (
 
 
 def mmdetection_name(name: str) -> str:
-    """The name in a state dict of mmdetection 3.x of an entry; a name of no known kind stays."""
+    """The name of an entry in a state dict of mmdetection 3.x. Unknown names are not changed."""
     for pattern, replacement in RULES:
         name = re.sub(pattern, replacement, name)
     return name

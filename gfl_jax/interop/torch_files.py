@@ -1,7 +1,7 @@
-"""Files of `torch.save`, read and written without PyTorch: arrays and plain containers.
+"""Reads and writes files of `torch.save` without PyTorch, as arrays and plain containers.
 
-A pickle is a program. Here it can call nothing but the few functions in `_NAMES`; whatever else it names is
-an inert `Placeholder`. Both layouts are read: the zip file of PyTorch 1.6 and later, and the one before,
+A pickle is a program. Here it can only call the few functions in `_NAMES`. Any other name in it becomes an
+inert `Placeholder`. Two layouts can be read: the zip file of PyTorch 1.6 and later, and the older layout,
 which many weights of 2020 have.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, ClassVar, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what the older layout begins with
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the start of the older layout
 _TYPES: dict[str, Any] = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
     "BFloat16Storage": jnp.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
@@ -27,36 +27,36 @@ _TYPES: dict[str, Any] = {
 
 
 class NotReadableError(ValueError):
-    """What is wrong with a file, in a few words."""
+    """Says in a few words what is wrong with a file."""
 
 
 class Placeholder:
-    """Takes the place of what a file names and nobody needs: neither imported nor called."""
+    """Stands for an unneeded object that a file names. The object is neither imported nor called."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __call__(self, *_: object, **__: object) -> "Placeholder":
-        """What a pickle makes of it is it again."""
+        """Returns itself when a pickle calls it."""
         return self
 
     def append(self, value: object) -> None:
-        """Takes what a pickle fills lists with."""
+        """Ignores an item that a pickle appends."""
 
     def __setitem__(self, key: object, value: object) -> None: ...
 
 
 class _Storage:
-    """Values of a file; tensors are parts of them."""
+    """An array of values in a file. Tensors are parts of it."""
 
     def __init__(self, key: str, dtype: Any, count: int) -> None:
         self.key, self.dtype, self.count = key, np.dtype(dtype), count
         self.values = np.zeros(0, dtype)
 
     def fill(self, content: bytes, order: str) -> None:
-        """Takes the values, in the byte order of the machine that saved them."""
+        """Sets the values from bytes in the byte order of the machine that saved them."""
         if len(content) < self.count * self.dtype.itemsize:
-            raise NotReadableError(f"the values {self.key} are cut off")
+            raise NotReadableError(f"the values of storage {self.key} are truncated")
         values = np.frombuffer(content, self.dtype, self.count)
         self.values = values if order == sys.byteorder else values.byteswap()
 
@@ -68,7 +68,7 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def array(self) -> np.ndarray:
-        """Its values in C order."""
+        """The values of the tensor in C order."""
         last = self.offset + sum((n - 1) * by for n, by in zip(self.shape, self.strides, strict=True))
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)
@@ -81,26 +81,26 @@ class _Tensor(NamedTuple):
 
 
 def read_torch_file(content: bytes) -> Any:
-    """What was saved: tensors as arrays, all but plain containers as placeholders.
+    """Reads the saved object: tensors become arrays, and other objects than containers placeholders.
 
     Args:
-      content: of the file.
+      content: the bytes of the file.
 
     Raises:
-      NotReadableError: it is no such file, or it is damaged.
+      NotReadableError: it is not such a file, or it is damaged.
     """
     try:
         found = _read_zip(content) if content.startswith(b"PK") else _read_older(content)
         return _as_arrays(found, {})
     except NotReadableError:
         raise
-    except Exception as error:  # whatever the bytes of a broken file lead to
+    except Exception as error:  # a broken file can cause any error
         reason = (str(error).splitlines() or [""])[0]
         raise NotReadableError(f"{type(error).__name__} {reason}".strip()) from error
 
 
 def write_torch_file(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The content of a file that `torch.load` reads as {"meta": {}, "state_dict": tensors}."""
+    """The bytes of a file that `torch.load` reads as {"meta": {}, "state_dict": tensors}."""
     names = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
     tensors, content = [], io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -117,7 +117,7 @@ def write_torch_file(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _read_zip(content: bytes) -> Any:
-    """NAME/data.pkl, and the values of each storage in NAME/data/KEY, not compressed."""
+    """Reads the layout of zip files: NAME/data.pkl, and each storage in NAME/data/KEY, not compressed."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
@@ -134,28 +134,29 @@ def _read_zip(content: bytes) -> Any:
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED:  # PyTorch never does; a small file could become a huge one
+    # PyTorch never compresses, and a small compressed file could expand to a huge one.
+    if info.compress_type != zipfile.ZIP_STORED:
         raise NotReadableError(f"{name} is compressed")
     return archive.read(info)
 
 
 def _read_older(content: bytes) -> Any:
-    """Pickles of a magic number, the protocol, the machine, what was saved and the keys; then the values."""
+    """Reads the older layout: pickles of magic number, protocol, machine, object and keys, then values."""
     file, storages = io.BytesIO(content), dict[str, _Storage]()
     if _Unpickler(file, {}).load() != _MAGIC or _Unpickler(file, {}).load() != _PROTOCOL:
-        raise NotReadableError("it is not of torch.save")
+        raise NotReadableError("it was not written by torch.save")
     order = "little" if _Unpickler(file, {}).load()["little_endian"] else "big"
     found = _Unpickler(file, storages).load()
     for key in _Unpickler(file, {}).load():
         storage = storages[key]
         if np.frombuffer(file.read(8), "<i8" if order == "little" else ">i8")[0] != storage.count:
-            raise NotReadableError(f"the values {key} are not as many as they should be")
+            raise NotReadableError(f"storage {key} has the wrong number of values")
         storage.fill(file.read(storage.count * storage.dtype.itemsize), order)
     return found
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's, in Python: the one in C can be made to take all memory. Objects get no state."""
+    """Python's unpickler in Python, because a file can make the one in C use all memory. Sets no states."""
 
     def __init__(self, file: BinaryIO, storages: dict[str, _Storage]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -163,19 +164,19 @@ class _Unpickler(pickle._Unpickler):
         self.stack: list[Any] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        """A function of ours, the name of a type of values, or a placeholder."""
+        """Returns a function of `_NAMES`, the name of a storage type, or a placeholder."""
         if module == "torch" and name in _TYPES:
             return name
         whole = f"{module}.{name}"
         return _NAMES.get(whole) or Placeholder(whole)
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that a tensor is part of."""
+        """Returns the storage that a tensor is part of."""
         kind, dtype, key, _, count, *view = pid
         if kind != "storage" or any(part is not None for part in view):
-            raise NotReadableError("it refers to what is no storage")
+            raise NotReadableError("it refers to an object that is not a storage")
         if type(count) is not int or count < 0 or type(dtype) is not str or type(key) is not str:
-            raise NotReadableError("it has values of a type that no weights are")
+            raise NotReadableError("it has values of an unsupported type")
         return self._storages.setdefault(key, _Storage(key, _TYPES[dtype], count))
 
     def _call(self) -> None:
@@ -189,7 +190,7 @@ class _Unpickler(pickle._Unpickler):
     def _leave_state(self) -> None:
         self.stack.pop()
 
-    # Without what makes memory of any size, or takes objects that other parts of the process registered.
+    # Without opcodes that allocate memory of any size, or use objects that the process has registered.
     dispatch: ClassVar[dict[int, Any]] = {
         code: load
         for code, load in pickle._Unpickler.dispatch.items()
@@ -203,15 +204,15 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    """`torch._utils._rebuild_tensor_v2`; what follows is about gradients."""
+    """Stands for `torch._utils._rebuild_tensor_v2`; the further arguments are about gradients."""
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or any(type(n) is not int or n < 0 for n in numbers):
-        raise NotReadableError("a tensor in it has no plain values")
+        raise NotReadableError("a tensor in it has no valid values")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
 def _parameter(data: Any, *_: Any) -> Any:
-    """`torch._utils._rebuild_parameter`: the tensor."""
+    """Stands for `torch._utils._rebuild_parameter`, and returns the tensor."""
     return data
 
 
@@ -226,7 +227,7 @@ _NAMES: dict[str, Callable[..., Any]] = {
 
 
 def _as_arrays(value: Any, made: dict[int, Any]) -> Any:
-    """The same containers with arrays in the place of tensors; each is made once."""
+    """Replaces tensors by arrays in nested containers. Each object is converted only once."""
     if id(value) not in made:
         result = value
         if isinstance(value, _Tensor):
@@ -240,18 +241,18 @@ def _as_arrays(value: Any, made: dict[int, Any]) -> Any:
 
 
 def _text(text: str) -> bytes:
-    """A text of a pickle."""
+    """A text as pickle opcodes."""
     encoded = text.encode()
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
 def _number(number: int) -> bytes:
-    """A whole number of a pickle."""
+    """An integer as pickle opcodes."""
     return b"\x8a\x08" + struct.pack("<q", number)
 
 
 def _tensor_pickled(kind: str, key: str, array: np.ndarray) -> bytes:
-    """A call of `_rebuild_tensor_v2`, as `torch.save` writes it."""
+    """A call of `_rebuild_tensor_v2` as pickle opcodes, as `torch.save` writes it."""
     storage = b"(" + _text("storage") + b"ctorch\n" + kind.encode() + b"\n" + _text(key) + _text("cpu")
     strides = [step // array.itemsize for step in np.empty(array.shape, array.dtype).strides]
     shape, steps = (b"(" + b"".join(map(_number, numbers)) + b"t" for numbers in (array.shape, strides))

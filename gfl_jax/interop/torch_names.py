@@ -1,6 +1,6 @@
-"""Names and layouts of mmdetection's PyTorch state dicts, and of the variables here.
+"""Converts between mmdetection's PyTorch state dicts and the variables here: names and layouts.
 
-Every entry there has one here: 'backbone.layer2.0.conv1.weight' (out, in, h, w) is
+Each entry corresponds to one variable. For example, 'backbone.layer2.0.conv1.weight' (out, in, h, w) is
 params/backbone/layer2_0/conv1/kernel (h, w, in, out).
 """
 
@@ -15,7 +15,7 @@ from gfl_jax.axes.box_representation import bins
 from gfl_jax.config import Detector
 from gfl_jax.errors import UserError
 
-# What stands in our path, and what in its place in the name there. Applied in this order.
+# Patterns in our path, and their replacements in mmdetection's name. Applied in this order.
 MODULES = (
     (r"^backbone/layer(\d+)_(\d+)/", r"backbone.layer\1.\2."),
     (r"downsample_conv/", r"downsample.0."),
@@ -29,29 +29,29 @@ MODULES = (
     (r"^head/box/", r"bbox_head.PREFIX_reg."),
     (r"^head/quality/", r"bbox_head.PREFIX_centerness."),
     (r"^head/scale_(\d+)$", r"bbox_head.scales.\1.scale"),
-    (r"^head/(\w+?)_(\d+)/", r"bbox_head.\1.\2."),  # whatever else a head has
+    (r"^head/(\w+?)_(\d+)/", r"bbox_head.\1.\2."),  # other modules of a head
 )
 LEAVES = (
     (r"(kernel|scale)$", "weight"),
     (r"mean$", "running_mean"),
     (r"var$", "running_var"),
 )
-# Entries there that hold nothing learned.
+# Entries of mmdetection that are not learned.
 CONSTANTS = re.compile(r"num_batches_tracked$|integral\.project$|^data_preprocessor\.")
 
-# Of a kernel's axes: (h, w, in, out) to (out, in, h, w), and back.
+# Permutations of the axes of a kernel: (h, w, in, out) to (out, in, h, w), and back.
 TO_TORCH, FROM_TORCH = (3, 2, 0, 1), (2, 3, 1, 0)
 
 
 def head_prefix(detector: Detector) -> str:
-    """What the last convolutions of mmdetection's head of this kind are called after."""
+    """The prefix in the names of the last convolutions of mmdetection's head of this kind."""
     if detector.assigner.kind == "fcos":
         return "conv"
     return "gfl" if detector.box.kind == "general" else "atss"
 
 
 def torch_name(path: str, detector: Detector) -> str:
-    """The name in a state dict of our path, e.g. 'head/class_logits/kernel'."""
+    """The name in a state dict for our path, such as 'head/class_logits/kernel'."""
     name = path
     for pattern, replacement in MODULES:
         name = re.sub(pattern, replacement, name)
@@ -62,7 +62,7 @@ def torch_name(path: str, detector: Detector) -> str:
 
 
 def to_torch(collection: Mapping[str, Any], detector: Detector) -> dict[str, np.ndarray]:
-    """One collection (params, their gradients, or batch_stats) under PyTorch's names and layouts."""
+    """Converts a collection (params, their gradients, or batch_stats) to PyTorch's names and layouts."""
     flat = flatten_dict(collection, sep="/")
     return {
         torch_name(path, detector): _transposed(np.asarray(value), TO_TORCH) for path, value in flat.items()
@@ -70,11 +70,11 @@ def to_torch(collection: Mapping[str, Any], detector: Detector) -> dict[str, np.
 
 
 def whole_state_dict(variables: Mapping[str, Any], detector: Detector) -> dict[str, np.ndarray]:
-    """All entries of mmdetection's state dict, those that hold nothing learned too, sorted by name.
+    """All entries of mmdetection's state dict, including those that are not learned, sorted by name.
 
     Args:
       variables: {"params": ..., "batch_stats": ...} of a whole detector.
-      detector: the detector that they belong to.
+      detector: the detector that the variables belong to.
     """
     entries = to_torch(variables["params"], detector) | to_torch(variables["batch_stats"], detector)
     for name in [name for name in entries if name.endswith(".running_var")]:
@@ -85,45 +85,45 @@ def whole_state_dict(variables: Mapping[str, Any], detector: Detector) -> dict[s
 
 
 class Difference(NamedTuple):
-    """An entry that does not fit; shapes in PyTorch's layout."""
+    """An entry that does not fit. Shapes are in PyTorch's layout."""
 
     name: str
     found: tuple[int, ...] | None  # None: missing in the state dict
-    wanted: tuple[int, ...] | None  # None: has no place here
+    wanted: tuple[int, ...] | None  # None: not in the detector
 
 
 class Matched(NamedTuple):
-    """What became of every entry of a state dict: used, of no importance, or different."""
+    """The result for every entry of a state dict: used, not learned, or different."""
 
-    arrays: dict[str, np.ndarray]  # our path, from the collection on, to the array in our layout
-    constants: list[str]  # entries that hold nothing learned
+    arrays: dict[str, np.ndarray]  # our path, with the collection, to the array in our layout
+    constants: list[str]  # entries that are not learned
     differences: list[Difference]
 
     @property
     def missing(self) -> list[Difference]:
-        """What the state dict lacks."""
+        """Entries that are not in the state dict."""
         return [entry for entry in self.differences if entry.found is None]
 
     @property
     def left_over(self) -> list[Difference]:
-        """What has no place here."""
+        """Entries that are not in the detector."""
         return [entry for entry in self.differences if entry.wanted is None]
 
     @property
     def other_shape(self) -> list[Difference]:
-        """What has a place of another shape."""
+        """Entries whose shapes in the state dict and in the detector differ."""
         return [entry for entry in self.differences if None not in entry]
 
 
 def match_entries(
     state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any], detector: Detector
 ) -> Matched:
-    """Finds the place of every entry of a state dict.
+    """Matches the entries of a state dict with variables.
 
     Args:
       state_dict: mmdetection's names to arrays in PyTorch's layout.
       variables: {"params": ..., "batch_stats": ...} of arrays or of their shapes, or parts of them.
-      detector: the detector that they belong to.
+      detector: the detector that the variables belong to.
     """
     flat = flatten_dict(variables, sep="/")
     paths = {torch_name(path.split("/", 1)[1], detector): path for path in flat}
@@ -145,25 +145,25 @@ def match_entries(
 def from_torch(
     state_dict: Mapping[str, np.ndarray], variables: Mapping[str, Any], detector: Detector
 ) -> dict[str, Any]:
-    """Variables filled from a state dict.
+    """Converts a state dict to variables.
 
     Args:
-      state_dict: names to arrays in PyTorch's layout; every entry must have its place.
+      state_dict: names to arrays in PyTorch's layout; every entry must belong to the detector.
       variables: {"params": ..., "batch_stats": ...} of arrays or of their shapes and dtypes.
-      detector: the detector that they belong to.
+      detector: the detector that the variables belong to.
 
     Returns:
-      Variables like `variables`, with numpy arrays of the state dict's values and dtypes.
+      Variables like `variables`, as numpy arrays with the values and dtypes of the state dict.
 
     Raises:
-      UserError: entries are missing, left over, or of another shape.
+      UserError: entries are missing, do not belong to the detector, or have the wrong shape.
     """
     matched = match_entries(state_dict, variables, detector)
-    _refuse([entry.name for entry in matched.missing], "missing in the checkpoint")
-    _refuse([entry.name for entry in matched.left_over], "in the checkpoint but not in this detector")
+    _refuse([entry.name for entry in matched.missing], "are missing in the checkpoint")
+    _refuse([entry.name for entry in matched.left_over], "are in the checkpoint but not in this detector")
     _refuse(
-        [f"{name} {found} for {wanted}" for name, found, wanted in matched.other_shape],
-        "of another shape (ours after the word for)",
+        [f"{name} {found} instead of {wanted}" for name, found, wanted in matched.other_shape],
+        "have the wrong shape",
     )
     return unflatten_dict(matched.arrays, sep="/")
 
@@ -175,4 +175,4 @@ def _transposed(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def _refuse(names: Iterable[str], problem: str) -> None:
     if names := sorted(names):
         listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        raise UserError(f"{len(names)} entries are {problem}: {listed}; choose the config they belong to")
+        raise UserError(f"{len(names)} entries {problem}: {listed}; use the config that they belong to")

@@ -1,6 +1,6 @@
-"""Published weights by name: detectors, mmdetection's on COCO and a small one of trees, and backbones.
+"""Published weights by name: mmdetection's detectors for COCO, a small detector for trees, and backbones.
 
-The AP of COCO is what their authors measured on val2017; the sha256 is that of the file.
+The AP on COCO is the one that the authors measured on val2017.
 """
 
 import re
@@ -23,27 +23,27 @@ COCO = Categories(COCO_CATEGORY_NAMES, COCO_CATEGORY_IDS)
 
 
 class Published(NamedTuple):
-    """A file of weights."""
+    """A published file of weights."""
 
-    url: str  # or the name of a file of this package
-    million: float  # parameters
+    url: str  # or the name of a file in this package
+    million: float  # number of parameters in millions
     average_precision: float | None = None  # of a detector, on val2017 or its own data; None: a backbone
     licence: str = "Apache-2.0"
-    classes: Categories | None = COCO  # of a detector
+    classes: Categories | None = COCO  # classes of a detector
 
     @property
     def file(self) -> Path:
-        """Where it is, or will be once it was fetched."""
+        """The path of the file, also before it is downloaded."""
         if "/" not in self.url:
             return Path(__file__).with_name(self.url)
-        # On the hub of Hugging Face all files of weights have one name, and the model is in the address.
+        # On the Hugging Face hub all files of weights have the same name. The model is in the address.
         hub = re.fullmatch(r"https://huggingface.co/(.*)/resolve/main/model(\.\w+)", self.url)
         name = hub[1].replace("/", "_") + hub[2] if hub else self.url.rpartition("/")[2]
         return cache_folder() / "weights" / name
 
     @property
     def sha256(self) -> str:
-        """What it begins with: the last word of the file's name; "" where the publishers do not tell."""
+        """The first digits of the sha256, from the end of the file name; "" if the name has none."""
         found = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
         return found[1] if found else ""
 
@@ -52,7 +52,7 @@ def _gfl(folder: str, file: str) -> str:
     return f"{_MMDETECTION}/gfl/{folder}/{folder}_{file}.pth"
 
 
-# The names of detectors are those of their files in configs/.
+# Each detector has the name of its config in configs/.
 DETECTORS = {
     "gfl_trees": Published("gfl_trees.safetensors", 1.3, 14.0, classes=Categories(("Tree",), (1,))),
     "gfl_r50_fpn_1x_coco": Published(_gfl("gfl_r50_fpn_1x_coco", "20200629_121244-25944287"), 32.4, 40.2),
@@ -106,18 +106,18 @@ PUBLISHED = DETECTORS | BACKBONES
 
 
 def require_detector(name: str) -> None:
-    """Checks a name of `--model`.
+    """Checks a name given with `--model`.
 
     Raises:
-      UserError: no published detector is called so.
+      UserError: there is no published detector with this name.
     """
     if name not in DETECTORS:
-        what = "is a backbone alone, for --config.init_from" if name in BACKBONES else "is no model"
-        raise UserError(f"--model={name}: {what}; `main.py models` lists the detectors")
+        problem = "is only a backbone, for --config.init_from" if name in BACKBONES else "is not a model"
+        raise UserError(f"--model={name}: {problem}; `main.py models` lists the detectors")
 
 
 def models_table() -> Table:
-    """All published weights, and which of them are here already."""
+    """A table of all published weights, and whether they are downloaded already."""
     longest = max(map(len, PUBLISHED))
     table = Table(
         Column("name", min_width=longest), "AP", "parameters", "file", "source", "licence", "cached"
@@ -129,44 +129,44 @@ def models_table() -> Table:
             "" if average_precision is None else f"{average_precision:.1f}",
             f"{published.million:.1f} M",
             f"{published.million * 4:.0f} MB",
-            published.url.split("/")[2] if "/" in published.url else "gfl_jax itself",
+            published.url.split("/")[2] if "/" in published.url else "part of gfl_jax",
             published.licence,
             "yes" if published.file.is_file() else "no",
         )
     table.caption = (
-        "AP of COCO val2017 as published, of gfl_trees on a held-out photograph; without one: backbones, "
-        "trained on ImageNet"
+        "AP: as published, on COCO val2017; of gfl_trees on a held-out image. "
+        "Models without AP are backbones, trained on ImageNet"
     )
     return table
 
 
 def is_published(name: str) -> bool:
-    """Whether a name is that of published weights, and not of something here."""
+    """Whether a name is that of published weights, and no local file or folder has this name."""
     return name in PUBLISHED and not Path(name).exists()
 
 
 def local_weights(name: str) -> str:
-    """The file of published weights where `name` names some, and nothing here has that name; else `name`.
+    """The local file of published weights if `is_published(name)`, else `name` itself.
 
     Raises:
-      UserError: the file cannot be fetched.
+      UserError: the file cannot be downloaded.
     """
     return str(fetch_published(name)) if is_published(name) else name
 
 
 def published_classes(name: str) -> Categories | None:
-    """The classes of a published detector; None where a name is no such."""
+    """The classes of a published detector; None if `name` is not a published detector."""
     return DETECTORS[name].classes if name in DETECTORS and is_published(name) else None
 
 
 def fetch_published(name: str) -> Path:
-    """The file of published weights, from the cache folder or the network.
+    """The local file of published weights, downloaded if it is not in the cache folder.
 
     Raises:
-      UserError: there is no such name, or the file cannot be fetched.
+      UserError: there are no weights with this name, or the file cannot be downloaded.
     """
     if name not in PUBLISHED:
-        raise UserError(f"{name}: there is no such model; `main.py models` lists those there are")
+        raise UserError(f"{name}: there is no such model; `main.py models` lists the available ones")
     published = PUBLISHED[name]
     if "/" not in published.url:
         return published.file

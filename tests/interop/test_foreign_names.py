@@ -19,7 +19,7 @@ from gfl_jax.interop.foreign_names import mmdetection_name
         # mmpretrain
         ("backbone.layer4.2.bn3.bias", "backbone.layer4.2.bn3.bias"),
         ("head.fc.bias", "head.fc.bias"),
-        # detectron2: a backbone, and one within a detector
+        # detectron2: a backbone, and the backbone of a detector
         ("stem.conv1.weight", "backbone.conv1.weight"),
         ("stem.conv1.norm.running_mean", "backbone.bn1.running_mean"),
         ("res2.0.shortcut.weight", "backbone.layer1.0.downsample.0.weight"),
@@ -41,14 +41,14 @@ from gfl_jax.interop.foreign_names import mmdetection_name
         ("module.layer1.0.bn1.weight", "backbone.layer1.0.bn1.weight"),
     ],
 )
-def test_names(theirs, mmdetections):
+def test_names_of_other_projects(theirs, mmdetections):
     assert mmdetection_name(theirs) == mmdetections
 
 
 @pytest.mark.parametrize(
     "reference", ["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "gfl_x101_dcn", "gflv2"]
 )
-def test_names_of_mmdetection_stay_and_its_backbones_are_found_without_a_prefix(reference_dir, reference):
+def test_names_of_mmdetection_stay_and_its_backbones_need_no_prefix(reference_dir, reference):
     names = json.loads((reference_dir / f"{reference}_structure.json").read_text())["shapes"]
     for name in names:
         assert mmdetection_name(name) == name
@@ -56,8 +56,8 @@ def test_names_of_mmdetection_stay_and_its_backbones_are_found_without_a_prefix(
             assert mmdetection_name(name.removeprefix("backbone.")) == name
 
 
-def test_a_whole_backbone_in_detectron2s_naming(reference_dir):
-    """Written the other way round: mmdetection's names turned into detectron2's must come back."""
+def test_a_whole_backbone_with_names_of_detectron2(reference_dir):
+    """Names of mmdetection are converted to those of detectron2, and must be converted back correctly."""
     names = json.loads((reference_dir / "gfl_r101_dcn_structure.json").read_text())["shapes"]
     names = [name for name in names if name.startswith("backbone.")]
     theirs = []

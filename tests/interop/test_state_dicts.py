@@ -21,7 +21,7 @@ def refusal(function, *arguments):
     return str(caught.value)
 
 
-def test_safetensors_come_back_with_the_same_bits(tmp_path):
+def test_safetensors_are_read_back_bit_identically(tmp_path):
     write_state_dict(tmp_path / "there" / "x.safetensors", entries())
     back = read_state_dict(tmp_path / "there" / "x.safetensors")
     assert set(back) == set(entries())
@@ -31,8 +31,8 @@ def test_safetensors_come_back_with_the_same_bits(tmp_path):
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["x.safetensors"]
 
 
-def test_half_precision_becomes_float32_of_the_same_values(tmp_path):
-    values = np.array([[1.5, -2.25], [0.0078125, 100]], np.float32)  # exact in both
+def test_half_precision_becomes_float32_with_the_same_values(tmp_path):
+    values = np.array([[1.5, -2.25], [0.0078125, 100]], np.float32)  # exact in both types
     path = tmp_path / "x.safetensors"
     path.write_bytes(safetensors.numpy.save({"x": values.astype(np.float16)}))
     np.testing.assert_array_equal(read_state_dict(path)["x"], values, strict=True)
@@ -44,15 +44,15 @@ def test_half_precision_becomes_float32_of_the_same_values(tmp_path):
     np.testing.assert_array_equal(read_state_dict(path)["x"], values, strict=True)
 
 
-def test_unreadable_safetensors(tmp_path):
+def test_unreadable_safetensors_are_errors(tmp_path):
     whole = safetensors.numpy.save(entries() | {"b.kernel": np.zeros(5)})
     path = tmp_path / "x.safetensors"
     for content in (whole[:-1], whole[: len(whole) // 2], whole[:3], b"", b"something else entirely"):
         path.write_bytes(content)
-        assert f"{path}: is no readable safetensors file" in refusal(read_state_dict, path)
+        assert f"{path}: is not a readable safetensors file" in refusal(read_state_dict, path)
 
 
-def test_names_that_cannot_be_files_of_weights(tmp_path):
+def test_names_that_are_not_files_of_weights_are_errors(tmp_path):
     assert is_state_dict_file("x.pth")
     assert is_state_dict_file(tmp_path / "x.safetensors")
     assert not is_state_dict_file(tmp_path)

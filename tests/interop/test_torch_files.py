@@ -1,4 +1,4 @@
-"""Files of PyTorch, read without it: `torch.save` of PyTorch 2.13 wrote those in tests/data/torch."""
+"""Files of PyTorch, read without PyTorch. PyTorch 2.13 wrote the files in tests/data/torch."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from gfl_jax.interop.torch_files import NotReadableError, Placeholder, read_torc
 DATA = Path(__file__).resolve().parents[1] / "data" / "torch"
 LAYOUTS = ("zip.pth", "older.pth")
 
-# What happens while `_watched` is on, of the things that a file must not make happen.
+# The events, while `_watched` is set, that reading a file must not cause.
 _watched, _happened = [False], []
 _ACTIONS = ("import", "exec", "compile", "open", "pickle.find_class", "os.", "subprocess.", "socket.")
 
@@ -34,7 +34,7 @@ sys.addaudithook(_note)
 
 
 def read_watched(content):
-    """What `read_torch_file` says to a content, and that nothing happened."""
+    """Returns what `read_torch_file` returns, and checks that no forbidden event happened."""
     _happened.clear()
     _watched[0] = True
     try:
@@ -46,13 +46,13 @@ def read_watched(content):
 
 @pytest.fixture(scope="module", autouse=True)
 def _imported():
-    """Modules that are imported at the first use are no deeds of a file."""
+    """Reads files once, because imports at the first use are not caused by the content of a file."""
     for name in LAYOUTS:
         read_torch_file((DATA / name).read_bytes())
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_both_layouts_are_read_bit_by_bit(name):
+def test_both_layouts_are_read_bit_identically(name):
     found = read_watched((DATA / name).read_bytes())
     expected = np.load(DATA / "expected.npz")
     state_dict = found["state_dict"]
@@ -66,7 +66,7 @@ def test_both_layouts_are_read_bit_by_bit(name):
     assert set(read_state_dict(DATA / name)) == set(expected)
 
 
-def test_the_way_there_and_back_changes_no_bit(tmp_path):
+def test_writing_and_reading_is_bit_identical(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"a": rng.standard_normal((2, 3, 4), np.float32).transpose(2, 0, 1), "b": np.int64(7)[...]}
     arrays |= {"c": np.zeros((0, 3), np.float32), "d": np.array([np.nan, -0.0, 1e-45], np.float32)}
@@ -79,7 +79,7 @@ def test_the_way_there_and_back_changes_no_bit(tmp_path):
 
 
 def damaged(rng, content):
-    """A file with bytes changed, left out, doubled or cut off; half of the time in its pickle."""
+    """A file with bytes changed, removed, duplicated or cut off; half of the time in its pickle."""
     content = bytearray(content)
     start = content.find(b"\x80\x02") if rng.random() < 0.5 else 0
     for _ in range(int(rng.integers(1, 4))):
@@ -98,29 +98,29 @@ def damaged(rng, content):
 
 
 def refusal(action):
-    """The one line that an action ends with, or None if it does not fail."""
+    """The error message of an action, or None if it does not fail."""
     try:
         action()
     except (NotReadableError, UserError) as error:
         return str(error)
 
 
-def test_three_hundred_damaged_files_are_read_or_are_one_line(tmp_path):
+def test_damaged_files_are_read_or_give_a_one_line_error(tmp_path):
     rng, path, lines = np.random.default_rng(0), tmp_path / "x.pth", []
     for i in range(300):
         content = damaged(rng, (DATA / LAYOUTS[i % 2]).read_bytes())
         path.write_bytes(content)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of zip files with two members of one name
-            told = refusal(lambda content=content: read_watched(content))
-            lines += [line for line in (told, refusal(lambda: read_state_dict(path))) if line]
-            assert (told is None) or lines[-1].startswith(f"{path}: is no readable PyTorch file")
+            warnings.simplefilter("ignore")  # about zip files with two members of the same name
+            error = refusal(lambda content=content: read_watched(content))
+            lines += [line for line in (error, refusal(lambda: read_state_dict(path))) if line]
+            assert (error is None) or lines[-1].startswith(f"{path}: is not a readable PyTorch file")
     assert not any("\n" in line for line in lines)
     assert len(lines) > 400
 
 
 class Runs:
-    """A pickle of it calls something."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -138,7 +138,7 @@ def zipped(pickled, **members):
     return content.getvalue()
 
 
-def test_a_pickle_can_call_nothing():
+def test_a_pickle_cannot_call_functions():
     calls = [
         Runs(os.mkdir, "owned"),
         Runs(os.system, "touch owned"),
@@ -180,7 +180,7 @@ def test_hostile_pickles_do_nothing(name):
 
 
 def tensor(shape, strides, offset=0, count=4):
-    """A pickle of one tensor of a storage of four float32."""
+    """A pickle of one tensor in a storage of four float32 values."""
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
     number = lambda n: b"\x8a\x08" + struct.pack("<q", n)  # noqa: E731
     numbers = [b"(" + b"".join(map(number, values)) + b"t" for values in (shape, strides)]
@@ -188,7 +188,7 @@ def tensor(shape, strides, offset=0, count=4):
     return start + numbers[0] + numbers[1] + b"\x89)tR."
 
 
-def test_tensors_are_parts_of_their_storage():
+def test_tensors_must_lie_inside_their_storage():
     values = np.arange(4, dtype="<f4").tobytes()
     found = read_watched(zipped(tensor((2, 2), (1, 2)), **{"0": values}))
     np.testing.assert_array_equal(found, [[0, 2], [1, 3]])
@@ -216,7 +216,7 @@ def test_a_compressed_member_is_refused():
         read_watched(content.getvalue())
 
 
-def test_what_is_written_has_a_name_for_each_kind_of_values():
+def test_each_dtype_can_be_written_and_read():
     arrays = {name: np.zeros(2, name) for name in ("float64", "float16", "int32", "uint8", "bool")}
     found = read_watched(write_torch_file(arrays))["state_dict"]
     assert {name: array.dtype.name for name, array in found.items()} == {name: name for name in arrays}

@@ -1,4 +1,4 @@
-"""Files of PyTorch, written and read with PyTorch itself, against ours."""
+"""Reading and writing of PyTorch files, compared with PyTorch itself."""
 
 import collections
 import os
@@ -51,23 +51,25 @@ def refusal(path):
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"meta": {"epoch": 12}, "state_dict": x}])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_files_of_pytorch_are_read_bit_by_bit(tensors, tmp_path, wrap, zipped):
+def test_files_of_pytorch_are_read_bit_identically(tensors, tmp_path, wrap, zipped):
     ordered = collections.OrderedDict(tensors)
     torch.save(wrap(ordered), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     same_bits(read_state_dict(tmp_path / "x.pth"), tensors)
 
 
 @pytest.mark.parametrize("name", ["zip.pth", "older.pth"])
-def test_pytorch_reads_the_kept_files_to_the_same_bits(name):
+def test_pytorch_reads_the_files_in_tests_data_bit_identically(name):
     file = ROOT / "tests" / "data" / "torch" / name
-    found = torch.load(file, weights_only=False)["state_dict"]  # ours, with a number of numpy beside it
+    found = torch.load(file, weights_only=False)[
+        "state_dict"
+    ]  # our own file; it also contains a numpy scalar
     same_bits(
         read_state_dict(file),
         {key: x.detach().float() if "half" in key else x.detach() for key, x in found.items()},
     )
 
 
-def test_files_of_detectron2_hold_the_model_beside_the_rest(tensors, tmp_path):
+def test_files_of_detectron2_contain_the_model_and_more(tensors, tmp_path):
     torch.save({"model": tensors, "iteration": 90000}, tmp_path / "x.pth")
     same_bits(read_state_dict(tmp_path / "x.pth"), tensors)
 
@@ -94,7 +96,7 @@ def test_pytorch_reads_what_we_write(tensors, tmp_path):
         same_bits({name: tensor.numpy() for name, tensor in found.items()}, tensors)
 
 
-def test_a_module_of_pytorch_loads_it_strictly(tmp_path):
+def test_a_module_of_pytorch_loads_our_file_strictly(tmp_path):
     module = torch.nn.ModuleDict({"conv": torch.nn.Conv2d(3, 4, 3), "bn": torch.nn.BatchNorm2d(4)})
     arrays = {name: tensor.numpy() + 1 for name, tensor in module.state_dict().items()}
     write_state_dict(tmp_path / "x.pth", arrays)
@@ -102,8 +104,8 @@ def test_a_module_of_pytorch_loads_it_strictly(tmp_path):
     same_bits(arrays, module.state_dict())
 
 
-def test_logs_in_files_of_mmdetection_3_are_passed_over(tensors, tmp_path, monkeypatch):
-    """mmengine keeps its logs beside the weights, as objects that weights_only=True refuses."""
+def test_logs_in_files_of_mmdetection_3_are_ignored(tensors, tmp_path, monkeypatch):
+    """mmengine saves its logs with the weights, as objects that weights_only=True refuses."""
     module = types.ModuleType("mmengine.logging.history_buffer")
 
     class HistoryBuffer:
@@ -117,7 +119,7 @@ def test_logs_in_files_of_mmdetection_3_are_passed_over(tensors, tmp_path, monke
             return self.__dict__ | {"statistics_methods": {"current": HistoryBuffer.current}}
 
         def __setstate__(self, state):
-            raise AssertionError("nothing in the file may be built")
+            raise AssertionError("no object of the file may be built")
 
     HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
     HistoryBuffer.current.__module__ = module.__name__
@@ -145,7 +147,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["zipped", "legacy", "bare pickle"])
-def test_a_malicious_pickle_is_not_run(tensors, tmp_path, kind):
+def test_a_malicious_pickle_does_not_run(tensors, tmp_path, kind):
     path, victim = tmp_path / "x.pth", tmp_path / "owned"
     content = {"state_dict": tensors, "meta": Malicious(victim)}
     if kind == "bare pickle":
@@ -153,46 +155,46 @@ def test_a_malicious_pickle_is_not_run(tensors, tmp_path, kind):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zipped")
     if kind == "bare pickle":
-        assert refusal(path).startswith("is no readable PyTorch file")
+        assert refusal(path).startswith("is not a readable PyTorch file")
     else:
         same_bits(read_state_dict(path), tensors)
     assert not victim.exists()
     torch.load(path, weights_only=False) if kind != "bare pickle" else pickle.loads(path.read_bytes())
-    assert victim.exists()  # it is malicious
+    assert victim.exists()  # PyTorch runs it
 
 
 def test_getattr_in_a_pickle_reaches_nothing(tensors, tmp_path):
-    """`getattr` is among what mmengine's logs ask for, so a file may ask for it; it gets nothing."""
+    """Logs of mmengine use `getattr`, so a file may name it, but it has no effect."""
 
     class Reaching:
         def __reduce__(self):
             return getattr, (torch.Tensor, "numpy")
 
     torch.save({"state_dict": tensors | {"x": Reaching()}}, tmp_path / "x.pth")
-    assert "x is no plain array (__builtin__.getattr)" in refusal(tmp_path / "x.pth")
+    assert "x is not a plain array (__builtin__.getattr)" in refusal(tmp_path / "x.pth")
 
 
-def test_truncated_and_foreign_files(tensors, tmp_path):
+def test_truncated_files_and_files_of_other_formats_are_errors(tensors, tmp_path):
     whole = tmp_path / "whole.pth"
     torch.save(tensors, whole)
     content = whole.read_bytes()
     path = tmp_path / "x.pth"
     for part in (content[:-1], content[: len(content) // 2], content[:10], b"", b"<html>not found</html>"):
         path.write_bytes(part)
-        assert refusal(path).startswith("is no ")
+        assert refusal(path).startswith("is not a readable ")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.txt", "no weights")
-    assert refusal(path).startswith("is no ")
+    assert refusal(path).startswith("is not a readable ")
 
 
-def test_the_script_writes_nothing_for_a_file_it_refuses(script, tensors, tmp_path, capsys):
+def test_the_script_writes_nothing_for_a_file_that_it_refuses(script, tensors, tmp_path, capsys):
     torch.save(tensors, tmp_path / "whole.pth")
     (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-100])
     torch.save({"state_dict": tensors, "meta": Malicious(tmp_path / "owned")}, tmp_path / "malicious.pth")
     files = sorted(tmp_path.iterdir())
     config = f"--config={ROOT / 'configs' / 'gfl_r50_fpn_1x_coco.py'}"
     for name, words in (
-        ("half.pth", "is no readable PyTorch file"),
+        ("half.pth", "is not a readable PyTorch file"),
         ("malicious.pth", "313 entries do not fit config gfl_r50_fpn_1x_coco"),
         ("whole.pth", "313 entries do not fit config gfl_r50_fpn_1x_coco"),
     ):
@@ -202,15 +204,15 @@ def test_the_script_writes_nothing_for_a_file_it_refuses(script, tensors, tmp_pa
         assert sorted(tmp_path.iterdir()) == files
 
 
-def test_files_of_other_things(tensors, tmp_path):
+def test_files_without_a_state_dict_are_errors(tensors, tmp_path):
     path = tmp_path / "x.pth"
     for content, words in (
-        (torch.zeros(3), "holds no state dict (ndarray)"),
-        ({}, "holds no state dict"),
-        ({"state_dict": {"x": 3}}, "'x' in it is no tensor"),
-        ({1: torch.zeros(3)}, "1 in it is no tensor"),
-        ({"x": torch.eye(3).to_sparse()}, "x is no plain array (torch._utils._rebuild_sparse_tensor)"),
-        (tensors | {"optimizer": {"lr": 1}}, "'optimizer' in it is no tensor"),
+        (torch.zeros(3), "contains no state dict (ndarray)"),
+        ({}, "contains no state dict"),
+        ({"state_dict": {"x": 3}}, "entry 'x' is not a tensor"),
+        ({1: torch.zeros(3)}, "entry 1 is not a tensor"),
+        ({"x": torch.eye(3).to_sparse()}, "x is not a plain array (torch._utils._rebuild_sparse_tensor)"),
+        (tensors | {"optimizer": {"lr": 1}}, "entry 'optimizer' is not a tensor"),
     ):
         torch.save(content, path)
         assert words in refusal(path)

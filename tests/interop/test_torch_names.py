@@ -17,19 +17,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def structure(reference_dir):
-    """Names and shapes of every entry of the reference's state dict."""
+    """Names and shapes of all entries of the reference's state dict."""
     return json.loads((reference_dir / "gfl_structure.json").read_text())["shapes"]
 
 
 @pytest.fixture(scope="module")
 def shapes():
-    """The variables of the same detector."""
+    """The shapes of the variables of the same detector."""
     return detector_shapes(config.Detector())
 
 
 @pytest.fixture
 def state_dict(structure):
-    """Constant arrays, each of another number; the tests replace entries of it."""
+    """A state dict of arrays with a different constant for each entry; tests replace some entries."""
     return {name: np.broadcast_to(np.float32(i), shape) for i, (name, shape) in enumerate(structure.items())}
 
 
@@ -45,13 +45,13 @@ def state_dict(structure):
         ("gflv2_r50_fpn_1x_coco", "gflv2"),
     ],
 )
-def test_every_entry_has_its_place_and_comes_back(name, reference, reference_dir):
+def test_every_entry_is_converted_there_and_back(name, reference, reference_dir):
     structure = json.loads((reference_dir / f"{reference}_structure.json").read_text())["shapes"]
     detector = load_config(ROOT / "configs" / f"{name}.py").detector
     shapes = detector_shapes(detector)
     rng = np.random.default_rng(0)
     state_dict = {name: rng.random(shape, np.float32) for name, shape in structure.items()}
-    for name in state_dict:  # what mmdetection has in a detector that has seen no batch
+    for name in state_dict:  # the values of mmdetection before the first batch
         if name.endswith("num_batches_tracked"):
             state_dict[name] = np.array(0)
         elif name.endswith("integral.project"):
@@ -106,24 +106,24 @@ def refusal(state_dict, shapes):
     return str(caught.value)
 
 
-def test_missing_entries_are_named(state_dict, shapes):
+def test_missing_entries_are_errors_that_name_them(state_dict, shapes):
     del state_dict["neck.fpn_convs.3.conv.bias"]
     message = refusal(state_dict, shapes)
     assert message.startswith("1 entries are missing in the checkpoint: neck.fpn_convs.3.conv.bias;")
 
 
-def test_left_over_entries_are_named(state_dict, shapes):
+def test_entries_that_are_not_in_the_detector_are_errors_that_name_them(state_dict, shapes):
     message = refusal(state_dict | {"bbox_head.reg_conf.0.weight": np.zeros(3)}, shapes)
     assert "in the checkpoint but not in this detector: bbox_head.reg_conf.0.weight;" in message
 
 
-def test_entries_of_another_shape_are_named(state_dict, shapes):
+def test_entries_with_the_wrong_shape_are_errors_that_name_them(state_dict, shapes):
     message = refusal(state_dict | {"bbox_head.gfl_cls.bias": np.zeros(20)}, shapes)
     assert "bbox_head.gfl_cls.bias (20,)" in message
     assert "(80,)" in message
 
 
-def test_of_many_the_first_are_named(state_dict, shapes):
+def test_only_the_first_of_many_entries_are_named(state_dict, shapes):
     without_head = {name: x for name, x in state_dict.items() if not name.startswith("bbox_head.")}
     message = refusal(without_head, shapes)
     assert message.startswith("33 entries are missing in the checkpoint: bbox_head.cls_convs.0.conv.weight, ")

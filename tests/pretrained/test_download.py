@@ -1,4 +1,4 @@
-"""Files from a server on loopback that cuts connections, lies about lengths and sends other bytes."""
+"""Downloads from a local server that cuts connections, sends wrong lengths and sends wrong bytes."""
 
 import hashlib
 import http.server
@@ -16,7 +16,7 @@ HASH = hashlib.sha256(CONTENT).hexdigest()[:8]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT; `answers` has a function for each request, the last one for all that follow."""
+    """Serves CONTENT. `answers` has a function for each request; the last one also serves all later ones."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -39,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def start(self):
-        """Where the wanted bytes begin."""
+        """The first requested byte."""
         return int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
 
     def log_message(self, *_):
@@ -47,7 +47,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def whole(handler, content=CONTENT):
-    """All that was asked for."""
+    """Sends all requested bytes."""
     start = handler.start()
     if start >= len(content):
         return handler.send(b"", 416)
@@ -55,7 +55,7 @@ def whole(handler, content=CONTENT):
 
 
 def cut(handler):
-    """A million bytes, and the end of the connection."""
+    """Sends a million bytes and closes the connection."""
     start = handler.start()
     handler.send(CONTENT[start : start + 1_000_000], 206 if start else 200, len(CONTENT) - start)
     handler.wfile.flush()
@@ -101,7 +101,7 @@ def left(tmp_path):
     return sorted(path.name for path in (tmp_path / "cache" / "weights").iterdir())
 
 
-def test_a_file_is_fetched_once_and_kept(server, tmp_path):
+def test_a_file_is_downloaded_once_and_kept(server, tmp_path):
     file = get(server)
     assert file == tmp_path / "cache" / "weights" / f"weights-{HASH}.pth"
     assert file.read_bytes() == CONTENT
@@ -117,32 +117,32 @@ def test_a_cached_file_needs_no_network(server):
     assert get(server) == file
 
 
-def test_a_connection_that_is_cut_again_and_again_goes_on_where_it_was(server):
+def test_a_connection_that_is_cut_repeatedly_resumes_where_it_stopped(server):
     server.answers = [cut, status(503), cut, whole]
     assert get(server).read_bytes() == CONTENT
     assert server.requests == [None, "bytes=1000000-", "bytes=1000000-", "bytes=2000000-"]
 
 
-def test_the_next_call_goes_on_with_what_the_last_one_has_left(server, tmp_path):
+def test_the_next_call_resumes_from_the_partial_file_of_the_last_one(server, tmp_path):
     server.answers = [cut, status(500)]
-    assert "cannot be fetched (HTTP Error 500" in line(server)
+    assert "cannot be downloaded (HTTP Error 500" in line(server)
     assert left(tmp_path) == [f"weights-{HASH}.pth.part"]
     server.answers, server.requests = [whole], []
     assert get(server).read_bytes() == CONTENT
     assert server.requests == ["bytes=1000000-"]
 
 
-def test_a_server_without_ranges_starts_again(server):
+def test_without_ranges_the_download_starts_again(server):
     server.answers = [cut, without_ranges]
     assert get(server).read_bytes() == CONTENT
 
 
-def test_a_length_that_is_too_large(server):
+def test_a_content_length_that_is_too_large(server):
     server.answers = [lambda handler: handler.send(CONTENT, length=len(CONTENT) + 5), whole]
     assert get(server).read_bytes() == CONTENT
 
 
-def test_a_length_that_is_too_small(server, tmp_path):
+def test_a_content_length_that_is_too_small(server, tmp_path):
     server.answers = [lambda handler: handler.send(CONTENT, length=1000)]
     assert "is not the file that was published" in line(server)
     assert left(tmp_path) == [f"weights-{HASH}.pth.part"]
@@ -150,14 +150,14 @@ def test_a_length_that_is_too_small(server, tmp_path):
     assert get(server).read_bytes() == CONTENT
 
 
-def test_other_bytes_are_never_taken(server, tmp_path):
+def test_wrong_bytes_are_never_accepted(server, tmp_path):
     other = bytes(len(CONTENT))
     server.answers = [lambda handler: whole(handler, other)]
     assert f"(its sha256 must begin with {HASH})" in line(server)
     assert not (tmp_path / "cache" / "weights" / f"weights-{HASH}.pth").exists()
 
 
-def test_a_rest_of_another_file_is_fetched_anew(server, tmp_path):
+def test_a_partial_file_with_wrong_bytes_is_downloaded_again(server, tmp_path):
     part = tmp_path / "cache" / "weights" / f"weights-{HASH}.pth.part"
     part.parent.mkdir(parents=True)
     for rest in (b"another", bytes(len(CONTENT)), CONTENT + b"more"):
@@ -166,28 +166,28 @@ def test_a_rest_of_another_file_is_fetched_anew(server, tmp_path):
         get(server).unlink()
 
 
-def test_a_file_that_is_not_there(server):
+def test_a_file_that_the_server_does_not_have(server):
     server.answers = [status(404)]
-    assert "cannot be fetched (HTTP Error 404: Not Found)" in line(server)
+    assert "cannot be downloaded (HTTP Error 404: Not Found)" in line(server)
     assert len(server.requests) == 1
 
 
 def test_no_network(server):
     server.shutdown()
     server.server_close()
-    told = line(server)
-    assert "refused" in told
-    assert f"put it at {cache_folder() / 'weights' / f'weights-{HASH}.pth'}" in told
+    message = line(server)
+    assert "refused" in message
+    assert f"put it at {cache_folder() / 'weights' / f'weights-{HASH}.pth'}" in message
 
 
-def test_several_at_once_fetch_it_once(server):
+def test_several_calls_at_once_download_once(server):
     with ThreadPoolExecutor(4) as pool:
         files = list(pool.map(lambda _: get(server), range(4)))
     assert {file.read_bytes() for file in files} == {CONTENT}
     assert server.requests == [None]
 
 
-def test_the_cache_folder_moves_with_its_variables(tmp_path, monkeypatch):
+def test_environment_variables_set_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "gfl_jax"
     monkeypatch.setenv("GFL_JAX_CACHE", "~/here")
@@ -195,8 +195,8 @@ def test_the_cache_folder_moves_with_its_variables(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "here"
 
 
-def test_a_cache_folder_that_cannot_be(server, tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_created(server, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("GFL_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="weights: cannot be made"):
+    with pytest.raises(UserError, match="weights: cannot be created"):
         get(server)

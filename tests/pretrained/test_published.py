@@ -1,4 +1,4 @@
-"""Published weights by name: each fits its config, and commands take them from a filled cache."""
+"""Published weights by name: each fits its config, and commands load them from a filled cache."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from gfl_jax.training.state import TrainState
 from gfl_jax.training.trained import load_published
 
 REFERENCE = Path(__file__).parents[1] / "data" / "reference"
-STRUCTURES = {  # names and shapes of entries, as mmdetection has them
+STRUCTURES = {  # files with the names and shapes of entries in mmdetection
     "gfl_r50_fpn_1x_coco": "gfl",
     "gfl_r50_fpn_ms2x_coco": "gfl",
     "gfl_r101_dcn_c3-c5_fpn_ms2x_coco": "gfl_r101_dcn",
@@ -38,13 +38,13 @@ STRUCTURES = {  # names and shapes of entries, as mmdetection has them
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_each_detector_has_a_config_that_says_its_ap_and_takes_every_entry(name):
+def test_each_detector_has_a_config_that_names_its_ap_and_fits_every_entry(name):
     detector = load_config(name).detector
     shapes = detector_shapes(detector)
     count = sum(np.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
     assert DETECTORS[name].million == pytest.approx(count / 1e6, abs=0.05)
-    told = (CONFIGS / f"{name}.py").read_text()
-    assert f"{DETECTORS[name].average_precision} AP" in told
+    text = (CONFIGS / f"{name}.py").read_text()
+    assert f"{DETECTORS[name].average_precision} AP" in text
     if name in STRUCTURES:
         entries = json.loads((REFERENCE / f"{STRUCTURES[name]}_structure.json").read_text())["shapes"]
         named = {mmdetection_name(key): shape for key, shape in entries.items()}
@@ -58,21 +58,21 @@ def test_each_detector_has_a_config_that_says_its_ap_and_takes_every_entry(name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_each_address_ends_with_the_beginning_of_a_sha256(name):
+def test_each_address_ends_with_the_first_digits_of_a_sha256(name):
     url = PUBLISHED[name].url
     if "/" in url and not url.startswith("https://huggingface.co/"):
         assert url.startswith("https://")
         assert re.fullmatch("[0-9a-f]{8}", PUBLISHED[name].sha256)
 
 
-def test_names_of_kept_files():
+def test_names_of_cached_files():
     files = [published.file for published in PUBLISHED.values()]
     assert len({file.name for file in files}) == len(files)
     assert PUBLISHED["timm/resnet50.tv_in1k"].file.name == "timm_resnet50.tv_in1k.safetensors"
     assert DETECTORS["gfl_trees"].file.is_file()
 
 
-def test_the_list(capsys, monkeypatch, tmp_path):
+def test_the_table_of_models(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("GFL_JAX_CACHE", str(tmp_path))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / PUBLISHED["resnet50"].url.rpartition("/")[2]).touch()
@@ -86,7 +86,7 @@ def test_the_list(capsys, monkeypatch, tmp_path):
 
 @pytest.fixture
 def small_model(small_detector, tmp_path, monkeypatch):
-    """A cache that is filled with a small detector under a published name, and no network."""
+    """A cache that contains a small detector under a published name, so no network is needed."""
     monkeypatch.setenv("GFL_JAX_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache" / "weights").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -98,8 +98,8 @@ def small_model(small_detector, tmp_path, monkeypatch):
     return name
 
 
-def test_classes_are_matched_by_name_in_training_further():
-    """A file names no classes, but those of published detectors are known."""
+def test_training_from_published_weights_matches_classes_by_name():
+    """The file contains no class names, but the classes of published detectors are known."""
     published = load_published("gfl_trees", load_config("gfl_trees"))
     detector = dataclasses.replace(published.config.detector, num_classes=2)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), detector_shapes(detector))
@@ -119,24 +119,24 @@ def test_predict_by_name(small_model, small_detector, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert main(["predict", f"--model={small_model}", "a.png"]) == 0
     found = json.loads((tmp_path / "runs" / small_model / "predict" / "results.json").read_text())
-    assert {entry["category_id"] for entry in found} <= {1, 2, 3}  # of COCO's, of which it has the first
+    assert {entry["category_id"] for entry in found} <= {1, 2, 3}  # the first three of COCO
     assert (tmp_path / "runs" / small_model / "predict" / "a.png").is_file()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model=resnet50"], "--model=resnet50: is a backbone alone, for --config.init_from"),
-        (["--model=yolo"], "--model=yolo: is no model; `main.py models` lists the detectors"),
+        (["--model=resnet50"], "--model=resnet50: is only a backbone, for --config.init_from"),
+        (["--model=yolo"], "--model=yolo: is not a model; `main.py models` lists the detectors"),
         (["--model=gfl_r50_fpn_1x_coco", "--checkpoint=a"], "--checkpoint=a: is of a --workdir"),
     ],
 )
-def test_names_that_are_none(arguments, message, small_model, capsys):
+def test_names_that_are_not_detectors_are_errors(arguments, message, small_model, capsys):
     assert main(["predict", *arguments, "a.png"]) == 2
     assert f"error: {message}" in capsys.readouterr().err
 
 
-def test_a_config_that_does_not_fit_the_weights(small_model, tmp_path, capsys):
+def test_a_config_that_does_not_fit_the_weights_is_an_error(small_model, tmp_path, capsys):
     assert main(["predict", f"--model={small_model}", "a.png"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "entries do not fit config gfl_r50_fpn_1x_coco" in line
