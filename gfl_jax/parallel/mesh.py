@@ -166,7 +166,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def put_everywhere(tree: Any, mesh: Mesh) -> Any:
-    """Puts arrays that all processes have whole on every device. They may be sharded before."""
+    """Replicates arrays, which all processes have, on every device. They may be sharded before."""
     return jax.device_put(tree, replicated(mesh))
 
 

@@ -84,7 +84,7 @@ def loss_and_gradient(
 def micro_batches(batch: Batch, count: int, mesh: Mesh) -> Batch:
     """Splits a global batch into `count` parts along a new first axis.
 
-    Part m has the rows m, m + count, m + 2 count, .... Each device thus already has its rows of every part.
+    Part m has the rows m, m + count, m + 2 count, ... Thus each device already has its rows of every part.
     """
     sharding = NamedSharding(mesh, PartitionSpec(None, *split_by_batch(mesh).spec))
 

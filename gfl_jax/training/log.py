@@ -20,12 +20,12 @@ from gfl_jax.training.metrics_file import MetricsFile, Row
 from gfl_jax.training.stopwatch import PARTS, Stopwatch
 from gfl_jax.training.terminal import Terminal
 
-# Processes other than the first are quiet, but this must be heard: only they know that their input is slow.
+# Processes other than the first are quiet except for this warning: only they know that their input is slow.
 _LOGGER = logging.getLogger(__name__)
 _LOGGER.setLevel(logging.WARNING)
 
 # Two runs of one configuration may differ only in these columns of metrics.jsonl. The "time/..." columns
-# divide the time since the previous row. Their sum over all rows so far is "seconds".
+# divide the time since the previous row. Their sum since this start of the run is "seconds".
 TIME_COLUMNS = ("images_per_second", "seconds", *(f"time/{part}" for part in PARTS))
 
 

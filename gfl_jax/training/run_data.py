@@ -1,4 +1,4 @@
-"""Reads and checks the data of a run before the first step, and that a resumed run has the same data.
+"""Reads and checks the data of a run before the first step. A resumed run must have the same data.
 
 From the start of a run its work directory holds `categories.json`, the classes by name, and `data.npz`,
 a record of the content of the data. What they record is not changed once there are checkpoints.
@@ -23,7 +23,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class RunData(NamedTuple):
-    """Training and evaluation data, with the detector's labels, in the order in which the run started."""
+    """Training and evaluation data, with the detector's labels, in their order at the start of the run."""
 
     train: Source
     evaluation: Source | None  # None: the config names no evaluation data
