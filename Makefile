@@ -5,18 +5,19 @@ RUN := $(VENV)/bin/python
 
 TESTS := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help install torch demo test test-tpu test-torch coverage lint clean
+.PHONY: help install torch demo test test-tpu test-torch coverage lint docs clean
 
 help:
-	@echo "make demo      fetch aerial trees, draw what a trained GFL finds, train another (about 10 minutes on 2 cores)"
+	@echo "make demo      fetch aerial trees, draw what a trained GFL detects, train another (about 10 minutes on 2 cores)"
 	@echo "make test      run the whole test suite (about 9 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
-	@echo "make install   make $(VENV) with all requirements; demo, test and lint do it too"
-	@echo "make torch     add PyTorch to $(VENV), which is needed to compare with it alone"
-	@echo "make test-tpu  run the tests that compile for a TPU, which need no TPU but its compiler (137 MB)"
+	@echo "make install   create $(VENV) with all requirements; the other targets do this too"
+	@echo "make torch     add PyTorch to $(VENV); only test-torch needs it"
+	@echo "make test-tpu  run the tests that compile for a TPU; they download its compiler (137 MB) and need no TPU"
 	@echo "make test-torch  run the tests that need PyTorch"
-	@echo "make coverage  the whole suite once more, with the lines that it reaches (a sixth slower)"
-	@echo "make clean     delete $(VENV); data/ and runs/ stay"
+	@echo "make docs      build the documentation in site/; $(VENV)/bin/mkdocs serve shows it while you write"
+	@echo "make coverage  run the whole suite and print the lines that it does not reach (a sixth slower)"
+	@echo "make clean     delete $(VENV) and site/, but not data/ and runs/"
 
 install: $(VENV)/installed
 
@@ -53,5 +54,8 @@ lint: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

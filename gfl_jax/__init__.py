@@ -41,6 +41,8 @@ _PLACES = {
     "targets.fcos": ("assign_fcos",),
 }
 
+__version__ = "0.2.0"
+
 __all__ = [
     "Config", "Detector", "Found", "UserError", "assign_atss", "assign_fcos", "boxes_to_distances",
     "build_detector", "centerness", "detection_losses", "distances_to_boxes", "distribution_focal_loss",

@@ -1,4 +1,4 @@
-"""What the README and CONTRIBUTING promise about the code itself."""
+"""Checks what the documentation states about the code."""
 
 import ast
 import re
@@ -9,8 +9,8 @@ FILES = [path for path in (ROOT / "gfl_jax").rglob("*.py") if path.name != "__in
 
 
 def files_in_the_map() -> list[Path]:
-    """The package's files in the order of the README's map."""
-    section = (ROOT / "README.md").read_text().split("## Map of the code")[1].split("```")[1]
+    """The package's files in the order of the map in docs/code.md."""
+    section = (ROOT / "docs" / "code.md").read_text().split("```text")[1].split("```")[0]
     found, folder = [], ROOT / "gfl_jax"
     for line in section.splitlines():
         if match := re.match(r"^(\w+)/", line):
@@ -34,11 +34,11 @@ def imported_files(path: Path) -> list[Path]:
     return found
 
 
-def test_the_map_lists_every_file_once():
+def test_the_code_map_lists_every_file_once():
     assert sorted(files_in_the_map()) == sorted(FILES)
 
 
-def test_imports_run_downwards_only():
+def test_files_import_only_files_above_them():
     order = {path: i for i, path in enumerate(files_in_the_map())}
     upwards = [
         f"{path.relative_to(ROOT)} imports {other.relative_to(ROOT)}"
