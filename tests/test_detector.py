@@ -71,8 +71,8 @@ def test_several_threads_may_call_a_detector(detector, images):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((5, 5), np.uint8), r"image 0: is an array \(5, 5\) of uint8; give RGB"),
-        (np.zeros((5, 5, 3)), r"image 0: is an array \(5, 5, 3\) of float64; give RGB"),
+        (np.zeros((5, 5), np.uint8), r"image 0: is an array \(5, 5\) of uint8; pass uint8 RGB"),
+        (np.zeros((5, 5, 3)), r"image 0: is an array \(5, 5, 3\) of float64; pass uint8 RGB"),
         (np.zeros((0, 5, 3), np.uint8), "image 0: is an array"),
         ("missing.jpg", "missing.jpg: cannot be read"),
     ],
@@ -105,7 +105,7 @@ def test_an_exported_file_gives_the_same_detections(detector, images, tmp_path):
     with pytest.raises(gfl_jax.UserError, match="is an exported file already"):
         loaded.export(tmp_path / "again")
     file.write_bytes(b"something else")
-    with pytest.raises(gfl_jax.UserError, match="is not what `main"):
+    with pytest.raises(gfl_jax.UserError, match="is not a file that `main"):
         gfl_jax.load(file)
     file.with_name("small.jaxexport.json").unlink()
     with pytest.raises(gfl_jax.UserError, match=r"small.jaxexport.json: there is no such file"):

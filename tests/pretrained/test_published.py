@@ -128,7 +128,7 @@ def test_predict_by_name(small_model, small_detector, tmp_path, monkeypatch, cap
     [
         (["--model=resnet50"], "--model=resnet50: is only a backbone, for --config.init_from"),
         (["--model=yolo"], "--model=yolo: is not a model; `main.py models` lists the detectors"),
-        (["--model=gfl_r50_fpn_1x_coco", "--checkpoint=a"], "--checkpoint=a: is of a --workdir"),
+        (["--model=gfl_r50_fpn_1x_coco", "--checkpoint=a"], "--checkpoint=a: works only with --workdir"),
     ],
 )
 def test_names_that_are_not_detectors_are_errors(arguments, message, small_model, capsys):
