@@ -40,12 +40,12 @@ class Assigner:
     FCOS uses no anchors.
     """
 
-    # Assignment rule: that of ATSS, FCOS, FoveaBox (fovea) or RetinaNet (max_iou).
+    # Assignment rule: that of ATSS, FCOS, FoveaBox (fovea) or RetinaNet (max_iou)
     kind: Literal["atss", "fcos", "fovea", "max_iou"] = "atss"
     anchor_scale: Positive = 8.0  # Square root of the area of the smallest anchor of a location, in strides
     # Number of anchor scales of a location: `anchor_scale` * 2^(i / anchor_octave_parts) for i = 0, 1, ...
     anchor_octave_parts: Annotated[int, Range(least=1, most=100)] = 1
-    # Ratios of height to width of the anchors of a location; each scale has every ratio.
+    # Ratios of height to width of the anchors of a location; each scale has every ratio
     anchor_ratios: tuple[Annotated[float, Range(least=1e-3, most=1e3)], ...] = (1.0,)
     # Whether locations lie in the middle of their cells, as they always do in FCOS and FoveaBox, or in the
     # upper left corner. Weights of mmdetection 1.x and of the official GFL repository need the middle.
@@ -55,10 +55,10 @@ class Assigner:
     # farther than the bound of the level before. One bound for each level but the last, which has none.
     range_bounds: tuple[Positive, ...] = (64, 128, 256, 512)
     # FCOS: positives are within this many strides of the center of their box, along both axes; None: anywhere
-    # in the box.
+    # in the box
     center_radius: Positive | None = None
     # FoveaBox: smallest and largest size of the boxes that each level takes; the size is the square root of
-    # the area, in pixels.
+    # the area, in pixels
     size_ranges: tuple[tuple[Positive, Positive], ...] = (
         (1, 64),
         (32, 128),
@@ -66,12 +66,12 @@ class Assigner:
         (128, 512),
         (256, 2048),
     )
-    # FoveaBox: share of a box's width and height, around its center, in which locations are positive.
+    # FoveaBox: share of a box's width and height, around its center, in which locations are positive
     fovea_share: Share = 0.4
     # RetinaNet: anchors with at least this IoU with a box are positive. So are the best anchors of each box.
     positive_iou: Share = 0.5
     # RetinaNet: anchors whose largest IoU is below this are background; from here to `positive_iou` they are
-    # ignored.
+    # ignored
     negative_iou: Share = 0.4
 
     def __post_init__(self) -> None:

@@ -25,21 +25,21 @@ from gfl_jax.targets.locations import flatten_levels
 class BoxRepresentation:
     """What the head predicts for a box side, and the losses on it."""
 
-    # Prediction for a side: one number (dirac), mean and variance (gaussian), or a distribution (general).
+    # Prediction for a side: one number (dirac), mean and variance (gaussian), or a distribution (general)
     kind: Literal["dirac", "gaussian", "general"] = "general"
     # Meaning of the numbers: distances from the location to the sides (distances), or, for dirac only, shifts
-    # and log ratios relative to the anchor (deltas).
+    # and log ratios relative to the anchor (deltas)
     coding: Literal["distances", "deltas"] = "distances"
     activation: Literal["relu", "exp"] = "relu"  # dirac and gaussian: function that makes distances positive
     unit: Literal["stride", "pixel"] = "stride"  # dirac and gaussian: unit of the predicted distances
-    # general: the paper's n; the bins are the distances y_i = i * spacing, i = 0, ..., n.
+    # general: the paper's n; the bins are the distances y_i = i * spacing, i = 0, ..., n
     reg_max: Annotated[int, Range(least=1, most=10**4)] = 16
     spacing: Positive = 1.0  # general: the paper's delta, the distance between bins in strides
     loss: Literal["giou", "iou"] = "giou"  # Loss on whole boxes: 1 - GIoU (giou), or -log IoU (iou)
     loss_weight: NotNegative = 2.0  # Weight of the loss on whole boxes
-    # Weight of each positive in the box losses: its best class score, its centerness, or 1 (none).
+    # Weight of each positive in the box losses: its best class score, its centerness, or 1 (none)
     weighting: Literal["score", "centerness", "none"] = "score"
-    # Box losses are divided by the sum of the weights of all positives, but at least by this.
+    # Box losses are divided by the sum of the weights of all positives, but at least by this
     min_normalizer: Positive = 1.0
     dfl_weight: NotNegative = 0.25  # general: weight of the distribution focal loss (DFL); 0: no DFL
     likelihood_weight: NotNegative = 0.1  # gaussian: weight of the negative log-likelihood

@@ -19,7 +19,7 @@ from gfl_jax.losses.focal import binary_cross_entropy, focal_loss, l2_loss, qual
 class ClassificationLoss:
     """The loss on the class scores."""
 
-    # Loss function: focal loss, QFL (quality_focal), varifocal loss, or the squared error (l2).
+    # Loss function: focal loss, QFL (quality_focal), varifocal loss, or the squared error (l2)
     kind: Literal["focal", "quality_focal", "varifocal", "l2"] = "quality_focal"
     beta: Annotated[float, Range(least=0, most=100)] = 2.0  # quality_focal: exponent beta of QFL (GFL eq. 5)
     # focal: weight of the true class; the other classes have 1 - alpha. varifocal: weight of negatives; its
