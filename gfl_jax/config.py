@@ -256,8 +256,8 @@ class Optimizer:
     decay_biases: bool = True  # SGD: whether weight decay applies to the biases of convolutions
     # Micro-batches that a step computes one after the other; more need less memory for the same global batch
     accumulate: Count = 1
-    # Decay of a moving average of the parameters, which is then what is evaluated and kept as `best`; None:
-    # no moving average
+    # Decay of a moving average of the parameters. The average is then evaluated and kept as `best`. None: no
+    # moving average.
     ema_decay: Annotated[float, Range(least=0, below=1)] | None = None
 
     def __post_init__(self) -> None:
