@@ -19,8 +19,8 @@ common folder of all inputs. If two outputs would have the same name, the old ex
 The command never overwrites an input, or a file that an earlier `predict` did not write.
 
 results.json has all detections, whatever their score. In each detection, file_name is the path below the
-common folder of all inputs. image_id is the number in the file name, if every input is an image that is named
-by its own number (0001.jpg); otherwise all images and frames are numbered from 1. A detection in a video also
+common folder of all inputs. If all inputs are images with different numbers as names (0001.jpg), image_id is
+the number in the file name. Otherwise all images and frames are numbered from 1. A detection in a video also
 has the number of its frame, counted from 0.
 
 If an input cannot be used, the command names it at the end and processes all others. The exit status is then

@@ -141,7 +141,7 @@ def test_a_batch_that_the_chips_cannot_share(experiment, local):
 
 def test_micro_batches_that_do_not_divide_a_chips_share(experiment, local):
     optimizer = dataclasses.replace(experiment.optimizer, accumulate=2)
-    with pytest.raises(UserError, match=r"config.optimizer.accumulate=2: does not divide the 3 pictures"):
+    with pytest.raises(UserError, match=r"config.optimizer.accumulate=2: does not divide the 3 images"):
         make_report(dataclasses.replace(experiment, optimizer=optimizer), local, images_per_chip=3)
 
 
