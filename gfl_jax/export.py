@@ -30,10 +30,12 @@ from gfl_jax.training.trained import Trained
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 LOADER = """\
+from pathlib import Path
+
 import jax.export
 import numpy as np
 
-exported = jax.export.deserialize(bytearray(open({file}, "rb").read()))
+exported = jax.export.deserialize(bytearray(Path({file}).read_bytes()))
 
 
 def detect(image):  # uint8 RGB (height, width, 3), at most as large as the canvas
