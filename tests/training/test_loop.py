@@ -77,7 +77,7 @@ def test_a_whole_run_writes_all_its_files(whole_run, tiny_config):
     best = max((row for row in rows if "eval/AP" in row), key=lambda row: row["eval/AP"])["step"]
     assert steps_in(whole_run / "best") == [best]
     snapshots = sorted(path.name for path in (whole_run / "pictures").iterdir())
-    assert snapshots == [f"step_{s:07d}_picture_{i}.png" for s in (6, 12) for i in (1, 2, 3, 4)]
+    assert snapshots == [f"step_{s:07d}_image_{i}.png" for s in (6, 12) for i in (1, 2, 3, 4)]
     assert json.loads((whole_run / "config.json").read_text())["name"] == "tiny"
     assert list((whole_run / "tensorboard").glob("events.out.tfevents.*"))
 
