@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from gfl_jax.command_line.main import COMMANDS, make_parser  # noqa: E402
-from gfl_jax.config import Config  # noqa: E402
-from gfl_jax.configuration.fields import Range, field_types  # noqa: E402
+from gfl_jax.command_line.main import COMMANDS, make_parser
+from gfl_jax.config import Config
+from gfl_jax.configuration.fields import Range, field_types
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

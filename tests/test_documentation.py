@@ -122,7 +122,7 @@ def test_other_programs_are_known():
         if words[0] == "make":
             assert words[1] in targets
         elif of_gfl_jax(words) is None and words[0] != "python" and "=" not in words[0]:
-            assert words[0] in known or words[0] == "bash" and (ROOT / words[1]).is_file(), words
+            assert words[0] in known or (words[0] == "bash" and (ROOT / words[1]).is_file()), words
 
 
 def test_versions_agree():
