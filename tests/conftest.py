@@ -45,6 +45,7 @@ LONGEST = (
     "test_failures",
     "test_loop",
     "test_compare_killed",
+    "test_documentation",
     "test_benchmark",
     "test_end_to_end",
     "test_gradient",
