@@ -178,7 +178,7 @@ def test_nothing_is_written_if_no_input_can_be_used(predict):
         (["other/1.jpg"], "photos", "photos/1.png: exists already and is not from an earlier run"),
         (["photos"], "photos", "photos/1.png: is an input"),
         (["other/1.jpg"], "notes", "notes/results.json: exists already and is not from an earlier run"),
-        (["other/1.jpg"], "link", "link/1.png: is there already"),
+        (["other/1.jpg"], "link", "link/1.png: exists already"),
     ],
 )
 def test_files_of_the_user_are_not_overwritten(predict, words, output, message):
