@@ -3,11 +3,12 @@
 A page marks the place with <!-- generated: commands --> or <!-- generated: fields -->.
 """
 
+import argparse
 import ast
 import dataclasses
 import inspect
 import io
-import os
+import re
 import sys
 import textwrap
 import tokenize
@@ -34,19 +35,35 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def commands() -> str:
-    """A section for each command of the command line, with its `--help`."""
-    os.environ["COLUMNS"] = "110"  # argparse wraps its lines at this width
+    """A section for each command of the command line: its text and a table of its flags."""
+    (parsers,) = [action.choices for action in make_parser()._actions if isinstance(action.choices, dict)]
     sections = []
-    for name in COMMANDS:
-        help_text = _help_of(name)
-        sections.append(f"## {name}\n\n```text\n{help_text.strip()}\n```\n")
+    for name, module in COMMANDS.items():
+        rows = [row for action in parsers[name]._actions for row in _flag_rows(action)]
+        table = "\n".join(["| argument | meaning |", "| --- | --- |", *rows])
+        sections.append(f"## {name}\n\n{_as_markdown(module.TEXT)}\n\n{table}\n")
     return "\n".join(sections)
 
 
-def _help_of(command: str) -> str:
-    parser = make_parser()
-    (choices,) = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
-    return choices[command].format_help()
+def _as_markdown(text: str) -> str:
+    """The text of a command: its indented lines are commands, its other lines paragraphs."""
+    parts = []
+    for part in text.strip().split("\n\n"):
+        indented = part.startswith("  ")
+        parts.append(f"```bash\n{textwrap.dedent(part)}\n```" if indented else _escaped(part))
+    return "\n\n".join(parts)
+
+
+def _flag_rows(action: argparse.Action) -> Iterator[str]:
+    if not isinstance(action, argparse._HelpAction):
+        value = str(action.metavar or "{" + ",".join(map(str, action.choices or ())) + "}")
+        shown = value if action.nargs != 0 and (action.metavar or action.choices) else ""
+        name = f"{action.option_strings[0]} {shown}".strip() if action.option_strings else shown
+        yield f"| `{name}` | {_escaped(' '.join((action.help or '').split()))} |"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([*_<|])", r"\\\1", text)
 
 
 def fields() -> str:

@@ -168,7 +168,7 @@ def test_every_field_of_a_config_is_documented(monkeypatch):
     assert row in page
     page = docs_pages.on_page_markdown((ROOT / "docs" / "command_line.md").read_text())
     assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(COMMANDS)
-    assert "usage: main.py" in page or "usage: gfl-jax" in page
+    assert "| `--heartbeat-seconds S` | seconds without a heartbeat" in page
 
 
 @pytest.fixture
