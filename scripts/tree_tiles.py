@@ -65,8 +65,8 @@ def write_tiles(examples: Sequence[Example], folder: Path) -> int:
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for example in examples:
         height, width = example.image.shape[:2]
-        for top in range(0, max(height - SIDE, 0) + 1, STEP):
-            for left in range(0, max(width - SIDE, 0) + 1, STEP):
+        for top in starts(height):
+            for left in starts(width):
                 tile = example.image[top : top + SIDE, left : left + SIDE]
                 name, number = f"tile_{len(images):03d}.png", len(images) + 1
                 save_png(folder / name, tile)
@@ -86,6 +86,12 @@ def write_tiles(examples: Sequence[Example], folder: Path) -> int:
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     write_file(folder / "_annotations.coco.json", json.dumps(content))
     return len(images)
+
+
+def starts(length: int) -> list[int]:
+    """Where the tiles along a side begin; the last one ends with the image."""
+    last = max(length - SIDE, 0)
+    return [*range(0, last, STEP), last]
 
 
 def boxes_inside(example: Example, left: int, top: int) -> list[list[float]]:
