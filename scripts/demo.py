@@ -1,4 +1,4 @@
-"""The demo: fetches aerial photographs of trees, draws the detections of a trained GFL, trains another one.
+"""The demo: fetches aerial images of trees, draws the detections of a trained GFL, trains another one.
 
 Prints and runs the commands (about 10 minutes on 2 cores), and ends with a summary. If it is stopped,
 it resumes when it is run again.
@@ -25,7 +25,7 @@ CONFIG = "configs/gfl_trees.py"
 # divide the batch.
 DEVICES = next(count for count in (8, 4, 2, 1) if count <= (os.cpu_count() or 1))
 FLAGS = f"--xla_force_host_platform_device_count={DEVICES}"
-SPLITS = {"validation": "another photograph of the same region, held out", "far": "another forest, far away"}
+SPLITS = {"validation": "another image of the same region, held out", "far": "another forest, far away"}
 
 
 def main() -> int:
@@ -54,14 +54,14 @@ def run_all() -> int:
         status = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment).returncode
         if status:
             return status
-    print(f"\nGFL on aerial photographs of trees, {(time.monotonic() - start) / 60:.1f} minutes in total")
+    print(f"\nGFL on aerial images of trees, {(time.monotonic() - start) / 60:.1f} minutes in total")
     for split, description in SPLITS.items():
         metrics = json.loads(read_file(ROOT / WORKDIR / "evaluate" / split / "metrics.json"))
         numbers = "  ".join(f"{name} {100 * metrics[name]:.1f}" for name in ("AP", "AP50", "AP75"))
         print(f"  {split:<11} {numbers}   ({description})")
     print(f"  images      {WORKDIR}/evaluate/*/*.png, {WORKDIR}/curves.png")
     print(f"  checkpoint  {WORKDIR}/best")
-    print("Next, analyze the detector, or detect trees in your own photographs:")
+    print("Next, analyze the detector, or detect trees in your own images:")
     print(f"  python main.py analyze --workdir={WORKDIR}")
     print(f"  python main.py predict --workdir={WORKDIR} PHOTO.png")
     return 0

