@@ -33,12 +33,17 @@ from gfl_jax.training.trained import Trained, load_trained, trained_config
 
 
 class Found(NamedTuple):
-    """The detections of one image, best first."""
+    """The detections of one image, by descending score, with at least `config.inference.score_threshold`."""
 
     boxes: Float[np.ndarray, "n 4"]  # (x1, y1, x2, y2) in pixels of the image
     scores: Float[np.ndarray, " n"]  # between 0 and 1
     labels: Int[np.ndarray, " n"]  # classes, counted from 0
     names: tuple[str, ...]  # of the classes, one for each box
+
+    def above(self, score: float) -> "Found":
+        """The detections with a score above `score`."""
+        kept = int(np.sum(self.scores > score))  # the first ones, because the best come first
+        return Found(self.boxes[:kept], self.scores[:kept], self.labels[:kept], self.names[:kept])
 
 
 class Detector:
@@ -61,8 +66,8 @@ class Detector:
         `config.loader.eval_batch_size` images.
 
         Args:
-          images: an image or a list of images, each the path of a file or a uint8 RGB array (height,
-            width, 3).
+          images: an image or a list of images, each the path of a file, a uint8 RGB array (height,
+            width, 3), or a PIL image.
 
         Returns:
           The detections of the image, or a list of them in the order of the images.
@@ -70,7 +75,7 @@ class Detector:
         Raises:
           UserError: an image cannot be read, is not such an array, or needs too much memory.
         """
-        if isinstance(images, (str, os.PathLike, np.ndarray)):
+        if isinstance(images, (str, os.PathLike, np.ndarray, PIL.Image.Image)):
             return self._detect([images])[0]
         return self._detect(list(images))
 

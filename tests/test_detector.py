@@ -44,11 +44,21 @@ def test_paths_arrays_and_lists_of_both_give_the_same_detections(detector, image
     assert one.names == tuple(detector.classes[label] for label in one.labels)
     same(one[:3], detector(files[0])[:3])
     same(one[:3], detector(str(files[0]))[:3])
+    same(one[:3], detector(Image.fromarray(arrays[0]))[:3])
     found = detector([arrays[0], files[1], arrays[2]])
     assert [len(x.scores) > 0 for x in found] == [True] * 3
     for a, b in zip(found, [detector(x) for x in arrays], strict=True):
         np.testing.assert_allclose(a.scores, b.scores, rtol=1e-4)
     assert detector([]) == []
+
+
+def test_above_keeps_the_detections_above_a_score(detector, images):
+    found = detector(images[0][0])
+    score = float(np.median(found.scores))
+    above = found.above(score)
+    assert len(above.boxes) == len(above.labels) == len(above.names) == np.sum(found.scores > score)
+    assert (above.scores > score).all()
+    assert len(found.above(1.0).scores) == 0
 
 
 def test_draw_draws_boxes_above_the_minimum_score(detector, images):

@@ -29,6 +29,7 @@ SUBSTITUTES = {
     '"schedule.steps": 1000': '"schedule.steps": 2',
     '"run.evaluate_every": 250': '"run.evaluate_every": 2, "run.checkpoint_every": 2',
     "canvas=(512, 512)": "canvas=(96, 128)",
+    "canvas=(1056, 1280)": "canvas=(96, 128)",
     "../": "",
 }
 FEW_STEPS = ["--config.schedule.steps=2", "--config.loader.batch_size=8", "--config.run.evaluate_every=2"]

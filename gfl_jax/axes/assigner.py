@@ -10,7 +10,7 @@ max_iou: anchors whose IoU with a box reaches a fixed threshold (RetinaNet, Lin 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -159,17 +159,19 @@ def assign_targets(batch: Batch, locations: Locations, strides: Sequence[int], a
             return assign_max_iou(
                 boxes, box_mask, valid, locations, assigner.positive_iou, assigner.negative_iou
             )
-        index = assign_atss(
-            boxes,
-            box_mask,
-            valid_size,
-            grid_sizes,
-            strides,
-            assigner.topk,
-            assigner.anchor_scale,
-            location_offset(assigner),
-        )
-        return index, valid
+        if assigner.kind == "atss":
+            index = assign_atss(
+                boxes,
+                box_mask,
+                valid_size,
+                grid_sizes,
+                strides,
+                assigner.topk,
+                assigner.anchor_scale,
+                location_offset(assigner),
+            )
+            return index, valid
+        assert_never(assigner.kind)
 
     return make_targets(batch, *jax.vmap(assign)(batch.boxes, batch.box_mask, valid_sizes, valid))
 

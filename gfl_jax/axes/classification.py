@@ -6,7 +6,7 @@ varifocal: with soft labels, which are also the weights of positives (Zhang et a
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -51,6 +51,8 @@ def class_loss(
         of_positives = labels * binary_cross_entropy(logits, labels)
         of_negatives = loss.alpha * quality_focal_loss(logits, jnp.zeros_like(logits), loss.gamma)
         losses = jnp.where(labels > 0, of_positives, of_negatives)
-    else:
+    elif loss.kind == "l2":
         losses = l2_loss(logits, labels)
+    else:
+        assert_never(loss.kind)
     return jnp.sum(losses, axis=-1)

@@ -7,15 +7,16 @@ from gfl_jax.command_line.setup import config_from_args, detector_from_args
 from gfl_jax.paths import as_path
 
 TEXT = """\
-Exports a trained detector to one file that runs with jax alone, on several platforms.
+Exports a trained detector to one file that runs with jax and flatbuffers alone, on several platforms.
 
-  python main.py export --workdir=runs/gfl_trees --output=gfl_trees.jaxexport
+  python main.py export --model=gfl_trees --output=gfl_trees.jaxexport --height=1056 --width=1280
   python main.py export --workdir=runs/gfl_r50 --output=gfl.jaxexport --height=800 --width=1344 --batch=1
 
 The exported detector takes uint8 images on a canvas of this size, with their heights and widths. It returns
 boxes, scores, labels and a mask. FILE.json, next to the file, has the names of the classes and the resize.
 
-Test scales and flips are not exported."""
+Images are put in the upper left corner of a canvas of this size. Test scales and flips are not exported:
+the file detects in one view of an image."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
             f"--{side}",
             type=whole_number(f"--{side}"),
             metavar=side[0].upper(),
-            help="side of the canvas in pixels (default that of the largest bucket)",
+            help=f"{side} of the canvas in pixels, a multiple of 32 (default that of the largest bucket)",
         )
     command.add_argument(
         "--batch",

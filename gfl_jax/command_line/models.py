@@ -27,5 +27,8 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 
     from gfl_jax.pretrained.published import models_table
 
-    Console().print(models_table())
+    table = models_table()
+    console = Console()
+    # A file or a pipe has no width: there the table is as wide as it needs to be.
+    console.print(table, width=None if console.is_terminal else 200)
     return 0

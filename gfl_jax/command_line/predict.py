@@ -9,7 +9,7 @@ from gfl_jax.files import require_writable
 TEXT = """\
 Detects objects in images and videos, draws the boxes and writes them as COCO results JSON.
 
-  python main.py predict --workdir=runs/gfl_trees photo1.jpg photo2.png --output=predictions
+  python main.py predict --model=gfl_trees photo.jpg --output=predictions
   python main.py predict --workdir=runs/gfl_trees photos 'day*/*.jpg' clip.mp4 --output=predictions
 
 A folder means all images and videos in it and in its subfolders, except hidden ones.

@@ -8,7 +8,7 @@ from gfl_jax.configuration.overrides import parse_overrides
 from gfl_jax.paths import local_path
 
 TEXT = """\
-Recomputes the reference values of an independent PyTorch implementation (mmdetection) and compares them.
+Computes values with this package and compares them with stored values of mmdetection.
 
   python main.py verify --dtype=float64
   python main.py verify --dtype=float64 --detector=all
@@ -20,7 +20,12 @@ recomputed on this machine. The exit status is 1 if any of them deviates by more
 
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    command.add_argument("--dtype", choices=["float64", "float32", "bfloat16"], default="float32")
+    command.add_argument(
+        "--dtype",
+        choices=["float64", "float32", "bfloat16"],
+        default="float32",
+        help="type of the arithmetic to verify (default float32)",
+    )
     command.add_argument(
         "--detector",
         choices=["gfl", "atss", "fcos", "fcos_tricks", "gfl_r101_dcn", "gflv2", "ld", "all"],

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+import PIL.Image
 from etils.epath import Path
 from jaxtyping import UInt8
 
@@ -46,28 +47,29 @@ class _Files:
         return decode_image(read_file(self.paths[i]), str(self.paths[i]))
 
 
-# The path of a file, or a uint8 RGB array (height, width, 3).
-ImageLike = str | os.PathLike[str] | np.ndarray
+# The path of a file, a uint8 RGB array (height, width, 3), or a PIL image.
+ImageLike = str | os.PathLike[str] | np.ndarray | PIL.Image.Image
 
 
 def images_source(images: Sequence[ImageLike], categories: Categories) -> Source:
-    """Makes a source of images that are given as arrays or as paths of files.
+    """Makes a source of images that are given as arrays, PIL images or paths of files.
 
     Raises:
       UserError: an array is not an RGB image, or a file cannot be read.
     """
-    files = [as_path(image) for image in images if not isinstance(image, np.ndarray)]
+    given = [np.asarray(x.convert("RGB")) if isinstance(x, PIL.Image.Image) else x for x in images]
+    files = [as_path(x) for x in given if not isinstance(x, np.ndarray)]
     of_files = iter(read_headers(files).displayed.tolist() if files else [])
-    sizes = [_size_of(i, x) if isinstance(x, np.ndarray) else next(of_files) for i, x in enumerate(images)]
-    names = tuple(f"image {i}" if isinstance(x, np.ndarray) else str(x) for i, x in enumerate(images))
-    table = no_annotations(np.array(sizes), range(1, len(images) + 1), names)
-    return Source("images", categories.names, categories.ids, table, _Images(tuple(images)))
+    sizes = [_size_of(i, x) if isinstance(x, np.ndarray) else next(of_files) for i, x in enumerate(given)]
+    names = tuple(f"image {i}" if isinstance(x, np.ndarray) else str(x) for i, x in enumerate(given))
+    table = no_annotations(np.array(sizes), range(1, len(given) + 1), names)
+    return Source("images", categories.names, categories.ids, table, _Images(tuple(given)))
 
 
 class _Images:
     """Returns or reads images by their position in a list."""
 
-    def __init__(self, images: tuple[ImageLike, ...]) -> None:
+    def __init__(self, images: tuple[str | os.PathLike[str] | np.ndarray, ...]) -> None:
         self.images = images
 
     def __call__(self, i: int) -> UInt8[np.ndarray, "height width 3"]:

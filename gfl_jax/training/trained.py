@@ -60,8 +60,8 @@ def trained_config(name: str) -> Config:
     file = as_path(name) / "config.json"
     if not file.is_file():
         raise UserError(
-            f"{name}: is neither a work directory of `train` nor a published detector; "
-            "`main.py models` lists the published ones"
+            f"{name}: is neither a work directory of `train` nor a published detector, and no such file "
+            "exists; check the path, or choose a name that `main.py models` lists"
         )
     return config_from_json(file)
 
