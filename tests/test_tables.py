@@ -29,8 +29,11 @@ from gfl_jax.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 TREES = ROOT / "tests" / "data" / "trees"
+# All but Table II, whose backbones are too large.
 TABLES = {
-    name: ROOT / "configs" / f"table_{name}.py" for name in ("1", "beta", "boxes", "dfl", "qfl", "quality")
+    file.stem.removeprefix("table_"): file
+    for file in sorted((ROOT / "configs").glob("table_*.py"))
+    if file.stem != "table_2"
 }
 ROWS = [(name, row) for name, file in TABLES.items() for row in load_module(file).ROWS]
 STEPS = 20

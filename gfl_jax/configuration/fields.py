@@ -111,7 +111,10 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(without_ranges(hint))
-    raise UserError(f"{name}={_shown(value)}: must be {wanted}, not {type(value).__name__}")
+    remedy = ""
+    if dataclasses.is_dataclass(hint) and isinstance(value, str):
+        remedy = f"; set its fields instead, such as {name}.{dataclasses.fields(hint)[0].name}"
+    raise UserError(f"{name}={_shown(value)}: must be {wanted}, not {type(value).__name__}{remedy}")
 
 
 def without_ranges(hint: Any) -> Any:
