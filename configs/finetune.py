@@ -8,8 +8,9 @@ held out. The model is a name of `main.py models`, or a work directory of `train
 
 The choices are printed. Training lasts 12 epochs, or longer if these have fewer than 8000 images. The
 learning rate is half of the model's. The limit of detections is at least the largest number of boxes in an
-image. Cost: for GFL-R50, at least 1000 steps of 8 images at 800x1333. Any field can be changed, as in
---config.schedule.steps=3000.
+image. Cost: for GFL-R50, at least 1000 steps of 8 images at 800x1333. The arguments `steps` and `batch`
+(finetune:data=DIR,steps=300,batch=4) change the warm-up and the evaluations too. Any field can be changed, as
+in --config.optimizer.learning_rate=0.002.
 """
 
 import logging
@@ -17,7 +18,8 @@ import math
 
 import numpy as np
 
-from gfl_jax.config import Config, Dataset
+from gfl_jax.config import BatchSize, Config, Dataset
+from gfl_jax.configuration.fields import Count
 from gfl_jax.configuration.overrides import override
 from gfl_jax.data.categories import listed
 from gfl_jax.data.coco_file import CocoFile
@@ -26,16 +28,17 @@ from gfl_jax.training.trained import trained_config
 
 EPOCHS = 12
 LEAST_SHOWN = 8000  # images
-BATCH = 8
 HELD_OUT = 0.1
 LOGGER = logging.getLogger("gfl_jax.finetune")
 
 
-def get_config(data: str, model: str = "gfl_r50_fpn_1x_coco") -> Config:
+def get_config(
+    data: str, model: str = "gfl_r50_fpn_1x_coco", steps: Count | None = None, batch: BatchSize = 8
+) -> Config:
     base, (train, evaluation) = trained_config(model), find_layout(data)
     truths = [train.content] + ([evaluation.content] if evaluation else [])
-    count, batch = len(train.content.image_ids), min(base.loader.batch_size, BATCH)
-    steps = math.ceil(max(EPOCHS * count, LEAST_SHOWN) / batch)
+    count = len(train.content.image_ids)
+    steps = steps or math.ceil(max(EPOCHS * count, LEAST_SHOWN) / batch)
     most_boxes = max(int(np.bincount(truth.image_index, minlength=1).max()) for truth in truths)
     resize = small_enough(base, train.content)
     config = override(
@@ -73,10 +76,10 @@ def get_config(data: str, model: str = "gfl_r50_fpn_1x_coco") -> Config:
     if evaluation:
         LOGGER.info("%s: %d images for evaluation", evaluation.json, len(evaluation.content.image_ids))
     else:
-        LOGGER.info("found no images for evaluation; a tenth of these images is held out")
+        LOGGER.info("found no images for evaluation; a tenth of these is held out (config.dataset.holdout)")
     shown = "crops" if config.crops else "images"
     LOGGER.info(
-        "%s: trained for %d steps of %d %s, with learning rate %g, and at most %d detections per image",
+        "chosen for %s: %d steps of %d %s, learning rate %g, at most %d detections per image",
         *(model, steps, batch, shown, config.optimizer.learning_rate, config.inference.max_detections),
     )
     return config
@@ -89,9 +92,9 @@ def small_enough(base: Config, truth: CocoFile) -> dict[str, object]:
     if base.crops or side is None or doubled >= side:
         return {}
     share = max(doubled // 32 * 32, 32) / side
-    sides = [round(x * share) for x in (side, base.resize.long_side, *base.resize.train_short_sides)]
+    sides = [round(x * share) for x in (side, base.resize.long_side, *(base.resize.train_short_sides or ()))]
     return {
         "resize.short_side": sides[0],
         "resize.long_side": sides[1],
-        "resize.train_short_sides": tuple(sides[2:]),
+        "resize.train_short_sides": tuple(sides[2:]) or None,
     }

@@ -148,12 +148,20 @@ class Resize:
     # Short side in evaluation and prediction, in pixels; None: images keep their size, in training too
     short_side: Pixels | None = 800
     long_side: Pixels = 1333  # Upper limit of the long side, in pixels
-    # Smallest and largest short side in training, in pixels; drawn uniformly, both included
-    train_short_sides: tuple[Pixels, Pixels] = (800, 800)
+    # Smallest and largest short side in training, in pixels; drawn uniformly, both included.
+    # None: `short_side`
+    train_short_sides: tuple[Pixels, Pixels] | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields."""
         check_fields(self)
+
+    @property
+    def short_sides_in_training(self) -> tuple[int, int] | tuple[None, None]:
+        """The range from which training draws the short side; (None, None) if images keep their size."""
+        if self.short_side is None:
+            return None, None
+        return self.train_short_sides or (self.short_side, self.short_side)
 
 
 @dataclasses.dataclass(frozen=True)

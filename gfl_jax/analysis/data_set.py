@@ -125,7 +125,7 @@ def level_table(shown: Sequence[TrainingImage], strides: Sequence[int]) -> Table
         each = float(positives[of_level].mean()) if of_level.any() else float("nan")
         rows.append((name, int(of_level.sum()), 100 * float(of_level.mean()), _range(sides[of_level]), each))
     return Table(
-        f"boxes that each level learns from, in {len(shown)} images as training sees them",
+        f"boxes that each level learns from, in the first {len(shown)} samples of training",
         ("stride", "boxes", "%", "side of the boxes, pixels", "positives per box"),
         rows,
         "each box counts for the level with most of its positives; none: no location learns from the box",
@@ -133,17 +133,18 @@ def level_table(shown: Sequence[TrainingImage], strides: Sequence[int]) -> Table
 
 
 def describe_unassigned(shown: Sequence[TrainingImage], source: Source, most: int = 5) -> list[str]:
-    """One line for each of the first images with boxes that no location learns from."""
+    """One line for each of the first samples with boxes that no location learns from, and their number."""
     lines: list[str] = []
     for one in shown:
         count = int((one.levels == -1).sum())
-        if count and len(lines) < most:
+        if count:
             side = np.sqrt(np.prod(one.boxes[:, 2:] - one.boxes[:, :2], axis=1))[one.levels == -1]
             lines.append(
-                f"{source.file_names[one.position]}: no location learns from {count} of {len(one.boxes)} "
-                f"boxes; their sides: {_range(side)} pixels (smallest / median / largest)"
+                f"{source.file_names[one.position]}: in this sample no location learns from {count} of "
+                f"{len(one.boxes)} boxes; their sides: {_range(side)} pixels (smallest / median / largest)"
             )
-    return lines
+    more = f"and {len(lines) - most} more samples with such boxes"
+    return lines[:most] + [more] * (len(lines) > most)
 
 
 def draw_samples(

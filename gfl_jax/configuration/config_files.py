@@ -162,5 +162,12 @@ def config_from_fields(content: Any, prefix: str) -> Config:
 
 
 def config_differences(config: Config, other: Config) -> list[str]:
-    """The dotted names of the fields in which two configs differ."""
-    return differences(dataclasses.asdict(config), dataclasses.asdict(other))
+    """The dotted names of the fields in which two configs differ. Two ways to write the same do not count."""
+    return differences(dataclasses.asdict(_explicit(config)), dataclasses.asdict(_explicit(other)))
+
+
+def _explicit(config: Config) -> Config:
+    """The config with its range of short sides in training written out, or None if nothing is resized."""
+    low, high = config.resize.short_sides_in_training
+    sides = None if low is None or high is None else (low, high)
+    return dataclasses.replace(config, resize=dataclasses.replace(config.resize, train_short_sides=sides))

@@ -15,7 +15,7 @@ def check_experiment(config: Config) -> None:
       UserError: names the first field that does not fit the others.
     """
     check_detector(config.detector)
-    crops, sides, buckets = config.crops, config.resize.train_short_sides, config.loader.buckets or ()
+    crops, sides, buckets = config.crops, config.resize.train_short_sides or (), config.loader.buckets or ()
     divisor = 2 ** (len(config.detector.backbone.stage_sizes) + 1)  # the stride of the last stage
     for field, value, fits, wanted in (
         ("resize.train_short_sides", sides, _ascends(sides), "in ascending order"),

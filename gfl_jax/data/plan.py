@@ -42,7 +42,7 @@ class PlannedBatch(NamedTuple):
 
 def training_buckets(sizes: Int[np.ndarray, "images 2"], config: Config) -> tuple[Shape, ...]:
     """The shapes of the training batches in all epochs; every image fits at every size that can be drawn."""
-    low, high = _short_sides(config)
+    low, high = config.resize.short_sides_in_training
     long_side, given = config.resize.long_side, config.loader.buckets
     if given is not None:
         return with_room_for(given, resized_sizes(sizes, high, long_side))
@@ -94,7 +94,7 @@ def describe_shapes(sizes: Int[np.ndarray, "images 2"], config: Config, training
         return ""
     buckets = (training_buckets if training else evaluation_buckets)(sizes, config)
     given = config.loader.buckets
-    side = _short_sides(config)[1] if training else config.resize.short_side
+    side = config.resize.short_sides_in_training[1] if training else config.resize.short_side
     shown = resized_sizes(sizes, side, config.resize.long_side)
     new = [
         f"{height}x{width}"
@@ -125,7 +125,7 @@ def steps_per_epoch(sizes: Int[np.ndarray, "images 2"], config: Config) -> int:
         )
     if config.crops is not None:
         return -(-count // batch)
-    low, high = _short_sides(config)
+    low, high = config.resize.short_sides_in_training
     shortest = resized_sizes(sizes, low, config.resize.long_side)
     buckets = training_buckets(sizes, config)
     if low == high:
@@ -156,7 +156,7 @@ def train_plan(sizes: Int[np.ndarray, "images 2"], config: Config, epoch: int) -
             PlannedBatch(canvas, part, sizes[part], flip)
             for part, flip in zip(filled.reshape(steps, batch), flips, strict=True)
         ]
-    low, high = _short_sides(config)
+    low, high = config.resize.short_sides_in_training
     short_sides = None if low is None else rng.integers(low, high, len(positions), endpoint=True)
     shown = resized_sizes(sizes[positions], short_sides, config.resize.long_side)
     flips = (rng.random(len(positions)) < 0.5) & config.loader.flip
@@ -192,10 +192,3 @@ def in_view(planned: PlannedBatch, view: View) -> PlannedBatch:
         sizes=view_sizes(planned.sizes, view.scale),
         flips=planned.flips ^ view.flip,
     )
-
-
-def _short_sides(config: Config) -> tuple[int, int] | tuple[None, None]:
-    """The range from which the short side is drawn; (None, None) if images keep their size."""
-    if config.resize.short_side is None:
-        return None, None
-    return config.resize.train_short_sides

@@ -193,7 +193,7 @@ def _predict_images(job: _Job, predict: Predict, results: _Results, min_score: f
             problems[i] = f"{job.targets[i]}: cannot be written ({error.strerror}); name another --output"
             continue
         drawn = int((found.scores >= min_score).sum())
-        counts = f"{len(found.boxes)} detections, {drawn} drawn"
+        counts = f"{len(found.boxes)} detections, {drawn} drawn (score at least {min_score:g})"
         print(one_line(f"{source.file_names[i]}: {counts}: {job.targets[i]}"))
     for i in missing - set(problems):
         try:

@@ -44,6 +44,9 @@ FREE_FIELDS = (
 )
 
 
+_LOGGER = logging.getLogger(__name__)
+
+
 def claim_workdir(workdir: Path, config: Config) -> None:
     """Creates the work directory if needed, and writes `config.json` into it.
 
@@ -203,6 +206,7 @@ def load_variables(path: str | Path) -> dict[str, Any]:
     damage = find_damage(folder)
     if damage:
         raise UserError(f"{folder}: this checkpoint cannot be read ({damage}); name another one")
+    _LOGGER.info("%s: reading this checkpoint", folder)
     return read_item(folder, "variables")
 
 

@@ -96,7 +96,7 @@ class RunLog:
         """Logs the metrics of an evaluation."""
         numbers = {f"eval/{name}": float(value) for name, value in scalars.items()}
         self._write(step, numbers, self.clock.lap())
-        self.say(step, "  ".join(f"{name} {scalars[name]:.4f}" for name in ("AP", "AP50", "AP75")))
+        self.say(step, "  ".join(f"{name} {100 * scalars[name]:.1f}" for name in ("AP", "AP50", "AP75")))
 
     def evaluation_at(self, step: int) -> dict[str, float] | None:
         """Returns the metrics of the evaluation at a step, also from before the run was resumed."""

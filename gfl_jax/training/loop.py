@@ -129,6 +129,7 @@ def train(
             Profile(profile_steps, workdir / "profile", step, total_steps, log.say) as profile,
             train_batches(source, config, step, jax.process_index(), jax.process_count()) as batches,
         ):
+            log.say(step, _opening(step, total_steps, config, learning_rate))
             check_and_log = functools.partial(
                 _check_and_log, log=log, source=source, checkpoints=checkpoints, lease=lease
             )
@@ -182,6 +183,17 @@ def train(
             if stopping:
                 log.say(step, "stopped and saved; rerun the same command to resume")
             return log.evaluation_at(total_steps) or {}
+
+
+def _opening(step: int, total_steps: int, config: Config, learning_rate: float) -> str:
+    """The first line of a run."""
+    if step == total_steps:
+        return "this run has ended; to train longer, start a new run with init_from set to this one"
+    shown = f"{config.loader.batch_size} {'crops' if config.crops else 'images'}"
+    left = (
+        f"{total_steps - step} steps of {shown}, learning rate {learning_rate:.3g} after warm-up; compiling"
+    )
+    return f"{'resuming' if step else 'starting'}: {left}"
 
 
 def _measure(evaluation: Source, results: list[Result], max_detections: int) -> dict[str, float]:

@@ -45,9 +45,9 @@ def open_run_data(config: Config, workdir: Path) -> RunData:
         classes = read_categories(workdir)
         train = require_same_classes(train, classes, owner)
     else:
-        classes = Categories(train.categories, tuple(id for id in train.category_ids if id is not None))
+        classes = classes_of(train)
     if has_eval_data(config):
-        evaluation = _open_evaluation(config, classes, train.name)
+        evaluation = open_evaluation(config, classes, train.name)
     else:
         evaluation = None
         _LOGGER.info("config.dataset names no evaluation data; the result is the last checkpoint")
@@ -61,6 +61,11 @@ def open_run_data(config: Config, workdir: Path) -> RunData:
     if evaluation is not None:
         log_shapes(evaluation, config, training=False)
     return RunData(train, evaluation, classes)
+
+
+def classes_of(source: Source) -> Categories:
+    """The classes of training data, which a new detector gets."""
+    return Categories(source.categories, tuple(id for id in source.category_ids if id is not None))
 
 
 def write_run_data(workdir: Path, data: RunData) -> None:
@@ -82,8 +87,18 @@ def has_begun(workdir: Path) -> bool:
     return bool(steps_in(workdir / "checkpoints"))
 
 
-def _open_evaluation(config: Config, classes: Categories, owner: str) -> Source:
-    """Reads the evaluation data with the labels of the training data."""
+def open_evaluation(config: Config, classes: Categories, owner: str) -> Source:
+    """Reads the evaluation data with the labels of the training data.
+
+    Args:
+      config: the experiment.
+      classes: the classes of the training data.
+      owner: name of the training data, for messages.
+
+    Raises:
+      UserError: the data are missing or broken, have classes that the training data lack, or have no
+        annotations.
+    """
     matched = match_classes(make_source(config, "eval"), classes, f"the classes of {owner}")
     if matched.foreign:
         raise UserError(

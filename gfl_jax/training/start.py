@@ -139,7 +139,13 @@ def match_classifier(
         to, origin = np.transpose(shared)
         new[..., to] = old.reshape(*old.shape[:-1], anchors, len(theirs.names))[..., origin]
         flat[path] = new.reshape(ours[path].shape)
-    if shared and len(shared) < len(classes.names):
+    if not shared:
+        logging.warning(
+            "%s: none of its classes (%s) has the name of a class of the data (%s), so class scores are "
+            "learned anew; names are case-sensitive",
+            *(name, listed(theirs.names), listed(classes.names)),
+        )
+    elif len(shared) < len(classes.names):
         new_names = [n for n in classes.names if n not in old_label]
         logging.warning("%s: classes are matched by name; newly initialized: %s", name, listed(new_names))
     return unflatten_dict(flat, sep="/")

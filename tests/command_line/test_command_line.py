@@ -123,7 +123,7 @@ def test_predict_draws_and_writes_coco_results(capsys, trained, tmp_path):
     assert main(["predict", *map(str, images), *options, override]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert f"{images[0]}: 5 detections, 5 drawn: {output / '7.png'}" in printed.out
+    assert f"{images[0]}: 5 detections, 5 drawn (score at least 0): {output / '7.png'}" in printed.out
     for name, height, width in (("7.png", 60, 90), ("b.png", 130, 40)):  # a drawn image may be enlarged
         shape = cv2.imread(str(output / name)).shape
         assert shape[0] * width == shape[1] * height

@@ -137,10 +137,8 @@ def test_the_config_for_custom_data(tmp_path, caplog):
     assert config.inference.max_detections == 200
     assert (config.schedule.steps, config.loader.batch_size, config.loader.buckets) == (1000, 8, None)
     assert config.optimizer.learning_rate == 0.005
-    assert (config.resize.short_side, config.resize.train_short_sides) == (
-        192,
-        (192, 192),
-    )  # twice the images'
+    assert config.resize.short_side == 192  # twice the images'
+    assert config.resize.short_sides_in_training == (192, 192)
     assert config.dataset.eval_json == str(tmp_path / "val" / "a.json")
     log = "\n".join(caplog.messages)
     assert "10 images with 1300 boxes; classes: 'cat', 'dog'" in log

@@ -485,7 +485,8 @@ def test_the_command_with_batches_over_all_devices(trained, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "error: " + str(tmp_path / "in/day0/cut.jpg") + ": is cut off" in printed.err
     assert "2 of the inputs could not be used" in printed.err
-    assert f"{tmp_path}/in/day0/0.png: 5 detections, 5 drawn: {output}/day0/0.png" in printed.out
+    counts = "5 detections, 5 drawn (score at least 0)"
+    assert f"{tmp_path}/in/day0/0.png: {counts}: {output}/day0/0.png" in printed.out
     results = json.loads((output / "results.json").read_text())
     assert len(results) == 5 * (8 + 10)
     frames = [r for r in results if r["file_name"] == "clip.mp4"]
