@@ -1,4 +1,7 @@
-"""Cuts the demo's aerial images into tiles, in a folder as Roboflow exports it: a small data set to try.
+"""Makes a small data set to try fine-tuning: tiles of the demo's aerial images at half their resolution.
+
+The folder has the layout of a Roboflow export. At half the resolution trees are half as large as those that
+the packaged model gfl_trees knows.
 
 python scripts/prepare_dataset.py trees
 python scripts/tree_tiles.py --output=data/tree_tiles
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,10 +28,10 @@ from gfl_jax.files import require_writable, write_file  # noqa: E402
 from gfl_jax.paths import local_path  # noqa: E402
 
 SPLITS = {"train": "train", "valid": "validation"}  # Roboflow's folders, and the splits of the trees
-SIDE = 512  # of a tile, in pixels
-STEP = 384  # between tiles: they overlap, so that most trees are whole in one of them
+SIDE = 256  # of a tile, in pixels
+STEP = 192  # between tiles: they overlap, so that most trees are whole in one of them
 LEAST_VISIBLE = 0.5  # share of a box's area; boxes with less inside a tile are left out
-CATEGORIES = [{"id": 1, "name": "tree"}]
+CATEGORIES = [{"id": 1, "name": "Tree"}]  # as gfl_trees calls it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,10 +57,17 @@ def run(args: argparse.Namespace) -> int:
     sources = {folder: tfds_source(args.trees, split) for folder, split in SPLITS.items()}
     require_writable(args.output)
     for folder, source in sources.items():
-        examples = [source.example(i) for i in range(len(source))]
+        examples = [at_half_resolution(source.example(i)) for i in range(len(source))]
         count = write_tiles(examples, args.output / folder)
         print(f"{args.output / folder}: {count} tiles of {SIDE} x {SIDE} pixels")
     return 0
+
+
+def at_half_resolution(example: Example) -> Example:
+    """An image and its boxes at half of their size."""
+    height, width = example.image.shape[:2]
+    image = cv2.resize(example.image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return example._replace(image=np.asarray(image, np.uint8), boxes=example.boxes / 2)
 
 
 def write_tiles(examples: Sequence[Example], folder: Path) -> int:
