@@ -57,7 +57,15 @@ def test_levels_learn_from_boxes_of_the_size_of_their_anchors():
     ]
     (line,) = describe_unassigned(shown, source)
     sides = "1 / 1 / 1 pixels (smallest / median / largest)"
-    assert line == f"0.png: no location learns from 1 of 3 boxes; their sides: {sides}"
+    assert line == f"0.png: in this sample no location learns from 1 of 3 boxes; their sides: {sides}"
+
+
+def test_only_the_first_samples_with_unassigned_boxes_are_listed():
+    image, boxes = np.zeros((60, 80, 3), np.uint8), np.array([[10.0, 10, 50, 40]])
+    sample = TrainingImage(image, 0, boxes, np.array([[0, 0]]))
+    lines = describe_unassigned([sample] * 7, source_of(BOXES[:1], [0], images=1))
+    assert len(lines) == 6
+    assert lines[-1] == "and 2 more samples with such boxes"
 
 
 def test_tables_of_counts_and_sizes():
@@ -87,8 +95,15 @@ def test_the_command(tmp_path, capsys):
     arguments = ["inspect", f"--config=finetune:data={tmp_path},model=gfl_trees", "--images=4"]
     assert main([*arguments, f"--output={tmp_path / 'out'}"]) == 0
     printed = capsys.readouterr().out
-    assert "boxes that each level learns from, in 4 images" in printed
+    assert "boxes that each level learns from, in the first 4 samples of training" in " ".join(
+        printed.split()
+    )
     with Image.open(tmp_path / "out" / "samples.png") as sheet:
         assert sheet.size[0] > 256
+    other = tmp_path / "other"
+    write_coco(other / "result.json", other, ["0.png"], categories=("tree",))
+    evaluation = [f"--config.dataset.eval_json={other}/result.json", f"--config.dataset.eval_images={other}"]
+    assert main([*arguments, "--config.dataset.holdout=0", *evaluation]) == 2  # as `train` would
+    assert "its classes 'tree' are not in" in capsys.readouterr().err
     assert main([*arguments, "--config.dataset.train_json=nowhere.json"]) == 2
     assert "nowhere.json: cannot be read" in capsys.readouterr().err

@@ -246,7 +246,11 @@ def test_overrides_keep_the_original_and_the_last_one_wins():
         ("loader.flip", "1", "config.loader.flip=1: must be bool, not int"),
         ("optimizer.clip_norm", "much", "config.optimizer.clip_norm='much': must be float"),
         ("optimizer.kind", "adam", "config.optimizer.kind='adam': must be one of 'sgd', 'adamw'"),
-        ("optimizer", "sgd", "config.optimizer='sgd': must be Optimizer, not str"),
+        (
+            "optimizer",
+            "sgd",
+            "config.optimizer='sgd': must be Optimizer, not str; set its fields instead, such as config.optimizer.kind",
+        ),
         ("crops", "1", "config.crops=1: must be Crops, not int"),
         ("normalization.mean", "(1, 2)", "config.normalization.mean=(1, 2): must be tuple["),
         ("normalization.mean", "5", "config.normalization.mean=5: must be tuple[float, float, float]"),

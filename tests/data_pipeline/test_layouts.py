@@ -123,8 +123,19 @@ def test_held_out_images(tmp_path):
         held_out(["a"], 0.1)
 
 
-def finetune(folder, model="gfl_trees"):
-    return load_config(f"{CONFIGS / 'finetune.py'}:data={folder},model={model}")
+def finetune(folder, model="gfl_trees", more=""):
+    return load_config(f"{CONFIGS / 'finetune.py'}:data={folder},model={model}{more}")
+
+
+def test_steps_and_batch_change_what_depends_on_them(tmp_path):
+    write_coco(tmp_path / "result.json", tmp_path, TEN)
+    config = finetune(tmp_path, more=",steps=50,batch=4")
+    assert (config.schedule.steps, config.loader.batch_size) == (50, 4)
+    assert (config.schedule.warmup_steps, config.run.evaluate_every) == (5, 10)
+    assert finetune(tmp_path, more=",batch=4").schedule.steps == 2000  # 8000 images
+    for wrong in ("steps=0", "batch=0"):
+        with pytest.raises(UserError, match=f"finetune:{wrong}: must be from 1"):
+            finetune(tmp_path, more=f",{wrong}")
 
 
 def test_the_config_for_custom_data(tmp_path, caplog):
@@ -143,7 +154,7 @@ def test_the_config_for_custom_data(tmp_path, caplog):
     log = "\n".join(caplog.messages)
     assert "10 images with 1300 boxes; classes: 'cat', 'dog'" in log
     assert "3 images for evaluation" in log
-    assert "1000 steps of 8 images, with learning rate 0.005" in log
+    assert "1000 steps of 8 images, learning rate 0.005" in log
     assert finetune(tmp_path).crops == load_config("gfl_trees").crops
 
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfl_jax.config import Config, Crops, Dataset, Loader, Resize
+from gfl_jax.configuration.config_files import config_differences
 from gfl_jax.configuration.overrides import override
 from gfl_jax.data.buckets import choose_buckets, fits, group_by_bucket, outermost, padded_share
 from gfl_jax.data.plan import (
@@ -82,6 +83,20 @@ def coco_like_sizes(count=120_000):
     odd = rng.random(count) < 0.3
     chosen[odd, rng.integers(0, 2, odd.sum())] -= rng.integers(1, 160, odd.sum())
     return chosen
+
+
+def test_training_follows_the_short_side_unless_it_has_a_range():
+    config = Config(name="t")
+    assert override(config, {"resize.short_side": 640}).resize.short_sides_in_training == (640, 640)
+    assert override(config, {"resize.short_side": None}).resize.short_sides_in_training == (None, None)
+    ranged = override(config, {"resize.train_short_sides": (480, 800), "resize.short_side": 640})
+    assert ranged.resize.short_sides_in_training == (480, 800)
+    written_out = override(config, {"resize.train_short_sides": (800, 800)})  # as runs of version 0.1 have it
+    assert config_differences(config, written_out) == []
+    assert config_differences(config, ranged) == [
+        "config.resize.short_side",
+        "config.resize.train_short_sides",
+    ]
 
 
 def test_six_chosen_buckets_waste_little_of_a_large_data_set():

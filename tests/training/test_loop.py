@@ -94,7 +94,9 @@ def test_a_finished_run_returns_its_metrics_when_started_again(whole_run, tiny_c
 
 
 @pytest.mark.parametrize(("number", "at_step"), [(signal.SIGTERM, 6), (signal.SIGINT, 9)])
-def test_a_stopped_run_resumes_bit_identically(tiny_config, whole_run, tmp_path, tamper, number, at_step):
+def test_a_stopped_run_resumes_bit_identically(
+    tiny_config, whole_run, tmp_path, tamper, capsys, number, at_step
+):
     """The step is finished after the signal. An evaluation that was due runs at the next start."""
     handler = signal.getsignal(number)
     tamper(at_step, send(number))
@@ -102,8 +104,12 @@ def test_a_stopped_run_resumes_bit_identically(tiny_config, whole_run, tmp_path,
     assert signal.getsignal(number) is handler
     assert steps_in(tmp_path / "checkpoints")[-1] == at_step
     assert not [row for row in read_metrics(tmp_path) if "eval/AP" in row and row["step"] == at_step]
+    assert "step 0/12  starting: 12 steps of " in capsys.readouterr().out
     train(tiny_config, tmp_path)
+    assert f"step {at_step}/12  resuming: {12 - at_step} steps of " in capsys.readouterr().out
     assert_same_run(tmp_path, whole_run, 12)
+    train(tiny_config, tmp_path)
+    assert "step 12/12  this run has ended" in capsys.readouterr().out
 
 
 def test_a_profile_has_the_given_steps_and_changes_no_number(tiny_config, whole_run, tmp_path, tamper):

@@ -14,12 +14,13 @@ from gfl_jax.comparison.runs import compare_rows
 from gfl_jax.config import Config
 from gfl_jax.configuration.config_files import load_config
 from gfl_jax.configuration.overrides import parse_overrides
+from gfl_jax.data.categories import Categories
 from gfl_jax.errors import UserError
 from gfl_jax.interop.foreign import detector_shapes
 from gfl_jax.interop.state_dicts import write_state_dict
 from gfl_jax.interop.torch_names import whole_state_dict
 from gfl_jax.training.loop import train
-from gfl_jax.training.start import check_start, start_from_file
+from gfl_jax.training.start import check_start, match_classifier, start_from_file
 from gfl_jax.training.state import TrainState
 
 
@@ -105,6 +106,15 @@ def test_a_file_in_which_nothing_fits_is_an_error(state, small_detector, tmp_pat
         start_from_file(state, str(path), small_detector)
     with pytest.raises(UserError, match="there is no such file"):
         start_from_file(state, str(tmp_path / "y.pth"), small_detector)
+
+
+def test_classes_of_other_names_are_learned_anew_and_told(state, lines):
+    theirs, ours = Categories(("Red", "Green", "Blue"), (1, 2, 3)), Categories(("red", "green"), (1, 2))
+    variables = match_classifier(state.variables, state.variables, ours, theirs, "model")
+    assert "class_logits" not in variables["params"]["head"]
+    (line,) = lines()
+    assert line.startswith("model: none of its classes ('Red', 'Green', 'Blue') has the name of a class of")
+    assert line.endswith("so class scores are learned anew; names are case-sensitive")
 
 
 COCO = Path(__file__).parents[2] / "configs" / "gfl_r50_fpn_1x_coco.py"
