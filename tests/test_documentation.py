@@ -26,9 +26,8 @@ NOTEBOOK = ROOT / "examples" / "finetune.ipynb"
 SUBSTITUTES = {
     "gfl_r50_fpn_1x_coco": "gfl_trees",
     '"schedule.steps": 3000': '"schedule.steps": 2',
-    '"schedule.steps": 1000': '"schedule.steps": 2',
-    '"run.evaluate_every": 250': '"run.evaluate_every": 2, "run.checkpoint_every": 2',
-    "canvas=(512, 512)": "canvas=(96, 128)",
+    "steps=400": "steps=2",
+    "canvas=(256, 256)": "canvas=(96, 128)",
     "canvas=(1056, 1280)": "canvas=(96, 128)",
     "../": "",
 }

@@ -100,7 +100,7 @@ def test_the_command(tmp_path, capsys):
     )
     with Image.open(tmp_path / "out" / "samples.png") as sheet:
         assert sheet.size[0] > 256
-    other = tmp_path / "other"
+    other = tmp_path.parent / "other"
     write_coco(other / "result.json", other, ["0.png"], categories=("tree",))
     evaluation = [f"--config.dataset.eval_json={other}/result.json", f"--config.dataset.eval_images={other}"]
     assert main([*arguments, "--config.dataset.holdout=0", *evaluation]) == 2  # as `train` would

@@ -249,7 +249,8 @@ def test_overrides_keep_the_original_and_the_last_one_wins():
         (
             "optimizer",
             "sgd",
-            "config.optimizer='sgd': must be Optimizer, not str; set its fields instead, such as config.optimizer.kind",
+            "config.optimizer='sgd': must be Optimizer, not str; set its fields instead, such as "
+            "config.optimizer.kind",
         ),
         ("crops", "1", "config.crops=1: must be Crops, not int"),
         ("normalization.mean", "(1, 2)", "config.normalization.mean=(1, 2): must be tuple["),

@@ -134,7 +134,7 @@ def test_steps_and_batch_change_what_depends_on_them(tmp_path):
     assert (config.schedule.warmup_steps, config.run.evaluate_every) == (5, 10)
     assert finetune(tmp_path, more=",batch=4").schedule.steps == 2000  # 8000 images
     for wrong in ("steps=0", "batch=0"):
-        with pytest.raises(UserError, match=f"finetune:{wrong}: must be from 1"):
+        with pytest.raises(UserError, match=f":{wrong}: must be from 1 to"):
             finetune(tmp_path, more=f",{wrong}")
 
 
