@@ -104,6 +104,6 @@ def test_the_command(tmp_path, capsys):
     write_coco(other / "result.json", other, ["0.png"], categories=("tree",))
     evaluation = [f"--config.dataset.eval_json={other}/result.json", f"--config.dataset.eval_images={other}"]
     assert main([*arguments, "--config.dataset.holdout=0", *evaluation]) == 2  # as `train` would
-    assert "its classes 'tree' are not in" in capsys.readouterr().err
+    assert "none of its classes ('tree') is one of the classes of" in capsys.readouterr().err
     assert main([*arguments, "--config.dataset.train_json=nowhere.json"]) == 2
     assert "nowhere.json: cannot be read" in capsys.readouterr().err
