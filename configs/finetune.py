@@ -21,6 +21,7 @@ import numpy as np
 from gfl_jax.config import BatchSize, Config, Dataset
 from gfl_jax.configuration.fields import Count
 from gfl_jax.configuration.overrides import override
+from gfl_jax.console.plain import counted
 from gfl_jax.data.categories import listed
 from gfl_jax.data.coco_file import CocoFile
 from gfl_jax.data.layouts import find_layout
@@ -70,11 +71,13 @@ def get_config(
         },
     )
     LOGGER.info(
-        "%s: %d images with %d boxes; classes: %s",
-        *(train.json, count, len(train.content.labels), listed(train.content.categories.names)),
+        "%s: %s with %s; classes: %s",
+        *(train.json, counted(count, "image"), counted(len(train.content.labels), "box")),
+        listed(train.content.categories.names),
     )
     if evaluation:
-        LOGGER.info("%s: %d images for evaluation", evaluation.json, len(evaluation.content.image_ids))
+        images = counted(len(evaluation.content.image_ids), "image")
+        LOGGER.info("%s: %s for evaluation", evaluation.json, images)
     else:
         LOGGER.info("found no images for evaluation; a tenth of these is held out (config.dataset.holdout)")
     shown = "crops" if config.crops else "images"

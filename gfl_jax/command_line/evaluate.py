@@ -58,6 +58,7 @@ def run(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
     from rich.console import Console
 
+    from gfl_jax.console.plain import counted
     from gfl_jax.data.loader import log_shapes, make_source
     from gfl_jax.evaluation.coco_metrics import class_table, metrics_table
     from gfl_jax.evaluation.evaluate import evaluate_source, in_labels_of
@@ -102,6 +103,7 @@ def _evaluate(args: argparse.Namespace, overrides: dict[str, str]) -> None:
         if len(metrics.classes) > 1:
             console.print(class_table(metrics))
         console.print(metrics_table(metrics))
-    print(f"{len(results)} detections in {len(source)} images: {output}/results.json")
+    found = f"{counted(len(results), 'detection')} in {counted(len(source), 'image')}"
+    print(f"{found}: {output}/results.json")
     drawn = save_snapshots(output, "", source, results, args.pictures)
-    print(f"{len(drawn)} images with ground truth and detections: {output}")
+    print(f"{counted(len(drawn), 'image')} with ground truth and detections: {output}")

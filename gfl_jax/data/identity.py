@@ -16,6 +16,7 @@ import numpy as np
 from etils.epath import Path
 from jaxtyping import Bool, Float, Int
 
+from gfl_jax.console.plain import counted
 from gfl_jax.data.annotations import Annotations
 from gfl_jax.data.categories import listed
 from gfl_jax.data.source import Source
@@ -171,4 +172,4 @@ def _order_of_boxes(
 
 def _images(names: Sequence[str], which: Bool[np.ndarray, "images"]) -> str:
     chosen = [name for name, is_one in zip(names, which, strict=True) if is_one]
-    return f"{len(chosen)} images ({listed(chosen, 3)})"
+    return f"{counted(len(chosen), 'image')} ({listed(chosen, 3)})"

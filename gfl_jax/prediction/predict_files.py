@@ -15,6 +15,7 @@ from typing import NamedTuple
 from etils.epath import Path
 
 from gfl_jax.config import Config
+from gfl_jax.console.plain import counted
 from gfl_jax.data.categories import Categories
 from gfl_jax.data.headers import try_headers
 from gfl_jax.data.image_files import image_files_source
@@ -193,7 +194,7 @@ def _predict_images(job: _Job, predict: Predict, results: _Results, min_score: f
             problems[i] = f"{job.targets[i]}: cannot be written ({error.strerror}); name another --output"
             continue
         drawn = int((found.scores >= min_score).sum())
-        counts = f"{len(found.boxes)} detections, {drawn} drawn (score at least {min_score:g})"
+        counts = f"{counted(len(found.boxes), 'detection')}, {drawn} drawn (score at least {min_score:g})"
         print(one_line(f"{source.file_names[i]}: {counts}: {job.targets[i]}"))
     for i in missing - set(problems):
         try:
@@ -224,7 +225,9 @@ def _predict_video(job: _Job, predict: Predict, results: _Results, min_score: fl
     except UserError as error:
         return [str(error)]
     if done:
-        print(one_line(f"{source.name}: {done} frames, {detections} detections, {drawn} drawn: {target}"))
+        counts = f"{counted(done, 'frame')}, {counted(detections, 'detection')}, {drawn} drawn"
+        print(one_line(f"{source.name}: {counts}: {target}"))
+        )
     if problems:
         return [problems[min(problems)]]
     if done < len(source):

@@ -18,7 +18,7 @@ from rich.console import Console
 from gfl_jax.analysis.text_tables import Table, for_console, write_csv
 from gfl_jax.comparison.rows import Row
 from gfl_jax.comparison.table import comparison_table, csv_text, markdown
-from gfl_jax.console.plain import markdown_cell, plain, shortened
+from gfl_jax.console.plain import counted, markdown_cell, plain, shortened
 from gfl_jax.console.progress import progress
 from gfl_jax.drawing import draw_boxes, draw_comparison, plot_losses
 from gfl_jax.errors import one_line
@@ -153,3 +153,11 @@ def test_letters_that_a_terminal_cannot_encode_are_escaped(tmp_path):
     assert found.returncode == 2
     assert found.stdout == "\\u043a\\u043e\\u0448\\u043a\\u0430 \\udcff.png \\xb1\n"
     assert found.stderr == "error: \\u043a\\u043e\\u0448\\u043a\\u0430 \\udcff.png\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [(1, "image", "1 image"), (0, "image", "0 images"), (2, "box", "2 boxes"), (3, "class", "3 classes")],
+)
+def test_counts_have_the_right_number(count, noun, text):
+    assert counted(count, noun) == text

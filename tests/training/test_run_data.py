@@ -106,8 +106,8 @@ def move_box(content):
         (rename, "eval", "x.json: its classes 'violet' are not in"),
         (drop_image, "train", "1 of its images are missing ('image_12.png')"),
         (drop_image, "eval", "1 of its images are missing ('image_12.png')"),
-        (move_box, "train", "boxes of 1 images ('image_1.png') differ"),
-        (move_box, "eval", "boxes of 1 images ('image_1.png') differ"),
+        (move_box, "train", "boxes of 1 image ('image_1.png') differ"),
+        (move_box, "eval", "boxes of 1 image ('image_1.png') differ"),
     ],
 )
 def test_changed_content_is_refused_and_the_difference_is_named(whole_run, tmp_path, edit, which, words):
