@@ -227,7 +227,6 @@ def _predict_video(job: _Job, predict: Predict, results: _Results, min_score: fl
     if done:
         counts = f"{counted(done, 'frame')}, {counted(detections, 'detection')}, {drawn} drawn"
         print(one_line(f"{source.name}: {counts}: {target}"))
-        )
     if problems:
         return [problems[min(problems)]]
     if done < len(source):
