@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from gfl_jax import config
 from gfl_jax.analysis.text_tables import Cell, Table
 from gfl_jax.axes.assigner import assign_targets, canvas_locations
+from gfl_jax.configuration.overrides import override
 from gfl_jax.data.loader import train_batches
 from gfl_jax.data.source import Source
 from gfl_jax.drawing.canvas import Image, enlarged, header, paint_boxes, style_of
@@ -39,6 +40,8 @@ class TrainingImage(NamedTuple):
 def training_images(source: Source, experiment: config.Config, count: int) -> Iterator[TrainingImage]:
     """Yields the first images of a run, after its crops and resizing, with the positives of their boxes."""
     detector = experiment.detector
+    # In this process: workers that are stopped early print warnings about their shared memory.
+    experiment = override(experiment, {"loader.workers": 0})
     measure = jax.jit(functools.partial(_count_positives, detector=detector))
     with train_batches(source, experiment) as batches:
         while count > 0:

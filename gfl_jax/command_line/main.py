@@ -38,8 +38,8 @@ COMMANDS = {
 
 CONFIG_HELP = """\
 To change fields of the config, give their names with dots: --config.optimizer.learning_rate=0.02
---config.loader.batch_size=32 --config.crops=None. gfl_jax/config.py documents the fields, and gfl_jax/axes/
-those of the four axes of a detector. configs/ holds the experiments."""
+--config.loader.batch_size=32 --config.crops=None. The page "Config fields" of the documentation lists all
+fields; they are in gfl_jax/config.py and, for the four axes of a detector, in gfl_jax/axes/."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
