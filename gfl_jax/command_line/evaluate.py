@@ -17,8 +17,9 @@ Computes the COCO metrics of a trained detector on its evaluation split.
   python main.py evaluate --workdir=runs/gfl_r50 \\
       --config.inference.test_scales="(0.8,1.0,1.25)" --config.inference.test_flip=True
 
-The command prints the twelve COCO metrics and, for several classes, the AP of each class. It writes the detections to results.json,
-in the COCO results format. Without --config, it uses the config in the work directory.
+The command prints the twelve COCO metrics and, for several classes, the AP of each class. It writes the
+detections to results.json, in the COCO results format. Without --config, it uses the config in the work
+directory.
 
 Classes are matched by name; their order in the data does not matter. Classes that only the data or only the
 detector has are reported and do not count.

@@ -18,11 +18,11 @@ Drawn images are PNG files and drawn videos are MP4 files. They keep their names
 common folder of all inputs. If two outputs would have the same name, the old extension is kept (a.jpg.png).
 The command never overwrites an input, or a file that an earlier `predict` did not write.
 
-results.json has the detections with a score of at least config.inference.score_threshold (default 0.05), drawn
-or not, and at most config.inference.max_detections for an image. In each detection, file_name is the path
-below the common folder of all inputs. If all inputs are images with different numbers as names (0001.jpg),
-image_id is the number in the file name. Otherwise all images and frames are numbered from 1. A detection in a
-video also has the number of its frame, counted from 0.
+results.json has the detections with a score of at least config.inference.score_threshold (default 0.05),
+drawn or not, and at most config.inference.max_detections for an image. In each detection, file_name is the
+path below the common folder of all inputs. If all inputs are images with different numbers as names
+(0001.jpg), image_id is the number in the file name. Otherwise all images and frames are numbered from 1. A
+detection in a video also has the number of its frame, counted from 0.
 
 If an input cannot be used, the command names it at the end and processes all others. The exit status is then
 1, or 2 if no input could be used."""
