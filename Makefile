@@ -9,7 +9,7 @@ TESTS := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loa
 
 help:
 	@echo "make demo      fetch aerial trees, draw what a trained GFL detects, train another (about 10 minutes on 2 cores)"
-	@echo "make test      run the whole test suite (about 9 minutes on 2 cores)"
+	@echo "make test      run the whole test suite (about 12 minutes on 2 cores)"
 	@echo "make lint      run ruff and mypy"
 	@echo "make install   create $(VENV) with all requirements; the other targets do this too"
 	@echo "make torch     add PyTorch to $(VENV); only test-torch needs it"

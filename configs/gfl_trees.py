@@ -3,10 +3,10 @@ r"""A small GFL on aerial images of trees, trained from scratch on a CPU. `make 
     python scripts/prepare_dataset.py trees
     python main.py train --config=configs/gfl_trees.py --workdir=runs/gfl_trees
 
-Cost: 8 minutes on 2 cores, as two devices (scripts/demo.py). Three seeds have an AP50 of 46.5, 37.0 and
-43.3 on the held-out image (279 boxes, up to 500 detections), with a mean of 42.3, and of 36.9, 39.5 and
-36.4 on an image of another forest. With 2000 steps on one device, AP50 was 44.1, 43.1 and 44.7. Chance
-and rounding cause such differences. The data have one class, one training image and two other images;
+Cost: 5 to 8 minutes on 2 cores, as two devices (scripts/demo.py). Three seeds have an AP50 of 45.1, 40.5 and
+43.7 on the held-out image (279 boxes, up to 500 detections), with a mean of 43.1, and of 39.6, 40.3 and 37.4
+on an image of another forest. On another processor the three had 46.5, 37.0 and 43.3. With 2000 steps on one
+device, AP50 was 44.1, 43.1 and 44.7. Chance and rounding cause such differences. The data have one class, one training image and two other images;
 they are not COCO.
 
 The weights of `--model=gfl_trees` were trained with the same recipe and more steps, with seed 0. They
