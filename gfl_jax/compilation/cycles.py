@@ -15,6 +15,7 @@ from gfl_jax.compilation.program_text import Computation, called_by, computation
 MOVES = "moving data"  # a kind of work: copies, padding, slices, changes of layout
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NO_ESTIMATE = 2**63 - 1  # what the compiler for v6e states for some gathers
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _NORM = re.compile(r"/\w*(?:_gn|bn\d?)/")
 _PART = re.compile(r"\bDetectorNetwork\)*/(?:(backbone)/(layer\d)?|(pyramid|head)/)")
@@ -57,7 +58,7 @@ def cycles_of(text: str) -> Cycles | None:
                 open_loops += known_trips(line) is None
                 continue  # the cycles of a loop are those of its body
             estimate = _CYCLES.search(line)
-            if estimate is None:
+            if estimate is None or int(estimate[1]) == _NO_ESTIMATE:
                 continue
             cycles = int(estimate[1]) * computation.runs
             in_loops += cycles * computation.in_loop

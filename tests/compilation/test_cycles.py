@@ -93,6 +93,8 @@ def test_how_often_computations_run():
 
 def test_other_compilers_make_no_estimates():
     assert cycles_of(re.sub(r'"estimated_cycles":"\d+"', "", TEXT)) is None
+    largest = TEXT.replace('"estimated_cycles":"20"', f'"estimated_cycles":"{2**63 - 1}"')  # of the gather
+    assert cycles_of(largest).total == cycles_of(TEXT).total - 20
     assert cycles_of("") is None
 
 
