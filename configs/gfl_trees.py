@@ -6,8 +6,8 @@ r"""A small GFL on aerial images of trees, trained from scratch on a CPU. `make 
 Cost: 5 to 8 minutes on 2 cores, as two devices (scripts/demo.py). Three seeds have an AP50 of 45.1, 40.5 and
 43.7 on the held-out image (279 boxes, up to 500 detections), with a mean of 43.1, and of 39.6, 40.3 and 37.4
 on an image of another forest. On another processor the three had 46.5, 37.0 and 43.3. With 2000 steps on one
-device, AP50 was 44.1, 43.1 and 44.7. Chance and rounding cause such differences. The data have one class, one training image and two other images;
-they are not COCO.
+device, AP50 was 44.1, 43.1 and 44.7. Chance and rounding cause such differences. The data have one class, one
+training image and two other images; they are not COCO.
 
 The weights of `--model=gfl_trees` were trained with the same recipe and more steps, with seed 0. They
 have 14.0 AP and 45.4 AP50 on the held-out image, and 9.8 and 35.2 on the other one. They were made by
