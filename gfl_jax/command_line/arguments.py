@@ -61,6 +61,17 @@ def config_overrides(rest: Sequence[str], parser: argparse.ArgumentParser) -> di
     return overrides
 
 
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Adds the flag that names a config."""
+    command.add_argument(
+        "--config",
+        required=True,
+        type=file_name,
+        metavar="FILE",
+        help="config: a file, or a name in configs/",
+    )
+
+
 def add_trained(command: argparse.ArgumentParser) -> None:
     """Adds the flags that name a trained detector."""
     trained = command.add_mutually_exclusive_group(required=True)

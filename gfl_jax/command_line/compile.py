@@ -2,7 +2,7 @@
 
 import argparse
 
-from gfl_jax.command_line.arguments import file_name, whole_number
+from gfl_jax.command_line.arguments import add_config, whole_number
 from gfl_jax.command_line.setup import config_from_args
 from gfl_jax.files import require_writable_file
 from gfl_jax.paths import as_path
@@ -29,13 +29,7 @@ scales or flips, inference is compiled for a single view, on the largest canvas.
 
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    command.add_argument(
-        "--config",
-        required=True,
-        type=file_name,
-        metavar="FILE",
-        help="config: a file, or a name in configs/",
-    )
+    add_config(command)
     command.add_argument(
         "--topology",
         default="local",

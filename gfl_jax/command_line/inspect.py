@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gfl_jax.command_line.arguments import file_name, whole_number
+from gfl_jax.command_line.arguments import add_config, whole_number
 from gfl_jax.command_line.setup import config_from_args
 from gfl_jax.files import require_writable
 from gfl_jax.paths import as_path
@@ -28,13 +28,7 @@ level. The sample and the numbers about levels come from the first images that a
 
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    command.add_argument(
-        "--config",
-        required=True,
-        type=file_name,
-        metavar="FILE",
-        help="config: a file, or a name in configs/",
-    )
+    add_config(command)
     command.add_argument(
         "--output", type=as_path, metavar="DIR", help="directory for samples.png (default runs/NAME/inspect)"
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from gfl_jax.command_line.arguments import add_launch, file_name
+from gfl_jax.command_line.arguments import add_config, add_launch
 from gfl_jax.command_line.setup import config_from_args, processes
 from gfl_jax.files import require_writable
 from gfl_jax.paths import as_path
@@ -36,13 +36,7 @@ package xprof) and for ui.perfetto.dev."""
 
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    command.add_argument(
-        "--config",
-        required=True,
-        type=file_name,
-        metavar="FILE",
-        help="config: a file, or a name in configs/",
-    )
+    add_config(command)
     command.add_argument("--workdir", required=True, type=as_path, metavar="DIR", help="directory of the run")
     command.add_argument(
         "--profile", metavar="START:STOP", help="trace steps START to STOP - 1 into WORKDIR/profile"
