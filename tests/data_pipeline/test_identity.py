@@ -128,10 +128,10 @@ def edit(content, change):
     ("change", "words"),
     [
         ("image removed", "1 of its images are missing ('day0/4.png')"),
-        ("box moved", "boxes of 1 images ('day1/1.png') differ"),
-        ("label", "boxes of 1 images ('day1/1.png') differ"),
-        ("crowd", "boxes of 1 images ('day1/1.png') differ"),
-        ("box added", "the number of boxes of 1 images ('day1/1.png') differs"),
+        ("box moved", "boxes of 1 image ('day1/1.png') differ"),
+        ("label", "boxes of 1 image ('day1/1.png') differ"),
+        ("crowd", "boxes of 1 image ('day1/1.png') differ"),
+        ("box added", "the number of boxes of 1 image ('day1/1.png') differs"),
         ("box of another image", "the number of boxes of 2 images ('day0/0.png', 'day0/4.png') differs"),
     ],
 )
@@ -150,7 +150,7 @@ def test_changed_pixels_and_new_images_are_refused(folder, tmp_path):
     source = load(folder)
     shutil.copytree(folder / "images", tmp_path / "images")
     cv2.imwrite(str(tmp_path / "images/day1/3.png"), np.zeros((40, 50, 3), np.uint8))
-    with pytest.raises(UserError, match=r"the content of the file of 1 images \('day1/3\.png'\) differs"):
+    with pytest.raises(UserError, match=r"the content of the file of 1 image \('day1/3\.png'\) differs"):
         in_recorded_order(load(tmp_path, read(folder)), record_of(source), "the run")
     fewer = load(folder, edit(read(folder), "image removed"))
     with pytest.raises(UserError, match=r"1 of its images are new \('day0/4\.png'\)"):
