@@ -153,7 +153,8 @@ def test_lines_that_a_diff_removes_or_keeps_are_in_the_code():
     source = "\n".join(path.read_text() for path in (ROOT / "gfl_jax" / "axes").glob("*.py"))
     for block in blocks("diff"):
         for line in block.text.splitlines():
-            assert line[:1] == "+" or line[1:] in source, line
+            # Up to a bracket, because who follows the page extends the list in it.
+            assert line[:1] == "+" or line[1:].split("]")[0] in source, line
 
 
 def test_every_field_of_a_config_is_documented(monkeypatch):
