@@ -29,16 +29,20 @@ from gfl_jax.training.trained import trained_config
 
 EPOCHS = 12
 LEAST_SHOWN = 8000  # images
+BATCH = 8
 HELD_OUT = 0.1
 LOGGER = logging.getLogger("gfl_jax.finetune")
 
 
 def get_config(
-    data: str, model: str = "gfl_r50_fpn_1x_coco", steps: Count | None = None, batch: BatchSize = 8
+    data: str,
+    model: str = "gfl_r50_fpn_1x_coco",
+    steps: Count | None = None,
+    batch: BatchSize | None = None,
 ) -> Config:
     base, (train, evaluation) = trained_config(model), find_layout(data)
     truths = [train.content] + ([evaluation.content] if evaluation else [])
-    count = len(train.content.image_ids)
+    count, batch = len(train.content.image_ids), batch or min(base.loader.batch_size, BATCH)
     steps = steps or math.ceil(max(EPOCHS * count, LEAST_SHOWN) / batch)
     most_boxes = max(int(np.bincount(truth.image_index, minlength=1).max()) for truth in truths)
     resize = small_enough(base, train.content)
