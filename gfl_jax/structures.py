@@ -16,7 +16,7 @@ SIZE_DIVISOR = 32  # heights and widths of network inputs are multiples of this
 class Images:
     """A batch of images of one shape, the input of inference; numpy on the host, jax on the device."""
 
-    # RGB, zeros beyond the image size. In blocks (see `pixel_blocks`): batch height/4 width/4 48.
+    # RGB, zeros beyond the image size. In blocks (see `pixel_blocks`): batch height/8 width/4 96.
     images: UInt8[Array, "batch height width 3"]
     image_sizes: Int[Array, "batch 2"]  # (height, width) of the resized image
     scale_factors: Float[Array, "batch 2"]  # (x, y): resized size over original size

@@ -60,7 +60,7 @@ def test_convolutions(size, stride, strips, width):
 
 
 def test_pooling():
-    x = np.abs(numbers(2, 5, 8, 12))
+    x = np.abs(numbers(2, 5, 8, 24))
     found = max_pool_of_blocks(split(x, 4), 2)
     np.testing.assert_array_equal(whole(found, 2), max_pool_of_blocks(x))
 
@@ -109,8 +109,8 @@ def test_outputs_and_gradients_of_a_detector(small_detector, random_variables, n
 
 
 def test_the_number_of_strips_fills_the_registers_of_tpus():
-    blocks, pixels = np.zeros((4, 16, 40, 48)), np.zeros((4, 64, 160, 3))
+    blocks, pixels = np.zeros((4, 8, 40, 96)), np.zeros((4, 64, 160, 3))
     strips = {images: num_strips(blocks, images, "tpu") for images in (1, 2, 3, 4, 5, 8, 16)}
     assert strips == {1: 8, 2: 4, 3: 1, 4: 1, 5: 1, 8: 1, 16: 1}
     assert num_strips(blocks, 1, "gpu") == num_strips(blocks, 1, None) == num_strips(pixels, 1, "tpu") == 1
-    assert num_strips(np.zeros((1, 16, 20, 48)), 1, "tpu") == 4
+    assert num_strips(np.zeros((1, 8, 20, 96)), 1, "tpu") == 4

@@ -15,7 +15,7 @@ from gfl_jax.inference.detect import make_detect
 from gfl_jax.inference.views import view_canvas, views_of
 from gfl_jax.models.network import DetectorNetwork, build_detector
 from gfl_jax.parallel.mesh import platform_of, replicated, split_by_batch, split_over_fsdp, with_shardings
-from gfl_jax.pixel_blocks import CHANNELS, SIDE
+from gfl_jax.pixel_blocks import BLOCK_HEIGHT, BLOCK_WIDTH, CHANNELS
 from gfl_jax.structures import Batch
 from gfl_jax.training.optimizer import (
     make_optimizer,
@@ -70,7 +70,8 @@ def _variables(model: DetectorNetwork, config: Config) -> Any:
 def abstract_batch(mesh: Mesh, canvas: Shape, images: int, blocks: bool = False) -> Batch:
     """The shapes of a global batch, split over the devices, with images in blocks or in pixels."""
     height, width = canvas
-    image = (height // SIDE, width // SIDE, CHANNELS) if blocks else (height, width, 3)
+    block = (height // BLOCK_HEIGHT, width // BLOCK_WIDTH, CHANNELS)
+    image = block if blocks else (height, width, 3)
 
     def array(*shape: int, dtype: Any) -> Any:
         return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=split_by_batch(mesh))

@@ -279,7 +279,7 @@ class _EvalSteps:
 
 
 def reads_blocks(config: Config, platform: str | None = None) -> bool:
-    """Whether batches hold images in blocks of 4x4 pixels: `loader.blocks`, or else only on TPUs.
+    """Whether batches hold images in blocks of 8x4 pixels: `loader.blocks`, or else only on TPUs.
 
     Args:
       config: its loader is used.

@@ -11,7 +11,7 @@ about as long as the forward pass. Accelerators keep XLA's own gradients; TPUs j
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,28 +28,49 @@ own_kernel_gradient = jax.make_user_context(True)
 in_a_loop = jax.make_user_context(False)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+class Window(NamedTuple):
+    """How a kernel moves over a map: by rows, then by columns."""
+
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]  # before and after the map
+
+
+def centered(size: int, stride: int) -> Window:
+    """The window of a square kernel, padded by half the kernel on all sides."""
+    return Window((stride, stride), ((size // 2, size // 2), (size // 2, size // 2)))
+
+
 def conv2d(
     x: Float[Array, "batch height width in"],
     kernel: Float[Array, "size size in_per_group out"],
     bias: Float[Array, "out"] | None,
     stride: int,
     groups: int,
-    pad_width: bool = True,
 ) -> Float[Array, "batch h w out"]:
-    """A square convolution in the type of `x`, padded by half its kernel on all sides.
+    """A square convolution in the type of `x`, padded by half its kernel on all sides."""
+    return convolve(x, kernel, bias, centered(kernel.shape[0], stride), groups)
 
-    The padding is explicit, because with stride 2 XLA's "SAME" pads less on the left and at the top. Without
-    `pad_width` there is no padding on the left and on the right.
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def convolve(
+    x: Float[Array, "batch height width in"],
+    kernel: Float[Array, "rows columns in_per_group out"],
+    bias: Float[Array, "out"] | None,
+    window: Window,
+    groups: int,
+) -> Float[Array, "batch h w out"]:
+    """A convolution in the type of `x`.
+
+    The padding is explicit, because with stride 2 XLA's "SAME" pads less on the left and at the top.
     Kernel and bias may have a wider type than `x`; their gradients have the same types as they.
     """
-    y = _convolve(x, kernel.astype(x.dtype), stride, groups, pad_width)
+    y = _convolve(x, kernel.astype(x.dtype), window, groups)
     return y if bias is None else y + bias.astype(x.dtype)
 
 
-def _convolve(x: Array, kernel: Array, stride: int, groups: int, pad_width: bool) -> Array:
+def _convolve(x: Array, kernel: Array, window: Window, groups: int) -> Array:
     joined = num_joined(x.shape[-1], groups)
-    by_groups = functools.partial(_convolve_groups, stride=stride, pad_width=pad_width)
+    by_groups = functools.partial(_convolve_groups, window=window)
     if joined == groups:
         return by_groups(x, kernel, groups=groups)
     return lax.platform_dependent(
@@ -60,13 +81,12 @@ def _convolve(x: Array, kernel: Array, stride: int, groups: int, pad_width: bool
     )
 
 
-def _convolve_groups(x: Array, kernel: Array, stride: int, groups: int, pad_width: bool) -> Array:
-    half = kernel.shape[0] // 2
+def _convolve_groups(x: Array, kernel: Array, window: Window, groups: int) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(stride, stride),
-        padding=[(half, half), (half, half) if pad_width else (0, 0)],
+        window_strides=window.strides,
+        padding=window.padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
@@ -76,19 +96,18 @@ _Saved = tuple[Array, Array, Array | None]
 
 
 def _forward(x: Array, kernel: Array, bias: Array | None, *static: Any) -> tuple[Array, _Saved]:
-    return conv2d(x, kernel, bias, *static), (x, kernel, bias)
+    return convolve(x, kernel, bias, *static), (x, kernel, bias)
 
 
-def _backward(
-    stride: int, groups: int, pad_width: bool, saved: _Saved, g: Array
-) -> tuple[Array, Array, Array | None]:
+def _backward(window: Window, groups: int, saved: _Saved, g: Array) -> tuple[Array, Array, Array | None]:
     """The gradients of x, of the kernel and of the bias; `g` is the gradient of the result."""
     x, kernel, bias = saved
-    size = kernel.shape[0]
-    in_loop = in_a_loop.value and groups == 1 and pad_width
+    (size, columns), stride = kernel.shape[:2], window.strides[0]
+    square = groups == 1 and window == centered(size, stride)
+    in_loop = in_a_loop.value and square
 
     def x_by_xla(kernel: Array, g: Array) -> Array:
-        return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, groups, pad_width), x)(g)[0]
+        return jax.linear_transpose(lambda x: _convolve(x, kernel, window, groups), x)(g)[0]
 
     plain = functools.partial(_plain_x_gradient, stride=stride, shape=x.shape)
     narrow = kernel.astype(x.dtype)
@@ -96,18 +115,16 @@ def _backward(
         lax.platform_dependent(narrow, g, cpu=plain, default=x_by_xla) if in_loop else x_by_xla(narrow, g)
     )
 
-    by_xla = functools.partial(
-        _kernel_gradient_by_xla, stride=stride, size=size, groups=groups, pad_width=pad_width
-    )
+    by_xla = functools.partial(_kernel_gradient_by_xla, size=(size, columns), window=window, groups=groups)
     own: Callable[[Array, Array], Array] | None = None
-    if size == 1 and groups == 1:
+    if size == 1 and square:
         own = functools.partial(_kernel_gradient_1x1, stride=stride)
-    elif stride == 1 and groups == 1 and pad_width and x.shape[-1] >= 128 and x.dtype != jnp.float64:
+    elif stride == 1 and square and x.shape[-1] >= 128 and x.dtype != jnp.float64:
         own = functools.partial(_kernel_gradient, size=size)
     elif in_loop:
         own = functools.partial(_plain_kernel_gradient, stride=stride, size=size)
     # else: stride 2 gains nothing, float64 would be slower, grouped convolutions were not tried, and strips
-    # are only for TPUs.
+    # and pairs of rows are only for TPUs.
     if own is None or not own_kernel_gradient.value:
         kernel_gradient = by_xla(x, g)
     else:
@@ -117,7 +134,7 @@ def _backward(
     return x_gradient, kernel_gradient.astype(kernel.dtype), bias_gradient
 
 
-conv2d.defvjp(_forward, _backward)
+convolve.defvjp(_forward, _backward)
 
 
 def _wide(x: Array) -> Any:
@@ -128,17 +145,16 @@ def _wide(x: Array) -> Any:
 def _kernel_gradient_by_xla(
     x: Float[Array, "batch height width in"],
     g: Float[Array, "batch h w out"],
-    stride: int,
-    size: int,
+    size: tuple[int, int],
+    window: Window,
     groups: int,
-    pad_width: bool,
-) -> Float[Array, "size size in_per_group out"]:
+) -> Float[Array, "rows columns in_per_group out"]:
     """XLA's gradient of the kernel. On a TPU it is selected from the gradient of joined groups."""
-    by_groups = functools.partial(_kernel_gradient_of_groups, stride=stride, size=size, pad_width=pad_width)
+    by_groups = functools.partial(_kernel_gradient_of_groups, size=size, window=window)
     joined = num_joined(x.shape[-1], groups)
     if joined == groups:
         return by_groups(x, g, groups=groups)
-    shape = jax.ShapeDtypeStruct((size, size, x.shape[-1] // groups, g.shape[-1]), _wide(x))
+    shape = jax.ShapeDtypeStruct((*size, x.shape[-1] // groups, g.shape[-1]), _wide(x))
     own = jax.linear_transpose(lambda kernel: join_groups(kernel, groups), shape)
     return lax.platform_dependent(
         x,
@@ -151,23 +167,23 @@ def _kernel_gradient_by_xla(
 def _kernel_gradient_of_groups(
     x: Float[Array, "batch height width in"],
     g: Float[Array, "batch h w out"],
-    stride: int,
-    size: int,
+    size: tuple[int, int],
+    window: Window,
     groups: int,
-    pad_width: bool,
-) -> Float[Array, "size size in_per_group out"]:
+) -> Float[Array, "rows columns in_per_group out"]:
     """The gradient as jax computes it: it sums over the batch like over channels, and the window is g."""
-    before = (size // 2, size // 2 if pad_width else 0)
     padding = [
-        (pad, (steps - 1) * stride + size - length - pad)
-        for pad, length, steps in zip(before, x.shape[1:3], g.shape[1:3], strict=True)
+        (before, (steps - 1) * stride + taps - length - before)
+        for (before, _), length, steps, stride, taps in zip(
+            window.padding, x.shape[1:3], g.shape[1:3], window.strides, size, strict=True
+        )
     ]
     return lax.conv_general_dilated(
         x,
         g,
         window_strides=(1, 1),
         padding=padding,
-        rhs_dilation=(stride, stride),
+        rhs_dilation=window.strides,
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
         batch_group_count=groups,
         preferred_element_type=_wide(x),

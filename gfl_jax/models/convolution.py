@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gfl_jax.models.conv_gradient import conv2d
-from gfl_jax.pixel_blocks import SIDE, block_kernel
+from gfl_jax.models.conv_gradient import Window, centered, convolve
+from gfl_jax.pixel_blocks import PIXELS, block_kernel
+from gfl_jax.row_pairs import pair_kernel
 from gfl_jax.strips import Maps, with_even_width, with_neighbors
 
 Initializer = Callable[..., Any]
@@ -29,8 +30,9 @@ class Conv(nn.Module):
     kernel_init: Initializer = KAIMING
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = jnp.float32
-    # Whether x is in blocks of 4x4 pixels. A 7x7 kernel with stride 2 then outputs blocks of 2x2.
+    # Whether x is in blocks of pixels. A 7x7 kernel with stride 2 then outputs blocks of 4x2 results.
     blocks: bool = False
+    pairs: bool = False  # whether x has pairs of rows; the result of stride 1 then also has
     images: int | None = None  # number of images in the batch, if x is in strips; None: whole maps
 
     @nn.compact
@@ -41,22 +43,31 @@ class Conv(nn.Module):
         shift: Float[Array, "features"] | None = None,
     ) -> Maps:
         """Applies the convolution. If given, `factor` multiplies the result and `shift` replaces the bias."""
-        channels = x.shape[-1] // (SIDE * SIDE if self.blocks else self.groups)
+        together = PIXELS if self.blocks else 2 if self.pairs else 1  # pixels or rows in a location of x
+        channels = x.shape[-1] // together // self.groups
         shape = (self.kernel_size, self.kernel_size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         kernel = kernel if factor is None else kernel * factor
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else shift
         x = x.astype(self.dtype)
+        window = centered(self.kernel_size, self.stride)
         if self.blocks:
-            kernel, bias = block_kernel(kernel), None if bias is None else jnp.tile(bias, 4)
-        stride = 1 if self.blocks else self.stride
-        if self.images is None:
-            return conv2d(x, kernel, bias, stride, self.groups)
-        x = with_even_width(x, self.images) if stride == 2 else x
-        half, width = kernel.shape[0] // 2, x.shape[2]
-        last = (width - 1) // stride * stride  # center of the last result of a strip
-        x = with_neighbors(x, self.images, half, max(last + half - (width - 1), 0))
-        return conv2d(x, kernel, bias, stride, self.groups, pad_width=False)
+            kernel, window = block_kernel(kernel), centered(3, 1)
+        elif self.pairs and self.stride == 2 and self.kernel_size == 1:
+            x, window = x[..., :channels], Window((1, 2), window.padding)  # of each pair the upper row
+        elif self.pairs:
+            kernel, padding = pair_kernel(kernel, self.stride)
+            window = Window((1, self.stride), (padding, window.padding[1]))
+        if bias is not None:
+            bias = jnp.tile(bias, kernel.shape[-1] // self.features)
+        if self.images is not None:
+            stride = window.strides[1]
+            x = with_even_width(x, self.images) if stride == 2 else x
+            half, width = kernel.shape[1] // 2, x.shape[2]
+            last = (width - 1) // stride * stride  # center of the last result of a strip
+            x = with_neighbors(x, self.images, half, max(last + half - (width - 1), 0))
+            window = Window(window.strides, (window.padding[0], (0, 0)))
+        return convolve(x, kernel, bias, window, self.groups)
 
 
 class BatchNorm(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from gfl_jax import config
-from gfl_jax.pixel_blocks import SIDE, in_blocks
+from gfl_jax.pixel_blocks import BLOCK_HEIGHT, BLOCK_WIDTH, in_blocks
 from gfl_jax.strips import ROWS
 
 MOST = 2  # largest number of images per chip for which strips are faster
@@ -24,23 +24,23 @@ def normalize_images(
     """Normalizes RGB images; the canvas beyond an image becomes zero.
 
     Args:
-      images: RGB pixels, or blocks of 4x4 pixels.
+      images: RGB pixels, or blocks of 8x4 pixels.
       image_sizes: (height, width) of each image on the canvas, in pixels.
       normalization: mean and std, and the channel order of these and of the result.
       dtype: of the result; the arithmetic is in float32 or wider.
     """
     with jax.named_scope("input"):
-        side = SIDE if in_blocks(images) else 1
+        height, width = (BLOCK_HEIGHT, BLOCK_WIDTH) if in_blocks(images) else (1, 1)
         # The row and the column in the block, and the color, of each channel.
-        row, column, color = np.indices((side, side, 3)).reshape(3, -1)
+        row, column, color = np.indices((height, width, 3)).reshape(3, -1)
         color = 2 - color if normalization.channel_order == "bgr" else color
         wide = jnp.promote_types(dtype, jnp.float32)
         x = images.astype(wide)
-        x = x if normalization.channel_order == "rgb" else x[..., 3 * (side * row + column) + color]
-        mean, std = (np.tile(values, side**2) for values in (normalization.mean, normalization.std))
+        x = x if normalization.channel_order == "rgb" else x[..., 3 * (width * row + column) + color]
+        mean, std = (np.tile(values, height * width) for values in (normalization.mean, normalization.std))
         x = (x - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)
-        rows = side * np.arange(x.shape[1])[:, None] + row < image_sizes[:, 0, None, None]
-        columns = side * np.arange(x.shape[2])[:, None] + column < image_sizes[:, 1, None, None]
+        rows = height * np.arange(x.shape[1])[:, None] + row < image_sizes[:, 0, None, None]
+        columns = width * np.arange(x.shape[2])[:, None] + column < image_sizes[:, 1, None, None]
         return jnp.where(rows[:, :, None] & columns[:, None], x, 0).astype(dtype)
 
 

@@ -11,6 +11,7 @@ from gfl_jax import config
 from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
 from gfl_jax.pixel_blocks import in_blocks, max_pool_of_blocks, to_blocks
+from gfl_jax.row_pairs import split_pairs
 from gfl_jax.strips import Maps
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
@@ -27,6 +28,7 @@ class ResidualBlock(nn.Module):
     stride: int
     dtype: Any
     deformable: bool = False
+    pairs: bool = False  # whether x has pairs of rows; the result of stride 1 then also has
     images: int | None = None  # number of images in the batch, if x is in strips; None: whole maps
 
     @nn.compact
@@ -41,27 +43,31 @@ class ResidualBlock(nn.Module):
         def norm(conv: nn.Module, bn: str, x: Array) -> Array:
             return batch_norm(self.backbone, bn)(conv, x, train)
 
-        def conv_norm(x: Array, name: str, bn: str, features: int, kernel_size: int, stride: int) -> Array:
-            return norm(Conv(features, kernel_size, stride, **fields, name=name), bn, x)
+        def conv_norm(
+            x: Array, name: str, bn: str, features: int, kernel_size: int, stride: int, pairs: bool
+        ) -> Array:
+            return norm(Conv(features, kernel_size, stride, pairs=pairs, **fields, name=name), bn, x)
 
+        pairs_after = self.pairs and self.stride == 1
         if self.backbone.block == "basic":
-            y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 3, self.stride))
-            y = conv_norm(y, "conv2", "bn2", out_channels, 3, 1)
+            y = nn.relu(conv_norm(x, "conv1", "bn1", self.width, 3, self.stride, self.pairs))
+            y = conv_norm(y, "conv2", "bn2", out_channels, 3, 1, pairs_after)
         else:
             first, second = (self.stride, 1) if stride_in_1x1 else (1, self.stride)
+            pairs_between = self.pairs and first == 1
             middle = self.width * self.backbone.group_width // 64 * groups
-            y = nn.relu(conv_norm(x, "conv1", "bn1", middle, 1, first))
+            y = nn.relu(conv_norm(x, "conv1", "bn1", middle, 1, first, self.pairs))
             if self.deformable:
                 version, deform_groups = self.backbone.deform_version, self.backbone.deform_groups
                 conv2: nn.Module = DeformConv(
                     middle, 3, second, groups, deform_groups, version, **shared, name="conv2"
                 )
             else:
-                conv2 = Conv(middle, 3, second, groups, **fields, name="conv2")
+                conv2 = Conv(middle, 3, second, groups, pairs=pairs_between, **fields, name="conv2")
             y = nn.relu(norm(conv2, "bn2", y))
-            y = conv_norm(y, "conv3", "bn3", out_channels, 1, 1)
-        if self.stride != 1 or x.shape[-1] != out_channels:
-            x = conv_norm(x, "downsample_conv", "downsample_bn", out_channels, 1, self.stride)
+            y = conv_norm(y, "conv3", "bn3", out_channels, 1, 1, pairs_after)
+        if self.stride != 1 or x.shape[-1] != y.shape[-1]:
+            x = conv_norm(x, "downsample_conv", "downsample_bn", out_channels, 1, self.stride, self.pairs)
         return nn.relu(x + y)
 
 
@@ -76,7 +82,9 @@ class ResNet(nn.Module):
     def __call__(self, x: Maps, train: bool = False) -> tuple[Maps, ...]:
         """Computes the features of normalized images, given in pixels, in blocks or in strips of blocks."""
         backbone = self.backbone
-        x = self._stem(x.astype(self.dtype), train)
+        # The first maps have pairs of rows up to the first stride. Groups and offsets need single rows.
+        pairs = in_blocks(x) and backbone.groups == 1 and not {1, 2} & set(backbone.deform_stages)
+        x = self._stem(x.astype(self.dtype), train, pairs)
         # Nothing is trained below the last frozen stage. This cut lets XLA drop the backward pass.
         x = jax.lax.stop_gradient(x) if backbone.frozen_stages == 1 else x
         features = []
@@ -85,27 +93,32 @@ class ResNet(nn.Module):
                 stride = 2 if k > 1 and i == 0 else 1
                 deformable = k in backbone.deform_stages
                 name = f"layer{k}_{i}"
-                block = ResidualBlock(backbone, width, stride, self.dtype, deformable, self.images, name=name)
+                block = ResidualBlock(
+                    backbone, width, stride, self.dtype, deformable, pairs, self.images, name=name
+                )
                 x = block(x, train)
+                pairs = pairs and stride == 1
             x = jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
-            features.append(x)
+            features.append(split_pairs(x) if pairs else x)
         return tuple(features)
 
-    def _stem(self, x: Array, train: bool) -> Array:
+    def _stem(self, x: Array, train: bool, pairs: bool) -> Array:
         width, blocks = self.backbone.widths[0], in_blocks(x)
         conv7 = self.backbone.stem == "conv7"
         fields: dict[str, Any] = {"use_bias": False, "dtype": self.dtype, "images": self.images}
         if conv7:
             conv = Conv(width, 7, 2, **fields, blocks=blocks, name="conv1")
         else:
-            x = x if blocks else to_blocks(x)
-            conv = Conv(width, 3, **fields, name="conv1")
+            # A block of 8x4 pixels is a pair of patches.
+            x = x if pairs else split_pairs(x if blocks else to_blocks(x))
+            conv = Conv(width, 3, **fields, pairs=pairs, name="conv1")
         x = nn.relu(batch_norm(self.backbone, "bn1")(conv, x, train))
         if not conv7:
             return x
-        return (
-            max_pool_of_blocks(x, self.images) if blocks else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        )
+        if not blocks:
+            return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool_of_blocks(x, self.images)
+        return x if pairs else split_pairs(x)
 
 
 def batch_norm(backbone: config.Backbone, name: str) -> BatchNorm:

@@ -140,7 +140,7 @@ def test_batches_in_blocks_hold_the_same_pixels(source, config):
     with_blocks = override(config, {"loader.blocks": True})
     for batches in (lambda c: train_batches(source, c), lambda c: eval_batches(source, c)):
         for pixels, blocks in zip(first(batches(config), 2), first(batches(with_blocks), 2), strict=True):
-            assert blocks.images.shape[-1] == 48
+            assert blocks.images.shape[-1] == 96
             assert_same([pixels], [blocks.replace(images=to_pixels(blocks.images))])
 
 
