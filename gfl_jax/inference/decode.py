@@ -1,5 +1,6 @@
 """Decodes head outputs to scored candidate boxes, with a limited number per level."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gfl_jax import config
 from gfl_jax.axes.assigner import assigner_locations
-from gfl_jax.axes.box_representation import decode_boxes, side_parameters, side_variances
+from gfl_jax.axes.box_representation import (
+    BoxRepresentation,
+    decode_boxes,
+    num_parameters,
+    side_variances,
+)
 from gfl_jax.axes.quality import final_scores
 from gfl_jax.boxes import clip_boxes
 from gfl_jax.structures import HeadOutputs
@@ -51,24 +57,44 @@ def decode(
     for level, class_logits in enumerate(outputs.class_logits):
         scores = jax.nn.sigmoid(flatten_levels([class_logits], detector.num_classes))
         best, index, labels = top_pairs(scores, inference.candidates_per_level)
-        parameters = side_parameters([outputs.box[level]], box)
-        parameters = jnp.take_along_axis(parameters, index[..., None, None], axis=1)
-        here = index + start
-        points, strides, anchors = (
-            jnp.asarray(x, scores.dtype)[here]
-            for x in (locations.points, locations.strides[:, None], locations.anchors)
-        )
-        boxes = clip_boxes(decode_boxes(parameters, points, strides, anchors, box), image_sizes[:, None])
-        variances = jnp.zeros_like(boxes) if box.kind == "dirac" else side_variances(parameters, strides, box)
-        # Clipping can leave the box of a location beside the image without width or height.
-        has_size = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
-        mask = (best > inference.score_threshold) & has_size
+        numbers = flatten_levels([outputs.box[level]], 4 * num_parameters(box))
+        numbers = jnp.take_along_axis(numbers, index[..., None], axis=1)
+        mask = best > inference.score_threshold
         if outputs.quality:
             quality = flatten_levels([outputs.quality[level]], 1)[..., 0]
             best = final_scores(best, jnp.take_along_axis(quality, index, axis=1))
-        levels.append((boxes, best, labels, mask, variances, here))
+        levels.append((numbers, best, labels, mask, index + start))
         start += scores.shape[1]
-    return Candidates(*(jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)))
+    numbers, scores, labels, mask, positions = (
+        jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)
+    )
+    points, strides, anchors = (
+        jnp.asarray(x, scores.dtype)[positions]
+        for x in (locations.points, locations.strides[:, None], locations.anchors)
+    )
+    # The candidates become the last axis, because the last axis fills the 128 columns of a TPU's registers.
+    decoded = jax.vmap(functools.partial(_boxes_and_variances, box=box), in_axes=-1, out_axes=-1)(
+        *(jnp.moveaxis(x, 1, -1) for x in (numbers, points, strides, anchors))
+    )
+    boxes, variances = (jnp.moveaxis(x, -1, 1) for x in decoded)
+    boxes = clip_boxes(boxes, image_sizes[:, None])
+    # Clipping can leave the box of a location beside the image without width or height.
+    mask &= jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+    return Candidates(boxes, scores, labels, mask, variances, positions)
+
+
+def _boxes_and_variances(
+    numbers: Float[Array, "*n sides_times_parameters"],
+    points: Float[Array, "*n 2"],
+    strides: Float[Array, "*n 1"],
+    anchors: Float[Array, "*n 4"],
+    box: BoxRepresentation,
+) -> tuple[Float[Array, "*n 4"], Float[Array, "*n 4"]]:
+    """The decoded boxes in pixels, and the variances of their sides in square pixels: zeros for dirac."""
+    parameters = numbers.reshape(*numbers.shape[:-1], 4, -1)
+    boxes = decode_boxes(parameters, points, strides, anchors, box)
+    variances = jnp.zeros_like(boxes) if box.kind == "dirac" else side_variances(parameters, strides, box)
+    return boxes, variances
 
 
 def top_pairs(

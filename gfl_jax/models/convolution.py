@@ -53,8 +53,9 @@ class Conv(nn.Module):
         window = centered(self.kernel_size, self.stride)
         if self.blocks:
             kernel, window = block_kernel(kernel), centered(3, 1)
-        elif self.pairs and self.stride == 2 and self.kernel_size == 1:
-            x, window = x[..., :channels], Window((1, 2), window.padding)  # of each pair the upper row
+        elif self.stride == 2 and self.kernel_size == 1 and (self.pairs or self.images is not None):
+            # Only every other row is used. Without the rest, joining strips is cheaper.
+            x, window = x[..., :channels] if self.pairs else x[:, ::2], Window((1, 2), window.padding)
         elif self.pairs:
             kernel, padding = pair_kernel(kernel, self.stride)
             window = Window((1, self.stride), (padding, window.padding[1]))
