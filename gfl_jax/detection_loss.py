@@ -16,7 +16,13 @@ from gfl_jax.boxes import boxes_to_distances, centerness, iou
 from gfl_jax.losses.distillation import localization_distillation_loss
 from gfl_jax.losses.focal import binary_cross_entropy
 from gfl_jax.structures import Batch, HeadOutputs
-from gfl_jax.targets.locations import flatten_levels, grid_sizes_of, sum_per_level
+from gfl_jax.targets.locations import (
+    Locations,
+    flatten_levels,
+    grid_sizes_of,
+    split_levels,
+    sum_per_level,
+)
 
 
 class Normalizers(NamedTuple):
@@ -84,8 +90,10 @@ def _losses_and_normalizers(
         with jax.named_scope("targets"):
             targets = assign_targets(batch, locations, detector.strides, detector.assigner)
     positive = targets.positive
-    class_logits = flatten_levels(outputs.class_logits, detector.num_classes)
-    dtype = class_logits.dtype
+    # The levels stay apart: joining the class logits would write and read them once more.
+    class_logits = [flatten_levels([level], detector.num_classes) for level in outputs.class_logits]
+    best_logits = jnp.concatenate([jnp.max(logits, axis=-1) for logits in class_logits], axis=1)
+    dtype = best_logits.dtype
     # Zero elsewhere: an exponential there could be infinite, and its gradient NaN despite a weight of zero.
     parameters = jnp.where(positive[..., None, None], side_parameters(outputs.box, box), 0)
 
@@ -97,16 +105,15 @@ def _losses_and_normalizers(
     overlap = jax.lax.stop_gradient(iou(boxes, true_boxes)) * positive
     label_centerness = centerness(boxes_to_distances(points / strides, true_boxes)) * positive
 
-    weights = box_weights(class_logits, label_centerness, positive, box)
+    weights = box_weights(best_logits, label_centerness, positive, box)
     images = jnp.asarray(len(positive))
     own = Normalizers(count_positives(targets, detector.assigner), jnp.sum(weights), images)
     used = own if normalizers is None else normalizers
     num_positives = jnp.maximum(used.positives, 1)
     weight_sum = jnp.maximum(used.box_weights, box.min_normalizer)
 
-    labels = jax.nn.one_hot(targets.labels, detector.num_classes, dtype=dtype)
-    labels = labels * class_labels(quality, positive, overlap)[..., None]
-    class_losses = class_loss(class_logits, labels, detector.classification) * targets.valid
+    labels = class_labels(quality, positive, overlap)
+    class_losses = _class_losses(class_logits, targets.labels, labels, locations, detector) * targets.valid
     weight = detector.classification.weight / num_positives
     losses = {"loss_cls": sum_per_level(class_losses, locations) * weight}
     if has_branch(quality):
@@ -124,3 +131,19 @@ def _losses_and_normalizers(
         # mmdetection sums this loss, but averages gradients over processes with two images each.
         losses["loss_ld"] = sum_per_level(weighted, locations) * (2 / used.images)
     return losses, own
+
+
+def _class_losses(
+    class_logits: Sequence[Float[Array, "batch n classes"]],
+    classes: Int[Array, "batch locations"],
+    labels: Float[Array, "batch locations"],
+    locations: Locations,
+    detector: config.Detector,
+) -> Float[Array, "batch locations"]:
+    """The classification loss of each location; `labels` are those of the true classes."""
+    losses = []
+    parts = (split_levels(x, locations) for x in (classes, labels))
+    for logits, true_class, label in zip(class_logits, *parts, strict=True):
+        one_hot = jax.nn.one_hot(true_class, detector.num_classes, dtype=logits.dtype)
+        losses.append(class_loss(logits, one_hot * label[..., None], detector.classification))
+    return jnp.concatenate(losses, axis=1)

@@ -157,12 +157,19 @@ def box_losses(
 
 
 def box_weights(
-    class_logits: Float[Array, "*n classes"],
+    best_logits: Float[Array, "*n"],
     centerness: Float[Array, "*n"],
     positive: Bool[Array, "*n"],
     box: BoxRepresentation,
 ) -> Float[Array, "*n"]:
-    """The weight of each location in the box losses: zero where it is not positive."""
+    """The weight of each location in the box losses: zero where it is not positive.
+
+    Args:
+      best_logits: the largest class logit of each location.
+      centerness: of each location in its assigned box.
+      positive: whether a box is assigned to it.
+      box: the representation.
+    """
     if box.weighting == "score":
-        return jax.nn.sigmoid(jnp.max(jax.lax.stop_gradient(class_logits), axis=-1)) * positive
+        return jax.nn.sigmoid(jax.lax.stop_gradient(best_logits)) * positive
     return centerness * positive if box.weighting == "centerness" else positive.astype(centerness.dtype)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from gfl_jax.structures import SIZE_DIVISOR
 
@@ -103,7 +103,12 @@ def flatten_levels(
     return jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in levels], axis=1)
 
 
+def split_levels(x: Shaped[Array, "batch locations"], locations: Locations) -> list[Shaped[Array, "batch n"]]:
+    """Splits the locations by level."""
+    ends = np.cumsum(np.bincount(locations.levels))
+    return jnp.split(x, ends[:-1], axis=1)
+
+
 def sum_per_level(x: Float[Array, "batch locations"], locations: Locations) -> Float[Array, "levels"]:
     """Sums over the batch and over the locations of each level."""
-    ends = np.cumsum(np.bincount(locations.levels))
-    return jnp.stack([jnp.sum(part) for part in jnp.split(x, ends[:-1], axis=1)])
+    return jnp.stack([jnp.sum(part) for part in split_levels(x, locations)])
