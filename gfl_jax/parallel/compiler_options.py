@@ -17,11 +17,6 @@ _WHOLE_MAPS: Options = {
     "xla_tpu_run_space_to_batch_after_spmd": False,
     "xla_tpu_run_space_to_batch_on_new_platforms": False,
 }
-# How much of a TPU's fast memory (VMEM) one instruction may use, in KiB; the default is 16 MiB. These chips
-# have 128 MiB. With more than the default, convolutions work on larger parts of a map at a time. With much
-# more, too little is left for the maps between them.
-_MORE_VMEM: Options = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
-_LARGE_VMEM = {"TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e"}  # names in jax
 # Otherwise sums by scattering, as in the gradients of a deformable convolution, run in any order.
 _DETERMINISTIC: Options = {"xla_gpu_deterministic_ops": True}
 # For programs that run once or a few times: optimizing them takes longer than it saves.
@@ -41,8 +36,7 @@ def compiler_options(mesh: Mesh, compiler: config.Compiler) -> Options | None:
     platform = platform_of(mesh)
     own: Options = {}
     if platform == "tpu":
-        large = mesh.devices.flat[0].device_kind in _LARGE_VMEM
-        own = {**_WHOLE_MAPS, **_MORE_VMEM} if large else _WHOLE_MAPS
+        own = _WHOLE_MAPS
     elif platform == "gpu" and compiler.deterministic:
         own = _DETERMINISTIC
     asked = {name: _value(text) for name, text in (option.split("=", 1) for option in compiler.options)}

@@ -12,22 +12,15 @@ from gfl_jax.parallel.compiler_options import compiler_options, quick_options
 from gfl_jax.parallel.mesh import make_mesh
 
 
-def mesh_of(platform, kind=""):
-    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+def mesh_of(platform):
+    device = types.SimpleNamespace(platform=platform)
     return types.SimpleNamespace(devices=np.array([[device]]))
 
 
 def test_space_to_batch_is_off_on_tpus():
-    options = compiler_options(mesh_of("tpu", "TPU v4"), config.Compiler())
+    options = compiler_options(mesh_of("tpu"), config.Compiler())
     assert options
     assert all("space_to_batch" in name and value is False for name, value in options.items())
-
-
-def test_instructions_may_use_more_of_a_large_fast_memory():
-    limit = "xla_tpu_scoped_vmem_limit_kib"
-    for kind in ("TPU v5 lite", "TPU v6 lite"):
-        assert int(compiler_options(mesh_of("tpu", kind), config.Compiler())[limit]) > 16 * 1024
-    assert limit not in compiler_options(mesh_of("tpu", "TPU v5"), config.Compiler())
 
 
 def test_gpus_are_deterministic_on_demand():
