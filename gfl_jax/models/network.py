@@ -21,14 +21,12 @@ class DetectorNetwork(nn.Module):
     detector: config.Detector
     dtype: Any = jnp.float32
     images: int | None = None  # number of images in the batch, if they are in strips; None: whole
-    join: bool = False  # whether strips are joined after the first stage of the backbone
 
     def setup(self) -> None:
         """Creates the three parts."""
-        images = None if self.join else self.images
-        self.backbone = ResNet(self.detector.backbone, self.dtype, self.images, self.join)
-        self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype, images)
-        self.head = DenseHead(self.detector, self.dtype, images)
+        self.backbone = ResNet(self.detector.backbone, self.dtype, self.images)
+        self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype, self.images)
+        self.head = DenseHead(self.detector, self.dtype, self.images)
 
     def __call__(self, images: Maps, train: bool = False) -> HeadOutputs:
         """Runs the network.
@@ -60,10 +58,7 @@ def apply_network(
     """
     if strips == 1:
         return model.apply(variables, images, **options)
-    # Two strips would cost more than they save, except in the first stage, which has the largest maps and, if
-    # it is frozen, no gradients.
-    model = model.clone(images=len(images), join=strips == 2)
-    return model.apply(variables, split(images, strips), **options)
+    return model.clone(images=len(images)).apply(variables, split(images, strips), **options)
 
 
 def build_detector(detector: config.Detector, precision: str = "float32") -> DetectorNetwork:

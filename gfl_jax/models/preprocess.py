@@ -12,6 +12,8 @@ from gfl_jax import config
 from gfl_jax.pixel_blocks import BLOCK_HEIGHT, BLOCK_WIDTH, in_blocks
 from gfl_jax.strips import ROWS
 
+MOST = 2  # largest number of images per chip for which strips are faster
+
 
 def normalize_images(
     images: UInt8[Array, "batch h w c"],
@@ -43,13 +45,16 @@ def normalize_images(
 
 
 def num_strips(images: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> int:
-    """The fastest number of strips per image: on a TPU, strips and images fill the rows of its registers.
+    """The fastest number of strips per image.
+
+    On a TPU with one or two images, the strips fill the rows of its registers. With three or four images, the
+    columns of neighboring strips cost more than empty rows.
 
     Args:
       images: in blocks of pixels or not; only blocks can be in strips.
       images_per_chip: number of images on each device.
       platform: of the devices, such as "tpu".
     """
-    if platform != "tpu" or not in_blocks(images) or images_per_chip > ROWS:
+    if platform != "tpu" or not in_blocks(images) or images_per_chip > MOST:
         return 1
     return math.gcd(ROWS // images_per_chip, images.shape[2])

@@ -12,7 +12,7 @@ from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
 from gfl_jax.pixel_blocks import in_blocks, max_pool_of_blocks, to_blocks
 from gfl_jax.row_pairs import split_pairs
-from gfl_jax.strips import Maps, whole
+from gfl_jax.strips import Maps
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -77,12 +77,11 @@ class ResNet(nn.Module):
     backbone: config.Backbone
     dtype: Any = jnp.float32
     images: int | None = None  # number of images in the batch, if they are in strips; None: whole
-    join: bool = False  # whether strips are joined after the first stage
 
     @nn.compact
     def __call__(self, x: Maps, train: bool = False) -> tuple[Maps, ...]:
         """Computes the features of normalized images, given in pixels, in blocks or in strips of blocks."""
-        backbone, images = self.backbone, self.images
+        backbone = self.backbone
         # The first maps have pairs of rows up to the first stride. Groups and offsets need single rows.
         pairs = in_blocks(x) and backbone.groups == 1 and not {1, 2} & set(backbone.deform_stages)
         x = self._stem(x.astype(self.dtype), train, pairs)
@@ -95,13 +94,11 @@ class ResNet(nn.Module):
                 deformable = k in backbone.deform_stages
                 name = f"layer{k}_{i}"
                 block = ResidualBlock(
-                    backbone, width, stride, self.dtype, deformable, pairs, images, name=name
+                    backbone, width, stride, self.dtype, deformable, pairs, self.images, name=name
                 )
                 x = block(x, train)
                 pairs = pairs and stride == 1
             x = jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
-            if self.join:
-                x, images = whole(x, images), None
             features.append(split_pairs(x) if pairs else x)
         return tuple(features)
 
