@@ -227,7 +227,7 @@ class Loader:
     workers: Annotated[int, Range(least=0, most=1000)] | None = None
     # Whether each worker keeps the decoded training images in memory; an error if they need too much of it
     cache_images: bool = False
-    # Whether workers deliver images in blocks of 4x4 pixels, which TPUs read faster; None: only on TPUs. This
+    # Whether workers deliver images in blocks of 8x4 pixels, which TPUs read faster; None: only on TPUs. This
     # affects results only by rounding.
     blocks: bool | None = None
 

@@ -17,6 +17,7 @@ from gfl_jax.data.loader import reads_blocks
 from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.models.resnet import ResNet
+from gfl_jax.models.row_pairs import split_pairs
 from gfl_jax.pixel_blocks import (
     block_kernel,
     canvas_size,
@@ -25,7 +26,6 @@ from gfl_jax.pixel_blocks import (
     to_blocks,
     to_pixels,
 )
-from gfl_jax.row_pairs import split_pairs
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))

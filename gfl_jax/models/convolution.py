@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gfl_jax.models.conv_gradient import Window, centered, convolve
+from gfl_jax.models.row_pairs import pair_kernel
 from gfl_jax.pixel_blocks import PIXELS, block_kernel
-from gfl_jax.row_pairs import pair_kernel
 from gfl_jax.strips import Maps, with_even_width, with_neighbors
 
 Initializer = Callable[..., Any]

@@ -10,8 +10,8 @@ from jaxtyping import Array
 from gfl_jax import config
 from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
+from gfl_jax.models.row_pairs import split_pairs
 from gfl_jax.pixel_blocks import in_blocks, max_pool_of_blocks, to_blocks
-from gfl_jax.row_pairs import split_pairs
 from gfl_jax.strips import Maps
 
 EXPANSION = {"basic": 1, "bottleneck": 4}

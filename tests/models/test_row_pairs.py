@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.models.convolution import Conv
+from gfl_jax.models.row_pairs import pair_kernel, split_pairs
 from gfl_jax.pixel_blocks import _above_by_convolution, _above_by_slices
-from gfl_jax.row_pairs import pair_kernel, split_pairs
 from gfl_jax.strips import split, whole
 
 
