@@ -57,19 +57,13 @@ def with_neighbors(x: Maps, images: int, left: int, right: int) -> Maps:
     """Adds `left` and `right` columns of the neighbors to each strip, or zeros at an image border."""
     if len(x) == images:
         return jnp.pad(x, ((0, 0), (0, 0), (left, right), (0, 0)))
+    # Only the columns get an axis for the strips, so no chip needs data of another chip.
+    strips = x.reshape(images, -1, *x.shape[1:])
     parts = [x]
     if left:
-        parts.insert(0, _moved(x[:, :, -left:], images, 1))
+        before = jnp.pad(strips[:, :-1, :, -left:], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+        parts.insert(0, before.reshape(len(x), x.shape[1], left, -1))
     if right:
-        parts.append(_moved(x[:, :, :right], images, -1))
+        after = jnp.pad(strips[:, 1:, :, :right], ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
+        parts.append(after.reshape(len(x), x.shape[1], right, -1))
     return jnp.concatenate(parts, axis=2)
-
-
-def _moved(columns: Maps, images: int, by: int) -> Maps:
-    """Moves columns to the next strip of the image (by = 1) or to the one before (-1); zeros move in."""
-    # An axis for the strips: no chip needs data of another chip. Only the columns get it, because on a TPU it
-    # changes the layout, which would copy whole maps.
-    strips = columns.reshape(images, -1, *columns.shape[1:])
-    kept = strips[:, :-1] if by == 1 else strips[:, 1:]
-    padding = (1, 0) if by == 1 else (0, 1)
-    return jnp.pad(kept, ((0, 0), padding, *((0, 0),) * 3)).reshape(columns.shape)
