@@ -62,9 +62,19 @@ def test_convolution_and_pooling_of_blocks_equal_those_of_pixels():
     np.testing.assert_array_equal(split_pairs(max_pool_of_blocks(nn.relu(found))), pooled)
 
 
-@pytest.mark.parametrize(("stem", "norm"), [("conv7", "batch"), ("conv7", "frozen"), ("patch4", "batch")])
-def test_features_and_gradients_are_the_same(small_detector, stem, norm):
-    network = ResNet(dataclasses.replace(small_detector.backbone, stem=stem, norm=norm))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stem": "conv7", "norm": "batch"},
+        {"stem": "patch4", "norm": "batch"},
+        {"stem": "conv7", "norm": "frozen", "block": "bottleneck"},
+        {"stem": "conv7", "norm": "frozen", "block": "bottleneck", "style": "caffe"},
+        {"stem": "conv7", "norm": "frozen", "block": "bottleneck", "groups": 2},
+    ],
+)
+def test_features_and_gradients_are_the_same(small_detector, fields):
+    """With strides in 3x3 and in 1x1 convolutions, and with groups, for which rows are not in pairs."""
+    network = ResNet(dataclasses.replace(small_detector.backbone, **fields))
     images = np.random.default_rng(2).normal(size=(2, 64, 96, 3)).astype(np.float32)
     variables = jax.jit(network.init)(jax.random.key(0), images)
 

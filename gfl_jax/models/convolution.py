@@ -32,7 +32,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     # Whether x is in blocks of pixels. A 7x7 kernel with stride 2 then outputs blocks of 4x2 results.
     blocks: bool = False
-    pairs: bool = False  # whether x has pairs of rows; the result of stride 1 then also has
+    pairs: bool = False  # whether x has pairs of rows; with stride 1, the result has them too
     images: int | None = None  # number of images in the batch, if x is in strips; None: whole maps
 
     @nn.compact

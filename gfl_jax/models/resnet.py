@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
     stride: int
     dtype: Any
     deformable: bool = False
-    pairs: bool = False  # whether x has pairs of rows; the result of stride 1 then also has
+    pairs: bool = False  # whether x has pairs of rows; with stride 1, the result has them too
     images: int | None = None  # number of images in the batch, if x is in strips; None: whole maps
 
     @nn.compact
