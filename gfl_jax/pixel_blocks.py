@@ -21,15 +21,17 @@ PIXELS = BLOCK_HEIGHT * BLOCK_WIDTH  # of a block
 CHANNELS = PIXELS * 3  # of a block: rows, then pixels in a row, then colors
 # The order of the four rows of results in a block. Adjacent ones can be compared 128 channels at a time.
 _ORDER = (0, 2, 1, 3)
-RESULTS = 8  # in a block: two columns of four rows each
+_RESULTS = 8  # in a block: two columns of four rows each
 
 
-def to_blocks(images: Shaped[Any, "batch height width c"]) -> Shaped[Any, "batch height/8 width/4 32*c"]:
-    """Converts images to blocks; height must be a multiple of 8, width of 4. Numpy arrays stay such."""
+def to_blocks(
+    images: Shaped[Any, "batch height width c"], block_height: int = BLOCK_HEIGHT
+) -> Shaped[Any, "batch h w block"]:
+    """Converts images to blocks of `block_height` x 4 pixels, which divide them. Numpy arrays stay such."""
     batch, height, width, channels = images.shape
-    rows, columns = height // BLOCK_HEIGHT, width // BLOCK_WIDTH
-    blocks = images.reshape(batch, rows, BLOCK_HEIGHT, columns, BLOCK_WIDTH, channels)
-    return blocks.swapaxes(2, 3).reshape(batch, rows, columns, PIXELS * channels)
+    rows, columns = height // block_height, width // BLOCK_WIDTH
+    blocks = images.reshape(batch, rows, block_height, columns, BLOCK_WIDTH, channels)
+    return blocks.swapaxes(2, 3).reshape(batch, rows, columns, block_height * BLOCK_WIDTH * channels)
 
 
 def to_pixels(images: Shaped[Any, "batch h w c"]) -> Shaped[Any, "batch height width 3"]:
@@ -66,8 +68,8 @@ def block_kernel(kernel: Float[Array, "7 7 in out"]) -> Float[Array, "3 3 32*in 
         for j in (0, 1)
         for i in _ORDER
     ]
-    kernels = jnp.stack(moved, axis=-2).reshape(3, BLOCK_HEIGHT, 3, BLOCK_WIDTH, channels, RESULTS, features)
-    return kernels.swapaxes(1, 2).reshape(3, 3, PIXELS * channels, RESULTS * features)
+    kernels = jnp.stack(moved, axis=-2).reshape(3, BLOCK_HEIGHT, 3, BLOCK_WIDTH, channels, _RESULTS, features)
+    return kernels.swapaxes(1, 2).reshape(3, 3, PIXELS * channels, _RESULTS * features)
 
 
 def max_pool_of_blocks(

@@ -109,8 +109,11 @@ class ResNet(nn.Module):
         if conv7:
             conv = Conv(width, 7, 2, **fields, blocks=blocks, name="conv1")
         else:
-            # A block of 8x4 pixels is a pair of patches.
-            x = x if pairs else split_pairs(x if blocks else to_blocks(x))
+            # The patches are 4x4 pixels, so a block of 8x4 is a pair of them.
+            if not blocks:
+                x = to_blocks(x, 4)
+            elif not pairs:
+                x = split_pairs(x)
             conv = Conv(width, 3, **fields, pairs=pairs, name="conv1")
         x = nn.relu(batch_norm(self.backbone, "bn1")(conv, x, train))
         if not conv7:
