@@ -9,10 +9,16 @@ The strips of an image are consecutive on the batch axis: (images * strips, heig
 channels). Functions that must know the strips get the number of `images`; None means whole maps.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 ROWS = 8  # of the registers of a TPU
+MOST = 2  # largest number of images on a chip for which strips are faster than whole maps
 
 WholeMaps = Float[Array, "images height width c"]
 Maps = Float[Array, "batch height w c"]  # whole or in strips
@@ -44,6 +50,20 @@ def split_again(x: Maps, images: int | None, strips: int) -> Maps:
     return x if images is None or len(x) == images * strips else split(whole(x, images), strips)
 
 
+def num_strips(images: int, width: int) -> int:
+    """The fastest number of strips per map, for `images` maps of this width on a chip.
+
+    With one or two images, the strips fill the rows of the registers. With three or four, the columns of
+    neighboring strips cost more than empty rows.
+    """
+    return math.gcd(ROWS // images, width) if images <= MOST else 1
+
+
+def with_fastest_strips(x: Maps, images: int, chips: int) -> Maps:
+    """Changes the number of strips to the fastest one, for `images` maps on so many chips."""
+    return split_again(x, images, num_strips(images // chips, count_strips(x, images) * x.shape[2]))
+
+
 def with_even_width(x: Maps, images: int) -> Maps:
     """Joins pairs of strips while their width is odd, so a stride of 2 can start anew in each strip."""
     strips = len(x) // images
@@ -67,3 +87,24 @@ def with_neighbors(x: Maps, images: int, left: int, right: int) -> Maps:
         after = jnp.pad(strips[:, 1:, :, :right], ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
         parts.append(after.reshape(len(x), x.shape[1], right, -1))
     return jnp.concatenate(parts, axis=2)
+
+
+def one_by_one(function: Callable[[Maps], Any], x: Maps, images: int, chips: int) -> Any:
+    """Applies a function of maps in strips to one image of each chip at a time.
+
+    Args:
+      function: returns a pytree of maps in strips. It treats each image independently.
+      x: the images of all chips in strips. Those of a chip are consecutive.
+      images: number of images in the batch.
+      chips: number of chips that they are on.
+    """
+    # The chips have an axis of their own, so no chip needs data of another chip.
+    of_chips = x.reshape(chips, images // chips, -1, *x.shape[1:])
+    results = [function(of_chips[:, i].reshape(-1, *x.shape[1:])) for i in range(images // chips)]
+
+    def join(*maps: Maps) -> Maps:
+        # Strips are joined to maps later, all at once: a TPU moves them faster than one image at a time.
+        of_chips = jnp.stack([y.reshape(chips, -1, *y.shape[1:]) for y in maps], axis=1)
+        return of_chips.reshape(-1, *maps[0].shape[1:])
+
+    return jax.tree.map(join, *results)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -11,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gfl_jax import config
+from gfl_jax.compilation.collectives import collectives_of
 from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.models.convolution import Conv
 from gfl_jax.models.group_norm import GroupNorm
 from gfl_jax.models.network import apply_network, build_detector
-from gfl_jax.models.preprocess import num_strips
+from gfl_jax.models.resnet import num_one_by_one
+from gfl_jax.parallel.mesh import make_mesh, replicated, split_by_batch
 from gfl_jax.pixel_blocks import max_pool_of_blocks, to_blocks
-from gfl_jax.strips import split, split_again, whole, with_even_width, with_neighbors
+from gfl_jax.strips import num_strips, split, split_again, whole, with_even_width, with_neighbors
 
 
 def numbers(*shape):
@@ -81,7 +85,7 @@ def test_group_norm_equals_that_of_flax(dtype):
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 @pytest.mark.parametrize("deform", [False, True])
 def test_outputs_and_gradients_of_a_detector(small_detector, random_variables, norm, deform):
-    """With 160 columns, the third level of the backbone has five, so its strips must be joined."""
+    """Two images on one chip, and on two. The third level of the backbone has five columns for each half."""
     backbone = dataclasses.replace(small_detector.backbone, norm=norm)
     if deform:
         backbone = dataclasses.replace(backbone, block="bottleneck", deform_stages=(2,))
@@ -89,11 +93,11 @@ def test_outputs_and_gradients_of_a_detector(small_detector, random_variables, n
     blocks = to_blocks(numbers(2, 64, 160, 3)).astype(float)
 
     @functools.partial(jax.jit, static_argnums=2)
-    def outputs_and_gradient(params, images, strips):
+    def outputs_and_gradient(params, images, chips):
         def total(params):
             all_variables = {**variables, "params": params}
             how = {"train": True, "mutable": ["batch_stats"]}
-            found, updates = apply_network(network, all_variables, images, strips, **how)
+            found, updates = apply_network(network, all_variables, images, chips, **how)
             return sum(jnp.sum(y * y) for y in jax.tree.leaves(found)), (found, updates)
 
         return jax.value_and_grad(total, has_aux=True)(params)
@@ -101,16 +105,48 @@ def test_outputs_and_gradients_of_a_detector(small_detector, random_variables, n
     with jax.enable_x64(True):
         drawn = random_variables(network, blocks)
         variables = jax.tree.map(lambda leaf: leaf.astype(float), drawn)
-        both = [outputs_and_gradient(variables["params"], blocks, strips) for strips in (1, 8)]
-    largest = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(both[0][1]))
-    for expected, found in zip(*map(jax.tree.leaves, both), strict=True):
+        expected, *results = [outputs_and_gradient(variables["params"], blocks, n) for n in (None, 1, 2)]
+    largest = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected[1]))
+    for found in results:
         # Gradients of biases before a norm are zero up to rounding in sums as large as the other gradients.
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * largest)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12 * largest), found, expected
+        )
+
+
+def test_images_of_chips_are_computed_one_by_one_without_communication(small_detector, random_variables):
+    """Three images on each of eight chips: the first stages are in strips, the others are not."""
+    backbone = dataclasses.replace(small_detector.backbone, norm="frozen")
+    network = build_detector(dataclasses.replace(small_detector, backbone=backbone))
+    blocks = to_blocks(numbers(24, 64, 64, 3))
+    variables = random_variables(network, blocks[:1])
+    mesh = make_mesh()
+
+    def outputs(chips):
+        def run(variables, images):
+            return apply_network(network, variables, images, chips, train=True)
+
+        rows = split_by_batch(mesh)
+        jitted = jax.jit(run, in_shardings=(replicated(mesh), rows), out_shardings=rows)
+        program = jitted.lower(variables, blocks).compile()
+        return program.as_text(), program(variables, blocks)
+
+    (_, expected), (text, found) = outputs(None), outputs(mesh.size)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+    assert collectives_of(text) == []
+    assert re.search(r"f32\[8,\d+,\d+,\d+\]\S* convolution", text)  # eight strips of one image
 
 
 def test_the_number_of_strips_fills_the_registers_of_tpus():
-    blocks, pixels = np.zeros((4, 8, 40, 96)), np.zeros((4, 64, 160, 3))
-    strips = {images: num_strips(blocks, images, "tpu") for images in (1, 2, 3, 4, 5, 8, 16)}
+    strips = {images: num_strips(images, 40) for images in (1, 2, 3, 4, 5, 8, 16)}
     assert strips == {1: 8, 2: 4, 3: 1, 4: 1, 5: 1, 8: 1, 16: 1}
-    assert num_strips(blocks, 1, "gpu") == num_strips(blocks, 1, None) == num_strips(pixels, 1, "tpu") == 1
-    assert num_strips(np.zeros((1, 8, 20, 96)), 1, "tpu") == 4
+    assert num_strips(1, 20) == 4
+
+
+def test_stages_are_computed_one_by_one_if_their_strips_fill_the_registers():
+    plain = config.Backbone(norm="frozen")
+    assert [num_one_by_one(plain, columns, True) for columns in (336, 200, 100)] == [3, 2, 0]
+    deformable = dataclasses.replace(plain, deform_stages=(2, 3, 4))
+    assert num_one_by_one(deformable, 336, True) == 2
+    batch = dataclasses.replace(plain, norm="batch")
+    assert [num_one_by_one(batch, 336, train) for train in (True, False)] == [0, 3]

@@ -15,7 +15,7 @@ from gfl_jax.inference.decode import Candidates, decode
 from gfl_jax.inference.nms import nms
 from gfl_jax.inference.voting import variance_vote
 from gfl_jax.models.network import DetectorNetwork, apply_network
-from gfl_jax.models.preprocess import normalize_images, num_strips
+from gfl_jax.models.preprocess import normalize_images
 from gfl_jax.parallel.compiler_options import compiler_options
 from gfl_jax.parallel.mesh import on_own_rows, platform_of
 from gfl_jax.structures import Detections, HeadOutputs, Images
@@ -66,10 +66,10 @@ def head_outputs(
       variables: its parameters and running statistics.
       batch: the images of one device.
       normalization: how pixels become network inputs.
-      platform: of the device; maps are split into strips if this is faster there; None: they stay whole.
+      platform: of the device; on a TPU, maps may be in strips; None: they stay whole.
     """
     images = normalize_images(batch.images, batch.image_sizes, normalization, model.dtype)
-    outputs: Any = apply_network(model, variables, images, num_strips(images, images.shape[0], platform))
+    outputs: Any = apply_network(model, variables, images, 1 if platform == "tpu" else None)
     return outputs
 
 

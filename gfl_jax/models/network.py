@@ -11,7 +11,8 @@ from gfl_jax.configuration.detector_check import check_detector
 from gfl_jax.models.fpn import FeaturePyramid
 from gfl_jax.models.head import DenseHead
 from gfl_jax.models.resnet import ResNet
-from gfl_jax.strips import Maps, split
+from gfl_jax.pixel_blocks import in_blocks
+from gfl_jax.strips import WholeMaps
 from gfl_jax.structures import HeadOutputs
 
 
@@ -20,20 +21,21 @@ class DetectorNetwork(nn.Module):
 
     detector: config.Detector
     dtype: Any = jnp.float32
-    images: int | None = None  # number of images in the batch, if they are in strips; None: whole
+    images: int | None = None  # number of images in the batch, if maps may be in strips; None: whole maps
+    chips: int = 1  # number of chips that the images are on
 
     def setup(self) -> None:
         """Creates the three parts."""
-        self.backbone = ResNet(self.detector.backbone, self.dtype, self.images)
+        self.backbone = ResNet(self.detector.backbone, self.dtype, self.images, self.chips)
         self.pyramid = FeaturePyramid(self.detector.pyramid, self.dtype, self.images)
         self.head = DenseHead(self.detector, self.dtype, self.images)
 
-    def __call__(self, images: Maps, train: bool = False) -> HeadOutputs:
+    def __call__(self, images: WholeMaps, train: bool = False) -> HeadOutputs:
         """Runs the network.
 
         Args:
-          images: normalized, in pixels or in blocks of pixels; blocks may be in strips. Height and width
-            are multiples of SIZE_DIVISOR.
+          images: normalized, in pixels or in blocks of pixels. Height and width are multiples of
+            SIZE_DIVISOR.
           train: whether batch norms use the statistics of the batch and update the running ones, if the
             backbone's norm is "batch".
         """
@@ -44,21 +46,21 @@ def apply_network(
     model: DetectorNetwork,
     variables: Any,
     images: Float[Array, "batch height width c"],
-    strips: int,
+    tpu_chips: int | None,
     **options: Any,
 ) -> Any:
-    """Runs `model.apply` on normalized images, each of them split into strips.
+    """Runs `model.apply` on normalized images. On a TPU, maps of images in blocks may be in strips.
 
     Args:
       model: the network.
       variables: its parameters and running statistics.
-      images: normalized and whole.
-      strips: number of strips per image, from `num_strips`.
+      images: normalized.
+      tpu_chips: number of TPU chips that the images are on; None: they are not on TPUs.
       **options: further arguments of `model.apply`.
     """
-    if strips == 1:
-        return model.apply(variables, images, **options)
-    return model.clone(images=len(images)).apply(variables, split(images, strips), **options)
+    if tpu_chips is not None and in_blocks(images):
+        model = model.clone(images=len(images), chips=tpu_chips)
+    return model.apply(variables, images, **options)
 
 
 def build_detector(detector: config.Detector, precision: str = "float32") -> DetectorNetwork:

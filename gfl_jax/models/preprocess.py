@@ -1,6 +1,5 @@
 """Converts uint8 images to network inputs, on the device."""
 
-import math
 from typing import Any
 
 import jax
@@ -10,9 +9,6 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from gfl_jax import config
 from gfl_jax.pixel_blocks import BLOCK_HEIGHT, BLOCK_WIDTH, in_blocks
-from gfl_jax.strips import ROWS
-
-MOST = 2  # largest number of images per chip for which strips are faster
 
 
 def normalize_images(
@@ -42,19 +38,3 @@ def normalize_images(
         rows = height * np.arange(x.shape[1])[:, None] + row < image_sizes[:, 0, None, None]
         columns = width * np.arange(x.shape[2])[:, None] + column < image_sizes[:, 1, None, None]
         return jnp.where(rows[:, :, None] & columns[:, None], x, 0).astype(dtype)
-
-
-def num_strips(images: Float[Array, "batch h w c"], images_per_chip: int, platform: str | None) -> int:
-    """The fastest number of strips per image.
-
-    On a TPU with one or two images, the strips fill the rows of its registers. With three or four images, the
-    columns of neighboring strips cost more than empty rows.
-
-    Args:
-      images: in blocks of pixels or not; only blocks can be in strips.
-      images_per_chip: number of images on each device.
-      platform: of the devices, such as "tpu".
-    """
-    if platform != "tpu" or not in_blocks(images) or images_per_chip > MOST:
-        return 1
-    return math.gcd(ROWS // images_per_chip, images.shape[2])

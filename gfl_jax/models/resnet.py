@@ -1,5 +1,7 @@
 """Residual networks (He et al. 2016): ResNet, ResNeXt, variants with deformable convolutions, small ones."""
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,9 +14,11 @@ from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
 from gfl_jax.models.row_pairs import split_pairs
 from gfl_jax.pixel_blocks import in_blocks, max_pool_of_blocks, to_blocks
-from gfl_jax.strips import Maps
+from gfl_jax.strips import ROWS, Maps, WholeMaps, one_by_one, split, with_fastest_strips
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
+
+Step = Callable[[Maps], Maps]  # a part of the network
 
 
 class ResidualBlock(nn.Module):
@@ -72,56 +76,104 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Computes the features of every stage, C2 to C5, with strides 4, 8, 16 and 32."""
+    """Computes the features of every stage, C2 to C5, with strides 4, 8, 16 and 32.
+
+    On a TPU the stem and the first two stages compute one image at a time, in strips. Their maps are the
+    largest, and those of one image fit into the fast memory of a chip.
+    """
 
     backbone: config.Backbone
     dtype: Any = jnp.float32
-    images: int | None = None  # number of images in the batch, if they are in strips; None: whole
+    images: int | None = None  # number of images in the batch, if maps may be in strips; None: whole maps
+    chips: int = 1  # number of chips that the images are on
 
     @nn.compact
-    def __call__(self, x: Maps, train: bool = False) -> tuple[Maps, ...]:
-        """Computes the features of normalized images, given in pixels, in blocks or in strips of blocks."""
+    def __call__(self, x: WholeMaps, train: bool = False) -> tuple[Maps, ...]:
+        """Computes the features of normalized images, given in pixels or in blocks."""
         backbone = self.backbone
         # The first maps have pairs of rows up to the first stride. Groups and offsets need single rows.
         pairs = in_blocks(x) and backbone.groups == 1 and not {1, 2} & set(backbone.deform_stages)
-        x = self._stem(x.astype(self.dtype), train, pairs)
-        # Nothing is trained below the last frozen stage. This cut lets XLA drop the backward pass.
-        x = jax.lax.stop_gradient(x) if backbone.frozen_stages == 1 else x
-        features = []
-        for k, (blocks, width) in enumerate(zip(backbone.stage_sizes, backbone.widths, strict=True), 1):
-            for i in range(blocks):
-                stride = 2 if k > 1 and i == 0 else 1
-                deformable = k in backbone.deform_stages
-                name = f"layer{k}_{i}"
-                block = ResidualBlock(
-                    backbone, width, stride, self.dtype, deformable, pairs, self.images, name=name
-                )
-                x = block(x, train)
-                pairs = pairs and stride == 1
-            x = jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
-            features.append(split_pairs(x) if pairs else x)
-        return tuple(features)
+        first = 0 if self.images is None else num_one_by_one(backbone, x.shape[2], train)
+        images = [self.chips if k < first else self.images for k in range(len(backbone.stage_sizes) + 1)]
+        steps = [self._stem(in_blocks(x), pairs, images[0], train)]
+        steps += [self._stage(k, pairs, images[k], train) for k in range(1, len(images))]
 
-    def _stem(self, x: Array, train: bool, pairs: bool) -> Array:
-        width, blocks = self.backbone.widths[0], in_blocks(x)
-        conv7 = self.backbone.stem == "conv7"
-        fields: dict[str, Any] = {"use_bias": False, "dtype": self.dtype, "images": self.images}
-        if conv7:
-            conv = Conv(width, 7, 2, **fields, blocks=blocks, name="conv1")
-        else:
-            # The patches are 4x4 pixels, so a block of 8x4 is a pair of them.
+        maps: list[Maps] = [x.astype(self.dtype)]
+        if self.images is not None:
+            if first:
+                first_steps = functools.partial(_results_of, steps[:first])
+                maps = one_by_one(first_steps, split(maps[0], ROWS), self.images, self.chips)
+            in_strips = functools.partial(with_fastest_strips, images=self.images, chips=self.chips)
+            maps = list(map(in_strips, maps))
+        maps += _results_of(steps[first:], maps[-1])
+        c2, *others = maps[-len(backbone.stage_sizes) :]
+        return split_pairs(c2) if pairs else c2, *others
+
+    def _stem(self, blocks: bool, pairs: bool, images: int | None, train: bool) -> Step:
+        width, conv7 = self.backbone.widths[0], self.backbone.stem == "conv7"
+        fields: dict[str, Any] = {"use_bias": False, "dtype": self.dtype, "images": images, "name": "conv1"}
+        conv = Conv(width, 7, 2, **fields, blocks=blocks) if conv7 else Conv(width, 3, **fields, pairs=pairs)
+        norm = batch_norm(self.backbone, "bn1")
+
+        def stem(x: Maps) -> Maps:
+            if not conv7:
+                # The patches are 4x4 pixels, so a block of 8x4 is a pair of them.
+                patches = x if pairs else split_pairs(x) if blocks else to_blocks(x, 4)
+                return nn.relu(norm(conv, patches, train))
+            x = nn.relu(norm(conv, x, train))
             if not blocks:
-                x = to_blocks(x, 4)
-            elif not pairs:
-                x = split_pairs(x)
-            conv = Conv(width, 3, **fields, pairs=pairs, name="conv1")
-        x = nn.relu(batch_norm(self.backbone, "bn1")(conv, x, train))
-        if not conv7:
-            return x
-        if not blocks:
-            return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        x = max_pool_of_blocks(x, self.images)
-        return x if pairs else split_pairs(x)
+                return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = max_pool_of_blocks(x, images)
+            return x if pairs else split_pairs(x)
+
+        return stem
+
+    def _stage(self, k: int, pairs: bool, images: int | None, train: bool) -> Step:
+        backbone = self.backbone
+        blocks = [
+            ResidualBlock(
+                backbone,
+                backbone.widths[k - 1],
+                2 if k > 1 and i == 0 else 1,
+                self.dtype,
+                k in backbone.deform_stages,
+                pairs and (k == 1 or (k == 2 and i == 0)),
+                images,
+                name=f"layer{k}_{i}",
+            )
+            for i in range(backbone.stage_sizes[k - 1])
+        ]
+
+        def stage(x: Maps) -> Maps:
+            for block in blocks:
+                x = block(x, train)
+            # Nothing is trained up to the last frozen stage. This cut lets XLA drop the backward pass.
+            return jax.lax.stop_gradient(x) if k == backbone.frozen_stages else x
+
+        return stage
+
+
+def num_one_by_one(backbone: config.Backbone, columns: int, train: bool) -> int:
+    """How many of the stem and the first two stages should compute one image at a time on a TPU.
+
+    Args:
+      backbone: the network.
+      columns: of the maps of the stem and of the first stage; the second stage has half as many.
+      train: whether the network is trained.
+    """
+    if train and backbone.norm == "batch":
+        return 0  # statistics are those of all images
+    filling = 3 if columns % (2 * ROWS) == 0 else 2 if columns % ROWS == 0 else 0  # with ROWS equal strips
+    return min((filling, *backbone.deform_stages))
+
+
+def _results_of(steps: Sequence[Step], x: Maps) -> list[Maps]:
+    """The results of steps that follow each other."""
+    results = []
+    for step in steps:
+        x = step(x)
+        results.append(x)
+    return results
 
 
 def batch_norm(backbone: config.Backbone, name: str) -> BatchNorm:

@@ -45,6 +45,11 @@ def platform_of(mesh: Mesh) -> str:
     return platform
 
 
+def tpu_chips(mesh: Mesh | None) -> int | None:
+    """The number of chips of a mesh of TPUs; None for other devices, and without a mesh."""
+    return mesh.size if mesh is not None and platform_of(mesh) == "tpu" else None
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of arrays that are whole on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -18,8 +18,8 @@ from gfl_jax import config
 from gfl_jax.detection_loss import Lesson, Normalizers, detection_losses, loss_normalizers
 from gfl_jax.models.conv_gradient import in_a_loop
 from gfl_jax.models.network import DetectorNetwork, apply_network
-from gfl_jax.models.preprocess import normalize_images, num_strips
-from gfl_jax.parallel.mesh import platform_of, split_by_batch, split_over_fsdp
+from gfl_jax.models.preprocess import normalize_images
+from gfl_jax.parallel.mesh import split_by_batch, split_over_fsdp, tpu_chips
 from gfl_jax.structures import Batch, HeadOutputs
 
 Teach = Callable[[Batch], Lesson]
@@ -150,7 +150,7 @@ def run_network(
       The head outputs, and the new running statistics.
     """
     images = normalize_images(batch.images, batch.image_sizes, config.normalization, config.precision)
-    strips = 1 if mesh is None else num_strips(images, len(images) // mesh.size, platform_of(mesh))
     variables = {"params": params, "batch_stats": batch_stats}
-    outputs, updates = apply_network(model, variables, images, strips, train=True, mutable=["batch_stats"])
+    how = {"train": True, "mutable": ["batch_stats"]}
+    outputs, updates = apply_network(model, variables, images, tpu_chips(mesh), **how)
     return outputs, updates["batch_stats"]

@@ -10,8 +10,8 @@ from gfl_jax.axes.assigner import location_offset, num_anchors
 from gfl_jax.axes.box_representation import num_parameters
 from gfl_jax.errors import UserError
 from gfl_jax.models.network import DetectorNetwork, apply_network, build_detector
-from gfl_jax.models.preprocess import normalize_images, num_strips
-from gfl_jax.parallel.mesh import platform_of
+from gfl_jax.models.preprocess import normalize_images
+from gfl_jax.parallel.mesh import tpu_chips
 from gfl_jax.structures import Images
 
 
@@ -63,5 +63,4 @@ def box_maps(
       mesh: the mesh that the batch is split over; None: the batch is not split.
     """
     x = normalize_images(images.images, images.image_sizes, teacher.normalization, teacher.model.dtype)
-    strips = 1 if mesh is None else num_strips(x, len(x) // mesh.size, platform_of(mesh))
-    return apply_network(teacher.model, variables, x, strips).box
+    return apply_network(teacher.model, variables, x, tpu_chips(mesh)).box
