@@ -18,7 +18,7 @@ from gfl_jax.strips import ROWS, Maps, WholeMaps, one_by_one, split, with_fastes
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
-Step = Callable[[Maps], Maps]  # a part of the network
+Part = Callable[[Maps], Maps]  # the stem, or a stage
 
 
 class ResidualBlock(nn.Module):
@@ -95,21 +95,21 @@ class ResNet(nn.Module):
         pairs = in_blocks(x) and backbone.groups == 1 and not {1, 2} & set(backbone.deform_stages)
         first = 0 if self.images is None else num_one_by_one(backbone, x.shape[2], train)
         images = [self.chips if k < first else self.images for k in range(len(backbone.stage_sizes) + 1)]
-        steps = [self._stem(in_blocks(x), pairs, images[0], train)]
-        steps += [self._stage(k, pairs, images[k], train) for k in range(1, len(images))]
+        parts = [self._stem(in_blocks(x), pairs, images[0], train)]
+        parts += [self._stage(k, pairs, images[k], train) for k in range(1, len(images))]
 
         maps: list[Maps] = [x.astype(self.dtype)]
         if self.images is not None:
             if first:
-                first_steps = functools.partial(_results_of, steps[:first])
-                maps = one_by_one(first_steps, split(maps[0], ROWS), self.images, self.chips)
+                first_parts = functools.partial(_results_of, parts[:first])
+                maps = one_by_one(first_parts, split(maps[0], ROWS), self.images, self.chips)
             in_strips = functools.partial(with_fastest_strips, images=self.images, chips=self.chips)
             maps = list(map(in_strips, maps))
-        maps += _results_of(steps[first:], maps[-1])
+        maps += _results_of(parts[first:], maps[-1])
         c2, *others = maps[-len(backbone.stage_sizes) :]
         return split_pairs(c2) if pairs else c2, *others
 
-    def _stem(self, blocks: bool, pairs: bool, images: int | None, train: bool) -> Step:
+    def _stem(self, blocks: bool, pairs: bool, images: int | None, train: bool) -> Part:
         width, conv7 = self.backbone.widths[0], self.backbone.stem == "conv7"
         fields: dict[str, Any] = {"use_bias": False, "dtype": self.dtype, "images": images, "name": "conv1"}
         conv = Conv(width, 7, 2, **fields, blocks=blocks) if conv7 else Conv(width, 3, **fields, pairs=pairs)
@@ -128,7 +128,7 @@ class ResNet(nn.Module):
 
         return stem
 
-    def _stage(self, k: int, pairs: bool, images: int | None, train: bool) -> Step:
+    def _stage(self, k: int, pairs: bool, images: int | None, train: bool) -> Part:
         backbone = self.backbone
         blocks = [
             ResidualBlock(
@@ -167,11 +167,11 @@ def num_one_by_one(backbone: config.Backbone, columns: int, train: bool) -> int:
     return min((filling, *backbone.deform_stages))
 
 
-def _results_of(steps: Sequence[Step], x: Maps) -> list[Maps]:
-    """The results of steps that follow each other."""
+def _results_of(parts: Sequence[Part], x: Maps) -> list[Maps]:
+    """The results of all parts, each of which gets the result of the one before."""
     results = []
-    for step in steps:
-        x = step(x)
+    for part in parts:
+        x = part(x)
         results.append(x)
     return results
 
