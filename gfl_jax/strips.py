@@ -1,9 +1,9 @@
-"""Feature maps in strips, the layout that a TPU computes fastest for few images.
+"""Feature maps in strips, the layout that a TPU computes fastest for one image at a time.
 
 The registers of a TPU have eight rows, which XLA fills with the images of a batch; a single image fills an
-eighth. So maps are split into strips along their width, and the strips act as images. Before a convolution,
-each strip gets the adjacent columns of its neighbors. XLA can do this itself ("space to batch"), but then it
-pads and copies maps before and after each convolution.
+eighth. So its maps are split into strips along their width, and the strips act as images. Before a
+convolution, each strip gets the adjacent columns of its neighbors. XLA can do this itself ("space to batch"),
+but then it pads and copies maps before and after each convolution.
 
 The strips of an image are consecutive on the batch axis: (images * strips, height, width of a strip,
 channels). Functions that must know the strips get the number of `images`; None means whole maps.
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 ROWS = 8  # of the registers of a TPU
-MOST = 2  # largest number of images on a chip for which strips are faster than whole maps
 
 WholeMaps = Float[Array, "images height width c"]
 Maps = Float[Array, "batch height w c"]  # whole or in strips
@@ -53,10 +52,10 @@ def split_again(x: Maps, images: int | None, strips: int) -> Maps:
 def num_strips(images: int, width: int) -> int:
     """The fastest number of strips per map, for `images` maps of this width on a chip.
 
-    With one or two images, the strips fill the rows of the registers. With three or four, the columns of
-    neighboring strips cost more than empty rows.
+    The strips of a single image fill the rows of the registers. With more images, the columns of neighboring
+    strips cost more than empty rows.
     """
-    return math.gcd(ROWS // images, width) if images <= MOST else 1
+    return math.gcd(ROWS, width) if images == 1 else 1
 
 
 def with_fastest_strips(x: Maps, images: int, chips: int) -> Maps:
