@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from gfl_jax.models.conv_gradient import Window, centered, convolve
 from gfl_jax.models.row_pairs import pair_kernel
 from gfl_jax.pixel_blocks import PIXELS, block_kernel
-from gfl_jax.strips import Maps, with_even_width, with_neighbors
+from gfl_jax.strips import Maps, count_strips, with_even_width, with_neighbors
 
 Initializer = Callable[..., Any]
 
@@ -50,12 +50,11 @@ class Conv(nn.Module):
         kernel = kernel if factor is None else kernel * factor
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else shift
         x = x.astype(self.dtype)
-        images = self.images or len(x)
-        in_strips = len(x) > images
+        strips = count_strips(x, self.images)
         window = centered(self.kernel_size, self.stride)
         if self.blocks:
             kernel, window = block_kernel(kernel), centered(3, 1)
-        elif self.stride == 2 and self.kernel_size == 1 and (self.pairs or in_strips):
+        elif self.stride == 2 and self.kernel_size == 1 and (self.pairs or strips > 1):
             # Only every other row is used. Without the rest, joining strips is cheaper.
             x, window = x[..., :channels] if self.pairs else x[:, ::2], Window((1, 2), window.padding)
         elif self.pairs:
@@ -63,12 +62,12 @@ class Conv(nn.Module):
             window = Window((1, self.stride), (padding, window.padding[1]))
         if bias is not None:
             bias = jnp.tile(bias, kernel.shape[-1] // self.features)
-        if in_strips:
+        if self.images is not None and strips > 1:
             stride = window.strides[1]
-            x = with_even_width(x, images) if stride == 2 else x
+            x = with_even_width(x, self.images) if stride == 2 else x
             half, width = kernel.shape[1] // 2, x.shape[2]
             last = (width - 1) // stride * stride  # center of the last result of a strip
-            x = with_neighbors(x, images, half, max(last + half - (width - 1), 0))
+            x = with_neighbors(x, self.images, half, max(last + half - (width - 1), 0))
             window = Window(window.strides, (window.padding[0], (0, 0)))
         return convolve(x, kernel, bias, window, self.groups)
 
