@@ -9,7 +9,6 @@ The strips of an image are consecutive on the batch axis: (images * strips, heig
 channels). Functions that must know the strips get the number of `images`; None means whole maps.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,20 +46,6 @@ def count_strips(x: Maps, images: int | None) -> int:
 def split_again(x: Maps, images: int | None, strips: int) -> Maps:
     """Changes the number of strips; whole maps (`images` is None) are returned unchanged."""
     return x if images is None or len(x) == images * strips else split(whole(x, images), strips)
-
-
-def num_strips(images: int, width: int) -> int:
-    """The fastest number of strips per map, for `images` maps of this width on a chip.
-
-    The strips of a single image fill the rows of the registers. With more images, the columns of neighboring
-    strips cost more than empty rows.
-    """
-    return math.gcd(ROWS, width) if images == 1 else 1
-
-
-def with_fastest_strips(x: Maps, images: int, chips: int) -> Maps:
-    """Changes the number of strips to the fastest one, for `images` maps on so many chips."""
-    return split_again(x, images, num_strips(images // chips, count_strips(x, images) * x.shape[2]))
 
 
 def with_even_width(x: Maps, images: int) -> Maps:
@@ -102,7 +87,7 @@ def one_by_one(function: Callable[[Maps], Any], x: Maps, images: int, chips: int
     results = [function(of_chips[:, i].reshape(-1, *x.shape[1:])) for i in range(images // chips)]
 
     def join(*maps: Maps) -> Maps:
-        # Strips are joined to maps later, all at once: a TPU moves them faster than one image at a time.
+        # Strips become whole maps later, all at once: a TPU moves them faster than one image at a time.
         of_chips = jnp.stack([y.reshape(chips, -1, *y.shape[1:]) for y in maps], axis=1)
         return of_chips.reshape(-1, *maps[0].shape[1:])
 

@@ -18,10 +18,10 @@ from gfl_jax.models.conv_gradient import conv2d
 from gfl_jax.models.convolution import Conv
 from gfl_jax.models.group_norm import GroupNorm
 from gfl_jax.models.network import apply_network, build_detector
-from gfl_jax.models.resnet import num_one_by_one
+from gfl_jax.models.resnet import ResNet, num_one_by_one
 from gfl_jax.parallel.mesh import make_mesh, replicated, split_by_batch
 from gfl_jax.pixel_blocks import max_pool_of_blocks, to_blocks
-from gfl_jax.strips import num_strips, split, split_again, whole, with_even_width, with_neighbors
+from gfl_jax.strips import split, split_again, whole, with_even_width, with_neighbors
 
 
 def numbers(*shape):
@@ -137,9 +137,16 @@ def test_images_of_chips_are_computed_one_by_one_without_communication(small_det
     assert re.search(r"f32\[8,\d+,\d+,\d+\]\S* convolution", text)  # eight strips of one image
 
 
-def test_the_number_of_strips_fills_the_registers_of_tpus():
-    assert [num_strips(1, width) for width in (40, 20, 21)] == [8, 4, 1]
-    assert {num_strips(images, 40) for images in (2, 3, 4, 8, 16)} == {1}
+def test_the_strips_of_a_single_image_fill_the_registers_of_tpus(small_detector):
+    def strips(images, columns):
+        """The number of strips in which C2 leaves the backbone."""
+        network = ResNet(small_detector.backbone, images=images)
+        blocks = jax.ShapeDtypeStruct((images, 8, columns, 96), np.float32)
+        (c2, *_), _ = jax.eval_shape(network.init_with_output, jax.random.key(0), blocks)
+        return len(c2) // images
+
+    assert [strips(1, columns) for columns in (40, 20, 21)] == [8, 4, 1]
+    assert {strips(images, 40) for images in (2, 3, 4, 8, 16)} == {1}
 
 
 def test_stages_are_computed_one_by_one_if_their_strips_fill_the_registers():

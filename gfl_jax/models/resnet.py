@@ -1,6 +1,7 @@
 """Residual networks (He et al. 2016): ResNet, ResNeXt, variants with deformable convolutions, small ones."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from gfl_jax.models.convolution import BatchNorm, Conv
 from gfl_jax.models.deform_conv import DeformConv
 from gfl_jax.models.row_pairs import split_pairs
 from gfl_jax.pixel_blocks import in_blocks, max_pool_of_blocks, to_blocks
-from gfl_jax.strips import ROWS, Maps, WholeMaps, one_by_one, split, with_fastest_strips
+from gfl_jax.strips import ROWS, Maps, WholeMaps, one_by_one, split, whole
 
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -78,8 +79,10 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """Computes the features of every stage, C2 to C5, with strides 4, 8, 16 and 32.
 
-    On a TPU the stem and the first two stages compute one image at a time, in strips. Their maps are the
-    largest, and those of one image fit into the fast memory of a chip.
+    On a TPU a single image is computed in strips, which fill the rows of the chip's registers. With more
+    images, the columns of neighboring strips cost more than empty rows. But the stem and the first two stages
+    still compute one image at a time, in strips: their maps are the largest, and those of one image fit into
+    the fast memory of a chip.
     """
 
     backbone: config.Backbone
@@ -93,18 +96,18 @@ class ResNet(nn.Module):
         backbone = self.backbone
         # The first maps have pairs of rows up to the first stride. Groups and offsets need single rows.
         pairs = in_blocks(x) and backbone.groups == 1 and not {1, 2} & set(backbone.deform_stages)
-        first = 0 if self.images is None else num_one_by_one(backbone, x.shape[2], train)
+        single = self.images == self.chips  # one image on each chip
+        first = 0 if self.images is None or single else num_one_by_one(backbone, x.shape[2], train)
         images = [self.chips if k < first else self.images for k in range(len(backbone.stage_sizes) + 1)]
         parts = [self._stem(in_blocks(x), pairs, images[0], train)]
         parts += [self._stage(k, pairs, images[k], train) for k in range(1, len(images))]
 
-        maps: list[Maps] = [x.astype(self.dtype)]
-        if self.images is not None:
-            if first:
-                first_parts = functools.partial(_results_of, parts[:first])
-                maps = one_by_one(first_parts, split(maps[0], ROWS), self.images, self.chips)
-            in_strips = functools.partial(with_fastest_strips, images=self.images, chips=self.chips)
-            maps = list(map(in_strips, maps))
+        x = x.astype(self.dtype)
+        maps: list[Maps] = [split(x, math.gcd(ROWS, x.shape[2])) if single else x]
+        if self.images is not None and first:
+            first_parts = functools.partial(_results_of, parts[:first])
+            results = one_by_one(first_parts, split(x, ROWS), self.images, self.chips)
+            maps = [whole(y, self.images) for y in results]
         maps += _results_of(parts[first:], maps[-1])
         c2, *others = maps[-len(backbone.stage_sizes) :]
         return split_pairs(c2) if pairs else c2, *others

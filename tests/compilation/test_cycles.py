@@ -116,9 +116,9 @@ def test_a_tpu_program_splits_no_maps_and_moves_little_data(one_level, tpu):
         assert found.by_kind["convolutions"] > 0
         assert found.by_part["head"] > 0
         # Maps have the three images, or the eight strips of one. XLA would split all three into 24.
-        sizes = {int(size) for size in re.findall(r"bf16\[(\d+),\d+,\d+,\d+\]", text)}
-        assert {3, 8} <= sizes
-        assert 3 * 8 not in sizes
+        maps = {int(batch) for batch in re.findall(r"bf16\[(\d+),\d+,\d+,\d+\]\{3,0,2,1", text)}
+        assert {3, 8} <= maps <= {1, 3, 8}, maps
+        assert not re.search(r"bf16\[24,\d+,\d+,\d+\]", text)
         assert found.moving < 1 / 3
 
 
